@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.data.catalog import DatasetInfo, describe
+from cnnbench.data.catalog import KNOWN, DatasetInfo, describe
 from cnnbench.data.downloads import (
     REMEDY,
     RegisteredFile,
@@ -30,6 +31,7 @@ from cnnbench.data.downloads import (
     published_files,
     verify_file,
 )
+from cnnbench.data.idx import decode_idx
 from cnnbench.errors import DataError, Notify, or_list
 from cnnbench.formatting import enumeration
 from cnnbench.system.arrays import Array, NamedArrays, Pixels
@@ -519,6 +521,236 @@ def _classes(labels: Array, info: DatasetInfo, path: Path) -> Array:
     return labels.astype(np.int32)
 
 
+# SVHN
+
+
+def svhn_sources() -> tuple[Source, ...]:
+    """The MATLAB files for training and testing; that of extra images is not needed."""
+    files = published_files("svhn_cropped")
+    both = (files["train_32x32.mat"], files["test_32x32.mat"])
+    return (Source(both, _read_svhn, ("", "SVHN", "svhn")),)
+
+
+def _read_svhn(paths: Sequence[Path], info: DatasetInfo) -> NamedArrays:
+    arrays: dict[str, Array] = {}
+    limits = (info.num_train or 0, info.num_test or 0)
+    for split, path, limit in zip(("train", "test"), paths, limits, strict=True):
+        arrays[f"{split}_images"], arrays[f"{split}_labels"] = read_svhn(path, limit)
+    return arrays
+
+
+def read_svhn(path: Path, limit: int) -> tuple[Pixels, Array]:
+    """Reads a MATLAB file of SVHN, in which the label of the digit 0 is 10.
+
+    Args:
+      path: the file.
+      limit: maximum number of images.
+
+    Returns:
+      Images, uint8 ``(n, 32, 32, 3)``, and labels, int32 ``(n,)``.
+
+    Raises:
+      DataError: not such a file, or it has too many images.
+    """
+    from scipy.io import loadmat, whosmat
+    from scipy.io.matlab import MatReadError
+
+    damaged = (*_DAMAGED, MatReadError, TypeError, LookupError, NotImplementedError, MemoryError)
+    try:
+        shapes = {name: (shape, kind) for name, shape, kind in whosmat(path)}
+        (*image, num), kind = shapes["X"]
+        if image != [32, 32, 3] or kind != "uint8" or shapes["y"][0] != (num, 1):
+            raise ValueError("X is not of 32x32x3 bytes per label in y")
+        if num > limit:
+            raise _too_many(path, num, limit)
+        content = loadmat(path, variable_names=("X", "y"))
+    except damaged as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: is not a MATLAB file of SVHN ({reason}); {REMEDY}") from error
+    labels = content["y"][:, 0]
+    if not np.isin(labels, np.arange(1, 11)).all():
+        raise DataError(f"{path}: has labels that are not 1 to 10; {REMEDY}")
+    return np.ascontiguousarray(np.moveaxis(content["X"], 3, 0)), (labels % 10).astype(np.int32)
+
+
+def _too_many(path: Path, num: int, limit: int) -> DataError:
+    return DataError(f"{path}: has {num:,} images, more than the {limit:,} expected; {REMEDY}")
+
+
+# EMNIST
+
+_IDX_HEADER = 16  # bytes, at most
+
+
+def emnist_sources(name: str) -> tuple[Source, ...]:
+    """The archive of all splits, also where torchvision puts it."""
+    files = tuple(published_files("emnist").values())
+    return (Source(files, partial(_read_emnist, name), ("", "EMNIST/raw")),)
+
+
+def _read_emnist(name: str, paths: Sequence[Path], info: DatasetInfo) -> NamedArrays:
+    (path,) = paths
+    arrays: dict[str, Array] = {}
+    config = name.partition("/")[2] or "byclass"
+    for split, num in (("train", info.num_train), ("test", info.num_test)):
+        stem, limit = f"gzip/emnist-{config}-{split}", (num or 0) * 784 + _IDX_HEADER
+        images, labels = (
+            decode_idx(_gunzipped(read_zip(path, member, limit), path, member, limit), str(path))
+            for member in (f"{stem}-images-idx3-ubyte.gz", f"{stem}-labels-idx1-ubyte.gz")
+        )
+        if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
+            raise DataError(f"{path}: has no 28x28 images with one label each; {REMEDY}")
+        pixels, classes = as_read(images[..., None], labels.astype(np.int32), name)
+        arrays |= {f"{split}_images": pixels, f"{split}_labels": _classes(classes, info, path)}
+    return arrays
+
+
+def as_read(images: Pixels, labels: Array, name: str) -> tuple[Pixels, Array]:
+    """Images of EMNIST as one reads them, which are stored transposed, and labels from 0.
+
+    Args:
+      images: ``(n, 28, 28, 1)``, as stored.
+      labels: as stored; those of letters start at 1.
+      name: name of the dataset.
+    """
+    upright = np.ascontiguousarray(images.swapaxes(1, 2))
+    return upright, labels - 1 if name == "emnist/letters" else labels
+
+
+def read_zip(path: Path, name: str, limit: int) -> bytes:
+    """Reads a member of a zip archive in memory, without extracting it.
+
+    Args:
+      path: the archive.
+      name: name of the member.
+      limit: maximum size of the member in bytes.
+
+    Raises:
+      DataError: not an archive, a member would be written elsewhere, or is missing or too large.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                require_inside(member, path)
+            if name not in archive.namelist():
+                raise DataError(f"{path}: has no member {name}; {REMEDY}")
+            if archive.getinfo(name).file_size > limit:
+                raise _too_large(path, name, limit)
+            return archive.read(name)
+    except (*_DAMAGED, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path}: is not a valid zip archive ({error}); {REMEDY}") from error
+
+
+def _gunzipped(content: bytes, path: Path, name: str, limit: int) -> bytes:
+    """Decompresses a gzip file of at most `limit` bytes."""
+    decompressor = zlib.decompressobj(wbits=31)
+    try:
+        found = decompressor.decompress(content, limit + 1)
+    except zlib.error as error:
+        raise DataError(f"{path}: member {name} is not a gzip file ({error}); {REMEDY}") from error
+    if len(found) > limit:
+        raise _too_large(path, name, limit)
+    if not decompressor.eof:
+        raise DataError(f"{path}: member {name} ends too early; {REMEDY}")
+    return found
+
+
+# MedMNIST: MD5 as in medmnist 3.0.2
+
+MEDMNIST = MappingProxyType(
+    {
+        "pathmnist": "a8b06965200029087d5bd730944a56c1",
+        "dermamnist": "0744692d530f8e62ec473284d019b0c7",
+        "octmnist": "c68d92d5b585d8d81f7112f81e2d0842",
+        "pneumoniamnist": "28209eda62fecd6e6a2d98b1501bb15f",
+        "retinamnist": "bd4c0672f1bba3e3a89f0e4e876791e4",
+        "breastmnist": "750601b1f35ba3300ea97c75c52ff8f6",
+        "bloodmnist": "7053d0359d879ad8a5505303e11de1dc",
+        "tissuemnist": "ebe78ee8b05294063de985d821c1c34b",
+        "organamnist": "68e3f8846a6bd62f0c9bf841c0d9eacc",
+        "organcmnist": "b9ceb9546e10131b32923c5bbeaea2b1",
+        "organsmnist": "9ab87b696fb54e2a387ebe992d6ed5f1",
+    }
+)
+_ZENODO = "https://zenodo.org/records/10519652/files"
+
+
+def medmnist_sources(name: str) -> tuple[Source, ...]:
+    """The file of arrays, which has training, validation and test images."""
+    url = f"{_ZENODO}/{name}.npz?download=1"
+    return (Source((RegisteredFile(url, f"{name}.npz", MEDMNIST[name]),), _read_medmnist),)
+
+
+def _read_medmnist(paths: Sequence[Path], info: DatasetInfo) -> NamedArrays:
+    names = {"train": "train", "validation": "val", "test": "test"}
+    return read_npz(paths[0], names, "{}_{}", info)
+
+
+def read_npz(path: Path, names: Mapping[str, str], pattern: str, info: DatasetInfo) -> NamedArrays:
+    """Reads images and labels of an ``.npz`` file.
+
+    Args:
+      path: the file.
+      names: name of each split in the file.
+      pattern: name of an array, from that of its split and ``images`` or ``labels``.
+      info: the dataset.
+
+    Returns:
+      Images, uint8 ``(n, height, width, channels)``, and labels, int32 ``(n,)``, by split.
+
+    Raises:
+      DataError: not such a file.
+    """
+    arrays: dict[str, Array] = {}
+    for split, name in names.items():
+        members = [f"{pattern.format(name, kind)}.npy" for kind in ("images", "labels")]
+        images, labels = (
+            decode_npy(read_zip(path, member, _limit(info)), f"{path}: {member}")
+            for member in members
+        )
+        labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
+        images = images if info.shape[2] > 1 else images[..., None]
+        if images.shape != (*labels.shape, *info.shape) or images.dtype != np.uint8:
+            size = "x".join(map(str, info.shape))
+            raise DataError(f"{path}: has no uint8 images of {size} with a label each; {REMEDY}")
+        arrays[f"{split}_images"] = images
+        arrays[f"{split}_labels"] = _classes(labels, info, path)
+    return arrays
+
+
+def decode_npy(content: bytes, place: str) -> Array:
+    """Decodes an ``.npy`` file of integers.
+
+    Args:
+      content: content of the file.
+      place: file name, for errors.
+
+    Raises:
+      DataError: not an array of integers.
+    """
+    file = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(file)
+        first, later = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = (first if version == (1, 0) else later)(file)
+        if dtype.kind in "iu":
+            values = np.frombuffer(content, dtype, offset=file.tell())
+            return values.reshape(shape, order="F" if is_fortran else "C")
+        reason = f"values of type {dtype}"
+    except (ValueError, TypeError, EOFError, SyntaxError) as error:
+        reason = " ".join(str(error).split())
+    raise DataError(f"{place}: is not an array of integers ({reason}); {REMEDY}")
+
+
 SOURCES: Mapping[str, Callable[[], tuple[Source, ...]]] = MappingProxyType(
-    {name: partial(cifar_sources, name) for name in CIFAR}
+    {
+        **{name: partial(cifar_sources, name) for name in CIFAR},
+        "svhn_cropped": svhn_sources,
+        **{
+            name: partial(emnist_sources, name)
+            for name in KNOWN
+            if name.partition("/")[0] == "emnist"
+        },
+        **{name: partial(medmnist_sources, name) for name in MEDMNIST},
+    }
 )

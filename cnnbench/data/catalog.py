@@ -48,6 +48,8 @@ _NAMES = KnownNames(  # names in other libraries
         "cifar10": ("cifar", "cifar-10"),
         "fashion_mnist": ("fashion", "FashionMNIST"),
         "kmnist": ("kuzushiji", "KuzushijiMNIST"),
+        "pathmnist": ("medmnist",),
+        "svhn_cropped": ("svhn",),
     }
 )
 
@@ -66,6 +68,7 @@ class DatasetInfo:
       classes: names of the classes, in the order of their labels; empty if unknown.
       num_validation: number of images of `num_train` that are a validation set of their own; None
         without one.
+      license: license of the images, where the authors state one.
     """
 
     name: str
@@ -76,6 +79,7 @@ class DatasetInfo:
     title: str
     classes: tuple[str, ...] = ()
     num_validation: int | None = None
+    license: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +139,58 @@ class OwnData(Protocol):
         """
 
 
-# Sizes as in tensorflow-datasets 4.9.10; for datasets with several configurations, of the
-# default one.
+def _emnist(config: str, num_classes: int, train: int, test: int, title: str) -> DatasetInfo:
+    return DatasetInfo(f"emnist{config}", (28, 28, 1), num_classes, train, test, title)
+
+
+def _medmnist(
+    name: str, channels: int, num_classes: int, sizes: tuple[int, int, int], title: str
+) -> DatasetInfo:
+    train, validation, test = sizes
+    return DatasetInfo(
+        f"{name}mnist",
+        (28, 28, channels),
+        num_classes,
+        train + validation,
+        test,
+        title,
+        num_validation=validation,
+        license="CC BY-NC 4.0" if name == "derma" else "CC BY 4.0",
+    )
+
+
+_EMNIST = (
+    _emnist("", 62, 697_932, 116_323, "digits and letters"),
+    _emnist("/byclass", 62, 697_932, 116_323, "the same as emnist"),
+    _emnist("/bymerge", 47, 697_932, 116_323, "with like cases merged"),
+    _emnist("/balanced", 47, 112_800, 18_800, "balanced emnist/bymerge"),
+    _emnist("/letters", 26, 124_800, 20_800, "letters of either case"),
+    _emnist("/digits", 10, 240_000, 40_000, "balanced digits"),
+    _emnist("/mnist", 10, 60_000, 10_000, "in the sizes of mnist"),
+)
+
+# As in medmnist 3.0.2
+_MEDMNIST = (
+    _medmnist("path", 3, 9, (89_996, 10_004, 7_180), "colon tissue"),
+    _medmnist("derma", 3, 7, (7_007, 1_003, 2_005), "skin lesions"),
+    _medmnist("oct", 1, 4, (97_477, 10_832, 1_000), "retinal tomography"),
+    _medmnist("pneumonia", 1, 2, (4_708, 524, 624), "X-rays of chests"),
+    _medmnist("retina", 3, 5, (1_080, 120, 400), "degrees of retinopathy"),
+    _medmnist("breast", 1, 2, (546, 78, 156), "breast ultrasound"),
+    _medmnist("blood", 3, 8, (11_959, 1_712, 3_421), "blood cells"),
+    _medmnist("tissue", 1, 8, (165_466, 23_640, 47_280), "kidney cells"),
+    _medmnist("organa", 1, 11, (34_561, 6_491, 17_778), "abdominal CT, axial"),
+    _medmnist("organc", 1, 11, (12_975, 2_392, 8_216), "abdominal CT, coronal"),
+    _medmnist("organs", 1, 11, (13_932, 2_452, 8_827), "abdominal CT, sagittal"),
+)
+_UNSUITABLE = MappingProxyType(
+    {
+        "chestmnist": "has several labels per image (14 findings); choose a dataset with one, such"
+        " as pneumoniamnist"
+    }
+)
+
+# Sizes as in tensorflow-datasets 4.9.10, except for emnist/letters, of which it reads only a part.
 KNOWN: Mapping[str, DatasetInfo] = MappingProxyType(
     {
         info.name: info
@@ -144,13 +198,20 @@ KNOWN: Mapping[str, DatasetInfo] = MappingProxyType(
             DatasetInfo("mnist", (28, 28, 1), 10, 60_000, 10_000, "handwritten digits"),
             DatasetInfo("fashion_mnist", (28, 28, 1), 10, 60_000, 10_000, "articles of clothing"),
             DatasetInfo("kmnist", (28, 28, 1), 10, 60_000, 10_000, "cursive Japanese characters"),
-            DatasetInfo(
-                "emnist", (28, 28, 1), 62, 697_932, 116_323, "handwritten digits and letters"
-            ),
+            *_EMNIST,
             DatasetInfo("cifar10", (32, 32, 3), 10, 50_000, 10_000, "small color photos"),
             DatasetInfo("cifar100", (32, 32, 3), 100, 50_000, 10_000, "cifar10 with 100 classes"),
             DatasetInfo("svhn_cropped", (32, 32, 3), 10, 73_257, 26_032, "house numbers"),
-            DatasetInfo(EMBEDDED, (28, 28, 1), 10, 4_500, 500, "5,000 MNIST digits, embedded"),
+            *_MEDMNIST,
+            DatasetInfo(
+                EMBEDDED,
+                (28, 28, 1),
+                10,
+                4_500,
+                500,
+                "5,000 MNIST digits, embedded",
+                num_validation=500,
+            ),
         )
     }
 )
@@ -274,6 +335,8 @@ def describe(name: str, data_dir: Path | None = None) -> DatasetInfo:
     """
     if name in KNOWN:
         return KNOWN[name]
+    if name in _UNSUITABLE:
+        raise DataError(f"dataset '{name}' {_UNSUITABLE[name]}")
     if is_noise(name):
         return _noise(name)
     return info_of(name, open_builder(name, default_data_dir(data_dir)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.data.archives import SOURCES
+from cnnbench.data.archives import SOURCES, as_read
 from cnnbench.data.catalog import (
     TENSORFLOW_EXTRA,
     DatasetInfo,
@@ -66,7 +66,8 @@ def prepared_key(name: str, data_dir: Path) -> str | None:
     digest = sha256()
     for file in files:
         digest.update(f"{file.relative_to(above)} {sha256_of(file)}\n".encode())
-    return f"{name} prepared {digest.hexdigest()}"
+    how = "prepared, in the order of its files" if name in SOURCES else "prepared"
+    return f"{name} {how} {digest.hexdigest()}"
 
 
 def prepared_source(name: str, data_dir: Path) -> str:
@@ -189,6 +190,8 @@ def _read_split(info: DatasetInfo, builder: Any, split: str) -> NamedArrays:
             f"dataset '{info.name}' has images without a class in its '{split}' split; "
             "choose another dataset"
         )
+    if info.name.partition("/")[0] == "emnist":
+        images, labels = as_read(images, labels, info.name)
     return {f"{split}_images": images, f"{split}_labels": labels}
 
 

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from cnnbench.data.catalog import EMBEDDED, KNOWN, LIST, DatasetInfo, describe, split_sizes
+from cnnbench.data.catalog import KNOWN, LIST, DatasetInfo, describe, split_sizes
 from cnnbench.errors import DataError, Issue, did_you_mean, or_list, quoted
 from cnnbench.graph.build import use_one_of
 from cnnbench.layers import Sample, VectorQuantizer
@@ -34,10 +34,6 @@ from cnnbench.spec.optimizers import Muon, OneCycle, ParameterGroup
 RESERVED_NAMES = (INPUT, "layers", "output", "code_layer", "python", "args", "params", "blocks")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a table or a terminal
 _PYTHON_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_EMBEDDED_POOLS = {
-    "train": 4_000,
-    "validation": 500,
-}  # unlike other datasets, its pools are disjoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,13 +382,13 @@ def _limits(info: DatasetInfo) -> dict[str, int | None]:
     if info.num_train is not None and info.num_validation is not None:
         train, validation = info.num_train - info.num_validation, info.num_validation
         return limits | {"train": train, "validation": validation}
-    return limits | (_EMBEDDED_POOLS if info.name == EMBEDDED else {})
+    return limits
 
 
 def _sizes(spec: DatasetSpec, info: DatasetInfo) -> tuple[int | None, int | None]:
     """Images for training, and for validation if they share a pool; None if unknown."""
     pool = info.num_train
-    if pool and info.name in KNOWN and info.name != EMBEDDED:
+    if pool and info.name in KNOWN and not info.num_validation:
         return split_sizes(spec.splits.model_dump(exclude_none=True), pool)
     return spec.splits.train or _limits(info)["train"], None
 

@@ -9,23 +9,27 @@ import os
 import pickle
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
 from numpy.typing import NDArray
+from scipy.io import savemat
 
-from cnnbench.data import archives
+from cnnbench.data import archives, tfds
 from cnnbench.data.archives import read_pickle, read_tar
+from cnnbench.data.catalog import describe
 from cnnbench.data.dataset import Dataset, load_dataset
 from cnnbench.errors import DataError
 from cnnbench.system.arrays import Array
 from tests.support.servers import Ranged, serving
-from tests.support.tinysets import checksum_text, register
+from tests.support.tinysets import checksum_text, idx_bytes, register
 
 REMEDY = "remove it or replace it with the right file"
 SHAPES = {"train": 50, "test": 10}
@@ -295,6 +299,314 @@ def test_cifar_is_as_torchvision_reads_it(
 def _pairs(data: Dataset) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     images, labels, *test = _images(data)
     return (images, labels), (test[0], test[1])
+
+
+# SVHN
+
+
+@pytest.fixture
+def svhn(tmp_path: Path) -> Path:
+    """A folder with small MATLAB files, in which digits 0 have the label 10."""
+    folder, raw = tmp_path / "served", _random(10)
+    folder.mkdir()
+    for split in SHAPES:
+        labels = raw[f"{split}_labels"]
+        content = {
+            "X": raw[f"{split}_images"].transpose(1, 2, 3, 0),
+            "y": np.where(labels == 0, 10, labels).astype(np.uint8)[:, None],
+        }
+        savemat(folder / f"{split}_32x32.mat", content, do_compression=True)
+    return folder
+
+
+SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
+
+
+def test_svhn_is_downloaded(svhn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(svhn, Ranged) as base:
+        register(monkeypatch, checksum_text(svhn, base, SVHN_FILES))
+        part = tmp_path / "sets" / "downloads" / "svhn_cropped" / "train_32x32.mat.part"
+        part.parent.mkdir(parents=True)
+        part.write_bytes((svhn / "train_32x32.mat").read_bytes()[:1_000])
+        data = _load("svhn_cropped", tmp_path / "sets", notify=lambda _: None)
+        (svhn / "test_32x32.mat").write_bytes(b"moved")
+        monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "another"))
+        with pytest.raises(DataError, match=r"test_32x32\.mat: this is not the file of dataset"):
+            _load("svhn_cropped", tmp_path / "others", notify=lambda _: None)
+    _require_equal(data, _random(10))
+    assert data.source == f"2 files in {part.parent}"
+
+
+@pytest.mark.parametrize("place", ["", "svhn_cropped", "SVHN", "svhn"])
+@pytest.mark.usefixtures("no_network")
+def test_files_of_svhn_put_there_by_hand(
+    place: str, svhn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch, checksum_text(svhn, "http://127.0.0.1", SVHN_FILES))
+    (tmp_path / "sets").mkdir()
+    svhn.rename(tmp_path / "sets" / (place or "data"))
+    data = _load("svhn_cropped", tmp_path / "sets" / ("" if place else "data"))
+    _require_equal(data, _random(10))
+
+
+@pytest.mark.slow  # importing PyTorch takes seconds
+@pytest.mark.usefixtures("no_network")
+def test_svhn_is_as_torchvision_reads_it(svhn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    from tests.support.torchvision_models import package
+
+    reader: Any = package().datasets.SVHN
+    monkeypatch.setattr(reader, "_check_integrity", lambda _: True)
+    register(monkeypatch, checksum_text(svhn, "http://127.0.0.1", SVHN_FILES))
+    for split, (images, labels) in zip(SHAPES, _pairs(_load("svhn_cropped", svhn)), strict=True):
+        theirs = reader(svhn, split=split)
+        np.testing.assert_array_equal(theirs.data.transpose(0, 2, 3, 1), images)
+        np.testing.assert_array_equal(theirs.labels, labels)
+
+
+_X, _Y = np.zeros((32, 32, 3, 5), np.uint8), np.ones((5, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"X": _X}, "is not a MATLAB file of SVHN ('y')"),
+        ({"X": _X, "y": _Y[:4]}, "is not a MATLAB file of SVHN (X is not of 32x32x3 bytes per"),
+        ({"X": _X[:31], "y": _Y}, "is not a MATLAB file of SVHN (X is not of 32x32x3 bytes per"),
+        ({"X": _X / 2, "y": _Y}, "is not a MATLAB file of SVHN (X is not of 32x32x3 bytes per"),
+        ({"X": _X, "y": _Y - 1}, "has labels that are not 1 to 10; "),
+        ({"X": _X, "y": _Y + 10}, "has labels that are not 1 to 10; "),
+        ({"X": np.tile(_X, 3), "y": np.tile(_Y.T, 3).T}, "has 15 images, more than the 10 exp"),
+    ],
+)
+def test_other_matlab_files_are_refused(
+    content: dict[str, Array], reason: str, tmp_path: Path
+) -> None:
+    savemat(tmp_path / "a.mat", content)
+    with pytest.raises(DataError) as caught:
+        archives.read_svhn(tmp_path / "a.mat", 10)
+    assert str(caught.value).startswith(f"{tmp_path}/a.mat: {reason}")
+    assert str(caught.value).endswith(f"; {REMEDY}")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, 128, 150, 400, -1])
+def test_garbled_matlab_files(cut: int, svhn: Path) -> None:
+    path = svhn / "test_32x32.mat"
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(DataError, match="is not a MATLAB file of SVHN"):
+        archives.read_svhn(path, 10)
+
+
+# EMNIST
+
+
+def _emnist(raw: Mapping[str, Array], first: int = 0) -> dict[str, bytes]:
+    """Members of the archive: the images of each split are stored transposed."""
+    members: dict[str, bytes] = {"gzip/": b""}
+    for split in SHAPES:
+        stem = f"gzip/emnist-letters-{split}"
+        images = raw[f"{split}_images"][..., 0].transpose(0, 2, 1)
+        members[f"{stem}-images-idx3-ubyte.gz"] = idx_bytes(images)
+        labels = (raw[f"{split}_labels"] + first).astype(np.uint8)
+        members[f"{stem}-labels-idx1-ubyte.gz"] = idx_bytes(labels)
+    return members
+
+
+def _letters() -> dict[str, Array]:
+    raw = _random(26)
+    return {k: v[:, :28, :28, :1] if k.endswith("images") else v for k, v in raw.items()}
+
+
+def _zip(path: Path, members: Mapping[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("place", [".", "emnist", "EMNIST/raw"])
+@pytest.mark.usefixtures("no_network")
+def test_emnist_is_upright_and_letters_start_at_0(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _zip(tmp_path / place / "gzip.zip", _emnist(_letters(), first=1))
+    register(monkeypatch, checksum_text(tmp_path / place, "http://127.0.0.1", ["gzip.zip"]))
+    _require_equal(_load("emnist/letters", tmp_path), _letters())
+
+
+def _read_letters(path: Path) -> Mapping[str, Array]:
+    return archives.emnist_sources("emnist/letters")[0].read([path], describe("emnist/letters"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("../a", b"", "member '../a' would be written elsewhere"),
+        ("/a", b"", "member '/a' would be written elsewhere"),
+        (
+            "gzip/emnist-letters-train-images-idx3-ubyte.gz",
+            bytes(100_000_000),
+            "holds more than the 97,843,216 bytes expected, at member"
+            " 'gzip/emnist-letters-train-images-idx3-ubyte.gz'",
+        ),
+        (
+            "gzip/emnist-letters-train-images-idx3-ubyte.gz",
+            gzip.compress(bytes(100_000_000), 1),
+            "holds more than the 97,843,216 bytes expected, at member"
+            " 'gzip/emnist-letters-train-images-idx3-ubyte.gz'",
+        ),
+        (
+            "gzip/emnist-letters-test-labels-idx1-ubyte.gz",
+            gzip.compress(b"abc")[:-4],
+            "member gzip/emnist-letters-test-labels-idx1-ubyte.gz ends too early",
+        ),
+        (
+            "gzip/emnist-letters-test-labels-idx1-ubyte.gz",
+            b"abc",
+            "member gzip/emnist-letters-test-labels-idx1-ubyte.gz is not a gzip file (Error -3"
+            " while decompressing data: incorrect header check)",
+        ),
+        (
+            "gzip/emnist-letters-test-labels-idx1-ubyte.gz",
+            gzip.compress(b"abc"),
+            "not a valid IDX file of labels or images",
+        ),
+        (
+            "gzip/emnist-letters-test-labels-idx1-ubyte.gz",
+            idx_bytes(np.ones(3, np.uint8)),
+            "has no 28x28 images with one label each",
+        ),
+        (
+            "gzip/emnist-letters-test-labels-idx1-ubyte.gz",
+            idx_bytes(np.full(10, 27, np.uint8)),
+            "has label 26, but labels of 'emnist/letters' are 0 to 25",
+        ),
+    ],
+)
+def test_unsafe_and_damaged_archives_of_emnist(
+    name: str, content: bytes, reason: str, tmp_path: Path
+) -> None:
+    _zip(tmp_path / "gzip.zip", {**_emnist(_letters(), first=1), name: content})
+    with pytest.raises(DataError) as caught:
+        _read_letters(tmp_path / "gzip.zip")
+    assert str(caught.value) == f"{tmp_path}/gzip.zip: {reason}; {REMEDY}"
+
+
+def test_an_archive_without_the_split(tmp_path: Path) -> None:
+    _zip(tmp_path / "gzip.zip", {"readme": b""})
+    with pytest.raises(DataError, match="has no member gzip/emnist-letters-train-images-idx3"):
+        _read_letters(tmp_path / "gzip.zip")
+    (tmp_path / "gzip.zip").write_bytes(b"no zip")
+    with pytest.raises(DataError, match="is not a valid zip archive"):
+        _read_letters(tmp_path / "gzip.zip")
+
+
+def test_emnist_prepared_by_tensorflow_datasets_is_as_its_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It keeps the images transposed, in the order of the hashes of their indices."""
+    raw = _letters()
+    stored = [
+        {"image": image.swapaxes(0, 1), "label": label + 1}
+        for image, label in zip(raw["train_images"], raw["train_labels"], strict=True)
+    ]
+    monkeypatch.setattr(tfds, "supervised_keys", lambda *_: ("image", "label"))
+    rows = [stored[at] for at in tfds._file_order(len(stored), "train")]
+    monkeypatch.setattr(tfds, "_rows", lambda *_: rows)
+    splits = {"train": SimpleNamespace(num_examples=len(stored))}
+    builder = SimpleNamespace(info=SimpleNamespace(splits=splits), data_dir="data")
+    info = replace(describe("emnist/letters"), num_classes=37)  # as there
+    found = tfds._read_split(info, builder, "train")
+    for key in ("train_images", "train_labels"):
+        np.testing.assert_array_equal(found[key], raw[key])
+
+
+# MedMNIST
+
+
+def _medical(path: Path, channels: tuple[int, ...]) -> dict[str, Array]:
+    rng, arrays = np.random.default_rng(5), dict[str, Any]()
+    for split, num in (("train", 40), ("val", 10), ("test", 9)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (num, 28, 28, *channels), np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(num) % 5).astype(np.uint8)[:, None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **arrays)
+    return arrays
+
+
+@pytest.mark.parametrize("place", ["sets", "home/.medmnist"])
+@pytest.mark.parametrize(("name", "channels"), [("pathmnist", (3,)), ("organamnist", ())])
+@pytest.mark.usefixtures("no_network")
+def test_medmnist_has_its_own_validation_images(
+    name: str,
+    channels: tuple[int, ...],
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / place / f"{name}.npz"
+    raw = _medical(path, channels)
+    monkeypatch.setattr(archives, "MEDMNIST", {name: _md5(path.read_bytes())})
+    data = _load(name, tmp_path / "sets")
+    parts = (("train", data.train), ("val", data.validation), ("test", data.test))
+    for split, part in parts:
+        images = raw[f"{split}_images"].reshape(-1, *describe(name).shape)
+        np.testing.assert_array_equal(part.images, images, strict=True)
+        np.testing.assert_array_equal(part.labels, raw[f"{split}_labels"][:, 0])
+    assert data.source == str(path)
+    assert (data.info.num_train, data.info.num_test) == (50, 9)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_medmnist_of_another_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pathmnist.npz"
+    _medical(path, ())
+    monkeypatch.setattr(archives, "MEDMNIST", {"pathmnist": _md5(path.read_bytes())})
+    with pytest.raises(DataError) as caught:
+        _load("pathmnist", tmp_path)
+    assert str(caught.value) == (
+        f"{path}: has no uint8 images of 28x28x3 with a label each; {REMEDY}"
+    )
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "EOF: reading magic string, expected 8 bytes got 0"),
+        (_npy(np.zeros(3)), "values of type float64"),
+        (_npy(np.array([None])), "values of type object"),
+        (_npy(np.zeros(3, np.uint8))[:-1], "cannot reshape array of size 2 into shape (3,)"),
+        (
+            _npy(np.zeros(300, np.uint8)).replace(b"(300,)", b"(9**9,)"),
+            "malformed",
+        ),
+    ],
+)
+def test_arrays_that_are_not_integers_are_refused(content: bytes, reason: str) -> None:
+    with pytest.raises(DataError) as caught:
+        archives.decode_npy(content, "a.npy")
+    assert str(caught.value).startswith(f"a.npy: is not an array of integers ({reason}")
+    assert str(caught.value).endswith(f"); {REMEDY}")
+
+
+def test_every_set_of_medmnist_is_known() -> None:
+    for name in archives.MEDMNIST:
+        info = describe(name)
+        assert (info.shape[:2], info.license.startswith("CC BY")) == ((28, 28), True)
+        (source,) = archives.SOURCES[name]()
+        assert source.files[0].url.endswith(f"/{name}.npz?download=1")
+
+
+# Files of CIFAR
 
 
 @pytest.mark.parametrize(

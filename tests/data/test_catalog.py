@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
+from cnnbench.data.archives import MEDMNIST
 from cnnbench.data.catalog import (
     EMBEDDED,
     KNOWN,
@@ -20,29 +21,34 @@ from cnnbench.data.catalog import (
 )
 from cnnbench.errors import DataError
 
+THEIRS = [name for name in KNOWN if name != EMBEDDED and name not in MEDMNIST]
 
-@pytest.mark.parametrize("name", [name for name in KNOWN if name != EMBEDDED])
+
+@pytest.mark.parametrize("name", THEIRS)
 def test_known_shapes_are_those_of_tensorflow_datasets(name: str, tmp_path: Path) -> None:
     features = tfds.builder(name, data_dir=tmp_path).info.features
     assert KNOWN[name].shape == features["image"].shape
-    assert KNOWN[name].num_classes == features["label"].num_classes
+    # Labels of letters are 1 to 26 there, of 37 classes that the files do not have.
+    num_classes = {"emnist/letters": 26}.get(name, features["label"].num_classes)
+    assert KNOWN[name].num_classes == num_classes
     assert KNOWN[name].name == name
 
 
-def test_known_sizes_of_emnist_are_those_of_its_default_config(tmp_path: Path) -> None:
-    config = tfds.builder("emnist", data_dir=tmp_path).builder_config
-    assert KNOWN["emnist"].num_train == config.train_examples
-    assert KNOWN["emnist"].num_test == config.test_examples
+@pytest.mark.parametrize("name", ["", "/byclass", "/bymerge", "/balanced", "/digits", "/mnist"])
+def test_known_sizes_of_emnist_are_those_of_its_configs(name: str, tmp_path: Path) -> None:
+    config = tfds.builder(f"emnist{name}", data_dir=tmp_path).builder_config
+    assert KNOWN[f"emnist{name}"].num_train == config.train_examples
+    assert KNOWN[f"emnist{name}"].num_test == config.test_examples
 
 
 def test_describes_datasets_that_are_not_in_the_table(tmp_path: Path) -> None:
-    assert describe("emnist/balanced", tmp_path) == DatasetInfo(
-        name="emnist/balanced",
-        shape=(28, 28, 1),
-        num_classes=47,
+    assert describe("binary_alpha_digits", tmp_path) == DatasetInfo(
+        name="binary_alpha_digits",
+        shape=(20, 16, 1),
+        num_classes=36,
         num_train=None,
         num_test=None,
-        title="The EMNIST dataset is a set of handwritten character digits derived from the ...",
+        title="Binary 20x16 digits of '0' through '9' and capital 'A' through 'Z'. 39 ...",
     )
 
 
@@ -70,6 +76,13 @@ _NOISE = "has no image shape and number of classes; use random/HEIGHTxWIDTHxCHAN
         ("mnsit", "unknown dataset 'mnsit' (did you mean 'mnist'?)"),
         ("MNIST", "unknown dataset 'MNIST' (did you mean 'mnist'?)"),
         ("bean", "unknown dataset 'bean' (did you mean 'beans'?)"),
+        (
+            "chestmnist",
+            "dataset 'chestmnist' has several labels per image (14 findings); choose a dataset with"
+            " one, such as pneumoniamnist",
+        ),
+        ("medmnist", "unknown dataset 'medmnist' (did you mean 'pathmnist'?)"),
+        ("svhn", "unknown dataset 'svhn' (did you mean 'svhn_cropped'?)"),
         ("zzzzqq", "unknown dataset 'zzzzqq'; see `cnnbench data list`"),
         ("../../x", "unknown dataset '../../x'; see `cnnbench data list`"),
         ("", "unknown dataset ''; see `cnnbench data list`"),

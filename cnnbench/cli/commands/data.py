@@ -12,6 +12,7 @@ from cnnbench.cli.parser import App
 from cnnbench.cli.terminal import reports_errors, stdout, tell
 from cnnbench.data.catalog import KNOWN, default_data_dir
 from cnnbench.data.dataset import prepare
+from cnnbench.formatting import enumeration
 from cnnbench.layers.base import shape_text
 from cnnbench.report.table import WrappedTable
 from cnnbench.system.cache import cache_dir
@@ -33,11 +34,17 @@ def data_list() -> None:
     for info in KNOWN.values():
         sizes = (f"{n:,}" if n else "" for n in (info.num_train, info.num_test))
         table.add_row(info.name, shape_text(info.shape), str(info.num_classes), *sizes, info.title)
+    stated = sorted({info.license for info in KNOWN.values()} - {""})
+    licenses = [
+        f"{each}: {enumeration([info.name for info in KNOWN.values() if info.license == each])}"
+        for each in stated
+    ]
     other = (
         "Other image-classification datasets of tensorflow-datasets work by name.\n"
         "random/HEIGHTxWIDTHxCHANNELS/CLASSES, such as random/224x224x3/1000, is noise of any size."
     )
-    stdout().print(WrappedTable(table), "", other, sep="\n", highlight=False)
+    texts = ("Licenses of MedMNIST", *licenses, "", other)
+    stdout().print(WrappedTable(table), "", *texts, sep="\n", highlight=False)
 
 
 @data_app.command(name="prepare")
