@@ -111,10 +111,14 @@ def _text(name: str, nodes: list[Node], blocks: Blocks) -> str:
     block, repeat = blocks.get(name, (nodes[0].op.summary(), 0))
     if not repeat:
         return block
-    each = [0] * repeat
+    found: dict[str, int] = {}  # their numbers have gaps if some are removed
     for node in nodes:
-        each[int(node.name.split(".")[1])] += node.num_params
+        number = node.name.split(".")[1]
+        found[number] = found.get(number, 0) + node.num_params
+    each = [*found.values(), *[0] * (repeat - len(found))]
     text = f"{block} x{repeat}"
+    if repeat == 1:
+        return text
     if len(set(each)) == 1:
         return f"{text}, {each[0]:,} parameters each" if each[0] else text
     if each[0] and all(node.owner.startswith(f"{name}.0.") for node in nodes if _learns(node)):

@@ -9,7 +9,7 @@ only knows the expanded graph. Names are paths, such as ``stage2.0.a.conv``.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -61,6 +61,8 @@ class Expansion:
 
     def origin(self, at: KeyPath) -> KeyPath:
         """The path in the file of a path in the expanded document."""
+        if at in self.document.values and at not in self.origins:
+            return at  # a change of an expanded layer, which is written by its path
         found = (at[:end] for end in range(len(at), 2, -1) if at[:end] in self.origins)
         start = next(found, ())
         return (*self.origins[start], *at[len(start) :]) if start else at
@@ -177,6 +179,7 @@ class _Expander:
     calls: dict[str, tuple[KeyPath, ...]] = field(default_factory=dict)
     blocks: dict[str, tuple[str, int]] = field(default_factory=dict)
     patches: dict[str, Fields] = field(default_factory=dict)
+    removed: dict[str, bool] = field(default_factory=dict)  # layers of blocks; True once found
     used: set[str] = field(default_factory=set)
     seen: dict[str, None] = field(default_factory=dict)
 
@@ -201,19 +204,24 @@ class _Expander:
         return {}
 
     def _take_patches(self, written: Mapping[str, Any]) -> dict[str, Any]:
-        """Separates changes of expanded layers, whose names are paths, from layers."""
+        """Separates changes of expanded layers, whose names are paths, from layers.
+
+        A value of null removes the layer.
+        """
         calls = {n for n, v in written.items() if isinstance(v, dict) and "block" in v}
         own = {}
         for name, value in written.items():
             starts = {name[: m.start()] for m in re.finditer(r"\.", name)}
-            if starts.isdisjoint(calls) or not isinstance(value, dict):
+            if starts.isdisjoint(calls) or not isinstance(value, dict | None):
                 own[name] = value
+            elif value is None:
+                self.removed[name] = False
             else:
                 self.patches[name] = _fields(value, (*LAYERS, name))
         return own
 
     def _leftovers(self) -> Iterator[Issue]:
-        for name in self.patches:
+        for name in [*self.patches, *(n for n, found in self.removed.items() if not found)]:
             message = f"unknown layer {quoted(name)}{did_you_mean(name, self.seen)}"
             remedy = (
                 f"use the name of a layer in a block; {cnnbench('show', '--expand')} lists them"
@@ -284,6 +292,8 @@ class _Expander:
         self, full: str, value: Any, at: KeyPath, above: tuple[str, ...], scope: _Scope
     ) -> tuple[str, ...]:
         """Expands one layer or call, whose default inputs are `above`; returns its name."""
+        if self._is_removed(full):
+            return above
         self._note(full, at, scope)
         if not isinstance(value, dict):
             self._emit(full, value, above)
@@ -298,6 +308,11 @@ class _Expander:
         else:
             self._layer(full, fields, sources, local)
         return (full,)
+
+    def _is_removed(self, full: str) -> bool:
+        if full in self.removed:
+            self.removed[full] = True
+        return full in self.removed
 
     def _note(self, full: str, at: KeyPath, scope: _Scope) -> None:
         self.seen[full] = None
@@ -315,7 +330,18 @@ class _Expander:
         patch = self.patches.pop(full, {})
         lower, upper = ({key: pair[0] for key, pair in each.items()} for each in (fields, patch))
         found = patch if replaces(lower, upper, (*LAYERS, full)) else fields | patch
-        return {key: pair for key, pair in found.items() if pair[0] is not None or key not in patch}
+        known = self._keys_of(found)
+        unset = {key for key, value in upper.items() if value is None and key in known}
+        return {key: pair for key, pair in found.items() if key not in unset}
+
+    def _keys_of(self, fields: Fields) -> Collection[str]:
+        """Keys of a layer or call; of an unknown one, all it has."""
+        op = str(fields.get("op", ("",))[0])
+        if "block" in fields:
+            return (*CALL_KEYS, *self._params_of(fields["block"][0]))
+        if op == "shortcut":
+            return _SHORTCUT_KEYS
+        return OPERATIONS[op].model_fields if op in OPERATIONS else fields
 
     def _sources(self, fields: Fields, above: tuple[str, ...], scope: _Scope) -> tuple[str, ...]:
         """Inputs of a layer or call as expanded names."""
@@ -396,8 +422,9 @@ class _Expander:
             self.alias[full] = self._body(full, arguments, at, sources, scope)
             return
         repeat = self._repeat(fields, scope)
-        self._count(full, fields, repeat, scope)
-        for i in range(repeat):
+        left = [i for i in range(repeat) if not self._is_removed(f"{full}.{i}")]
+        self._count(full, fields, len(left), scope)
+        for i in left:
             each = f"{full}.{i}"
             self._note(each, at, scope)
             chosen = self._patched(each, self._arguments(fields, i, repeat, scope))
@@ -485,7 +512,7 @@ class _Expander:
         calls = (at, *scope.calls)
         inner = _Scope(
             f"{full}.",
-            tuple(layers),
+            tuple(own for own in layers if f"{full}.{own}" not in self.removed),
             {**self.params, **params},
             sources,
             blocks,
@@ -521,6 +548,10 @@ class _Expander:
             if key not in own and key != "block":
                 hint = did_you_mean(key, own)
                 remedy = f"use {or_list(own)}" if own else "remove it"
+                if key in block["layers"]:
+                    remedy = (
+                        f"use model.blocks.{name}.layers.{key} to change its layer in all calls"
+                    )
                 raise _Problem(
                     place,
                     f"block '{name}' has no parameter {quoted(key)}{hint}",

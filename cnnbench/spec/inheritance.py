@@ -461,7 +461,8 @@ def _with_layer_name(at: tuple[str, ...], names: Sequence[str]) -> tuple[str, ..
 
 
 def _whole_name(at: tuple[str, ...]) -> tuple[str, ...]:
-    return (*at[:2], ".".join(at[2:-1]), at[-1])
+    end = len(at) if at[-1].isdecimal() else len(at) - 1  # a repetition, or the option of a layer
+    return (*at[:2], ".".join(at[2:end]), *at[end:])
 
 
 def _parse_value(key: str, text: str) -> Document:

@@ -230,8 +230,14 @@ def _with_calls(problem: Diagnostic, issue: Issue, expansion: Expansion) -> Diag
     if not chain:
         return problem
     same = all(place.path == problem.location.path for place in chain)
-    block, *calls = (f"line {p.line}" if same else f"{p.path}:{p.line}" for p in chain)
+    block, *calls = (_line(place, same=same) for place in chain)
     return replace(problem, where=f"{problem.where} ({block}, called on {', '.join(calls)})")
+
+
+def _line(place: Location, *, same: bool) -> str:
+    if place.line is None:
+        return place.path
+    return f"line {place.line}" if same else f"{place.path}:{place.line}"
 
 
 def _validate(document: Document) -> tuple[Experiment | None, list[Issue]]:

@@ -154,6 +154,28 @@ def test_a_change_of_a_call_into_an_operation_replaces_it(tmp_path):
     assert "stage1.0.a.conv" not in found
 
 
+def test_null_removes_layers_of_blocks_and_repetitions(tmp_path):
+    """The next layer reads the one above, as with null for other layers."""
+    (tmp_path / "resnet.yaml").write_text(RESNET.read_text())
+    child = tmp_path / "child.yaml"
+    child.write_text(
+        "extends: resnet.yaml\nname: child\nmodel:\n  layers:\n    stage1.0.act: null\n"
+        "    stage1.1.out: null\n    stage2.1: null\n    stage3.0.a.norm: null\n"
+    )
+    loaded = load_experiment(child, ["model.stage1.2.act=null", "model.stage3.2=null"])
+    found = network(loaded)
+    assert found["stage1.0.b.conv"].startswith("stage1.0.a.norm:")
+    assert found["stage1.2.a.conv"].startswith("stage1.1.sum:")
+    assert found["stage1.2.b.conv"].startswith("stage1.2.a.norm:")
+    assert found["stage2.2.a.conv"].startswith("stage2.0.out:")
+    assert found["stage3.0.act"].startswith("stage3.0.a.conv:")
+    assert found["pool"].startswith("stage3.1.out:")
+    gone = ("stage1.0.act", "stage1.1.out", "stage1.2.act", "stage3.0.a.norm")
+    assert found.keys().isdisjoint(gone)
+    assert not any(name.startswith(("stage2.1.", "stage3.2.")) for name in found)
+    assert loaded.blocks["stage2"] == ("basic", 2)
+
+
 SE = """\
 model:
   params: {act: relu}
@@ -540,6 +562,38 @@ def test_errors_of_shared_weights(old, new, expected, tmp_path):
             "model.stage.1.a.kernel=0",
             "command line: model.layers.stage.1.a.kernel (a.yaml:10, called on a.yaml:13): 0 is"
             " not a valid size; use a positive integer, or a pair [height, width] such as [3, 5].",
+        ),
+        (
+            "model.stage.a.kernel=5",
+            "command line: model.layers.stage.a: block 'pair' has no parameter 'a'; use"
+            " model.blocks.pair.layers.a to change its layer in all calls.",
+        ),
+        (
+            "model.stage.1.c={op: flatten}",
+            "command line: model.layers.stage.1.c: block 'pair' has no parameter 'c'; use filters"
+            " or kernel.",
+        ),
+        (
+            "model.stage.1.a.kernl=null",
+            "command line: model.layers.stage.1.a.kernl (a.yaml:10, called on a.yaml:13): unknown"
+            " key 'kernl' (did you mean 'kernel'?); use inputs, op, filters, kernel, stride,"
+            " padding, activation, use_bias, init, groups, dilation, bias_init, trainable or"
+            " weights.",
+        ),
+        (
+            "model.stage.1.kernl=null",
+            "command line: model.layers.stage.1.kernl: block 'pair' has no parameter 'kernl' (did"
+            " you mean 'kernel'?); use filters or kernel.",
+        ),
+        (
+            "model.stage.2=null",
+            "command line: model.stage.2: unknown layer 'stage.2' (did you mean 'stage'?); use"
+            " stage, out, stage.0, stage.0.a, stage.0.b, stage.1, stage.1.a or stage.1.b.",
+        ),
+        (
+            "model.again={block: pair, filters: 0}",
+            "command line: model.layers.again.a.filters (a.yaml:10, called on command line): 0 is"
+            " too small; use 1 or more.",
         ),
     ],
 )
