@@ -273,7 +273,7 @@ def test_dry_run_trains_nothing():
 
 
 def test_stand_in_is_named_in_progress_tables_and_files(monkeypatch):
-    def no_network(name, data_dir, notify):
+    def no_network(name, *_, **__):
         raise UnavailableError(f"dataset '{name}' cannot be downloaded; check the network")
 
     monkeypatch.setattr(dataset, "_fetch", no_network)
