@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +35,12 @@ def size_of(file: Path) -> tuple[int, int]:
 
 
 def decode_files(
-    files: Sequence[Path], size: tuple[int, int], form: ImageForm, *, skip: bool
+    files: Sequence[Path],
+    size: tuple[int, int],
+    form: ImageForm,
+    *,
+    skip: bool,
+    progress: Callable[[int], None],
 ) -> tuple[Pixels, NDArray[np.int64]]:
     """Decodes images in parallel.
 
@@ -44,6 +49,7 @@ def decode_files(
       size: height and width of the result.
       form: channels, scaling and background.
       skip: leave out unreadable images.
+      progress: called with the number of images that are done.
 
     Returns:
       Pixels of the readable images, (n, height, width, channels), and the indices of the others.
@@ -63,7 +69,10 @@ def decode_files(
         return ""
 
     with _quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        errors = list(pool.map(read, range(len(files))))
+        errors = []
+        for error in pool.map(read, range(len(files))):
+            errors.append(error)
+            progress(len(errors))
     broken = np.flatnonzero([bool(error) for error in errors])
     return np.delete(pixels, broken, axis=0) if len(broken) else pixels, broken
 

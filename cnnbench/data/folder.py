@@ -5,10 +5,11 @@ The same layouts as torchvision's `ImageFolder` and Keras' `image_dataset_from_d
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.data.catalog import (
@@ -31,6 +32,7 @@ _SPLITS = {"train": "train", "test": "test", "val": "validation", "valid": "vali
 _SPLITS["validation"] = "validation"
 ALL = "all"  # images without splits of their own
 LISTED = 5  # files in a message
+SECONDS = 5.0  # between two lines of progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,11 @@ class FolderSource:
         files, size = listing.every, self._size(listing)
         notify(f"Decoding {len(files):,} images in {self.path}.")
         images, broken = decode_files(
-            [self.path / file for file in files], size, self.form, skip=self.skip
+            [self.path / file for file in files],
+            size,
+            self.form,
+            skip=self.skip,
+            progress=_paced(len(files), notify),
         )
         return CacheEntry({"images": images, "broken": broken}, f"the folder {self.path}", key)
 
@@ -268,6 +274,19 @@ def _walk(folder: Path, root: Path) -> Iterator[Path]:
             yield from _walk(each, root)
         elif each.suffix.lower() in SUFFIXES:
             yield each
+
+
+def _paced(total: int, notify: Notify) -> Callable[[int], None]:
+    """Progress in a line every few seconds."""
+    due = monotonic() + SECONDS
+
+    def progress(done: int) -> None:
+        nonlocal due
+        if monotonic() >= due:
+            due = monotonic() + SECONDS
+            notify(f"Decoded {done:,} of {total:,} images.")
+
+    return progress
 
 
 def _few(names: Sequence[str]) -> str:

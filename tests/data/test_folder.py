@@ -10,6 +10,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from cnnbench.data import folder
 from cnnbench.data.catalog import ImageForm, Shares, divide
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.data.decoding import decode
@@ -131,6 +132,14 @@ def test_cache_knows_the_content_of_the_files(tmp_path: Path) -> None:
     assert changed.digest != first.digest
     assert len(notes) == 1
     assert len(load(tmp_path / "moved", channels=1)[1]) == 1
+
+
+def test_progress_of_slow_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "a", 5)
+    make(tmp_path / "b", 5)
+    monkeypatch.setattr(folder, "SECONDS", 0.0)
+    notes = load(tmp_path)[1]
+    assert notes[1:] == [f"Decoded {done} of 10 images." for done in range(1, 11)]
 
 
 def test_two_at_once_decode_once(tmp_path: Path) -> None:
