@@ -106,7 +106,10 @@ class Winograd:
         """Kernel transform G k G^T of every block, (kh, kw, in, out) to (th, tw, in, out)."""
         (rows, columns), (bh, bw), (mh, mw) = self._maps, self.blocks, self.taps
         cut = _end(kernel, (bh * mh, bw * mw)).reshape(bh, mh, bw, mw, *kernel.shape[2:])
-        done = _both(rows.kernel, columns.kernel, cut.transpose(1, 3, 0, 2, 4, 5))
+        # A single product, which compiles in a fraction of the time of `_both` with its gradient.
+        taps = cut.transpose(1, 3, 0, 2, 4, 5).reshape(mh * mw, -1)
+        done = jnp.asarray(np.kron(rows.kernel, columns.kernel), kernel.dtype) @ taps
+        done = done.reshape(*self.points, bh, bw, *kernel.shape[2:])
         if not self.spread:
             return done.reshape(*self.points, -1, kernel.shape[3])
         return jnp.moveaxis(done, 4, 2).reshape(*self.points, kernel.shape[2], -1)
@@ -233,13 +236,23 @@ def _both(rows: np.ndarray[Any, Any], columns: np.ndarray[Any, Any], x: jax.Arra
     """
     tall = jnp.asarray(rows, x.dtype) @ x.reshape(x.shape[0], -1)
     tall = tall.reshape(len(rows), *x.shape[1:])
-    return jnp.stack([_weighted(row, tall) for row in columns], axis=1)
+    slices = [jax.lax.index_in_dim(tall, i, axis=1, keepdims=False) for i in range(x.shape[1])]
+    return jnp.stack([_weighted(row, slices) for row in columns], axis=1)
 
 
-def _weighted(weights: np.ndarray[Any, Any], x: jax.Array) -> jax.Array:
-    """Weighted sum of slices along the second axis."""
-    terms = [float(weight) * x[:, i] for i, weight in enumerate(weights) if weight]
-    return _sum(terms)
+def _weighted(weights: np.ndarray[Any, Any], parts: Sequence[jax.Array]) -> jax.Array:
+    """Weighted sum, without products by one, to keep the program small."""
+    total: jax.Array | None = None
+    for weight, part in zip(map(float, weights), parts, strict=True):
+        if not weight:
+            continue
+        term = part if abs(weight) == 1 else abs(weight) * part
+        if total is None:
+            total = term if weight > 0 else -term
+        else:
+            total = total + term if weight > 0 else total - term
+    assert total is not None
+    return total
 
 
 def _count(length: Pair, part: Pair) -> Pair:
@@ -257,6 +270,8 @@ def _joined(parts: Sequence[jax.Array]) -> jax.Array:
 
 def _end(x: jax.Array, size: Pair) -> jax.Array:
     """Pads or crops the ends of rows and columns to `size`."""
+    if x.shape[:2] == size:
+        return x
     edges = [(0, size[i] - x.shape[i], 0) for i in (0, 1)]
     return jax.lax.pad(x, jnp.zeros((), x.dtype), [*edges, *[(0, 0, 0)] * (x.ndim - 2)])
 
@@ -266,9 +281,9 @@ def _overlap(parts: list[jax.Array], step: int, axis: int) -> jax.Array:
     total = (len(parts) - 1) * step
     placed = []
     for i, part in enumerate(parts):
-        edges = [(0, 0)] * part.ndim
-        edges[axis] = (i * step, total - i * step)
-        placed.append(jnp.pad(part, edges))
+        edges = [(0, 0, 0)] * part.ndim
+        edges[axis] = (i * step, total - i * step, 0)
+        placed.append(jax.lax.pad(part, jnp.zeros((), part.dtype), edges))
     return _sum(placed)
 
 
