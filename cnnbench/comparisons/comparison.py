@@ -403,7 +403,8 @@ def _rows(run: Finished, label: str) -> Iterator[Row]:
     records, chosen = with_missing(run.epochs, last, run.summary), chosen_records(run)
     ends = [seed.chosen_epoch for seed in run.summary.seeds if seed.chosen_epoch]
     test = estimate(values(run, f"{TEST}{run.metric}").values())
-    for number in dict.fromkeys((1, last) if validates else (last,)):
+    # The first epoch, and the last or the chosen one, which may be the first of every seed.
+    for number in dict.fromkeys((1, last) if validates and {*ends} != {1} else (last,)):
         ended = number == last
         epochs = [chosen[s] if ended else records[s, number] for s in run.record.seeds]
         yield Row(

@@ -54,6 +54,14 @@ def test_values_are_those_of_the_chosen_epochs() -> None:
     assert last.test.values == tuple(s.test["accuracy"] for s in run.summary.seeds)
 
 
+def test_an_epoch_has_one_row() -> None:
+    """Two equal rows looked like a mistake if the first epoch was the best of all seeds."""
+    run = choosing("stopped", {1: (2, 1), 4: (3, 1)}, epochs=50, best_metric="accuracy")
+    (only,) = compare([run]).rows
+    assert (only.epoch_text, only.epoch) == ("1", 50)
+    assert only.test is not None
+
+
 def test_a_run_that_stops_early_is_comparable_with_any_number_of_epochs() -> None:
     fixed = make_run()
     for runs in ([fixed, stopped()], [stopped(), fixed]):
