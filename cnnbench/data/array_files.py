@@ -31,11 +31,13 @@ from cnnbench.data.catalog import (
     ArrayOptions,
     ChannelOrder,
     DatasetInfo,
+    ImageForm,
     Shares,
     divide,
     random_order,
 )
 from cnnbench.data.dataset import decoded_files
+from cnnbench.data.decoding import resized
 from cnnbench.data.downloads import sha256_of
 from cnnbench.data.image_files import BROKEN, MAX_PIXELS
 from cnnbench.errors import DataError, Notify, did_you_mean, or_list, quoted
@@ -65,6 +67,7 @@ _KIND_WORDS = {
 _LABEL_COLUMNS = ("label", "labels", "class", "target", "y", "digit", "fine_label")
 _IMAGE_COLUMNS = ("image", "img", "images", "x")
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+_AS_IT_IS = ImageForm(None, "stretch", 3, (255, 255, 255))  # also gray, if all images are
 _GRAY_MODES = ("1", "L")
 _AT_ONCE = 4_096  # images converted at a time, to limit memory
 _MANY_CLASSES = 1_000
@@ -116,7 +119,7 @@ def read_array_files(
     Raises:
       DataError: a file is missing, damaged or unsafe, or its arrays are not labeled images.
     """
-    raw = _read_all(find_files(files), dict(options.keys))
+    raw = _read_all(find_files(files), dict(options.keys), options.form)
     names = raw.pop(CLASS_NAMES, None)
     _require_pairs(raw, files)
     images = {role: each for role, each in raw.items() if role.endswith("images")}
@@ -346,11 +349,13 @@ def _only(found: set[str]) -> str:
     return next(iter(found)) if len(found) == 1 else ""
 
 
-def _read_all(files: Iterable[tuple[str, Path]], keys: Mapping[str, str]) -> dict[str, _Raw]:
+def _read_all(
+    files: Iterable[tuple[str, Path]], keys: Mapping[str, str], form: ImageForm | None
+) -> dict[str, _Raw]:
     """Arrays by role. Several files of a split are joined in the given order."""
     parts: dict[str, list[_Raw]] = {}
     for role, path in files:
-        for name, array in _read_file(role, path, keys).items():
+        for name, array in _read_file(role, path, keys, form).items():
             parts.setdefault(name, []).append(array)
     return {name: _joined(name, arrays) for name, arrays in parts.items()}
 
@@ -376,8 +381,15 @@ def _unequal(raw: _Raw, first: _Raw) -> DataError:
     )
 
 
-def _read_file(role: str, path: Path, keys: Mapping[str, str]) -> dict[str, _Raw]:
+def _read_file(
+    role: str, path: Path, keys: Mapping[str, str], form: ImageForm | None
+) -> dict[str, _Raw]:
     suffix = _suffix(path)
+    if form and form.size and suffix in SUFFIXES and suffix != ".parquet":
+        raise DataError(
+            f"{path}: dataset.resize has no effect on {suffix} files; resize the arrays, and "
+            "remove it"
+        )
     if role in ROLES or role in KINDS:
         if suffix != ".npy":
             raise DataError(f"{path}: is not an .npy file, as {role} needs; save it with np.save")
@@ -395,7 +407,7 @@ def _read_file(role: str, path: Path, keys: Mapping[str, str]) -> dict[str, _Raw
     elif suffix in TABLES:
         found = _read_table(path, keys)
     elif suffix == ".parquet":
-        found = _read_parquet(path, keys)
+        found = _read_parquet(path, keys, form)
     else:
         raise DataError(f"{path}: is not an array file; use one of {or_list(SUFFIXES)}")
     return {_in_split(name, role or "train"): array for name, array in found.items()}
@@ -719,7 +731,7 @@ def _bad_line(path: Path, number: int, error: ValueError) -> DataError:
 # Parquet
 
 
-def _read_parquet(path: Path, keys: Mapping[str, str]) -> dict[str, _Raw]:
+def _read_parquet(path: Path, keys: Mapping[str, str], form: ImageForm | None) -> dict[str, _Raw]:
     """Decoded images, labels and class names of a file in the layout of the Hugging Face Hub."""
     try:
         import pyarrow as pa
@@ -737,7 +749,7 @@ def _read_parquet(path: Path, keys: Mapping[str, str]) -> dict[str, _Raw]:
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, "Parquet", error) from error
     where = f"{path}: {image}"
-    images = _decoded(where, table[image].to_pylist())
+    images = _decoded(where, table[image].to_pylist(), form or _AS_IT_IS)
     labels = _label_values(f"{path}: {label}", table[label].to_pylist())
     raw = {"images": _Raw(images, where), "labels": _Raw(labels, f"{path}: {label}")}
     return raw | ({CLASS_NAMES: _Raw(np.array(known), f"{path}: {label}")} if known else {})
@@ -777,16 +789,18 @@ def _label_values(where: str, values: Sequence[object]) -> Array:
         raise DataError(f"{where}: has several labels per image; use one") from None
 
 
-def _decoded(where: str, cells: Sequence[object]) -> Pixels:
+def _decoded(where: str, cells: Sequence[object], form: ImageForm) -> Pixels:
     """Decodes images of one size: grayscale, ``(n, h, w)``, if all are, else RGB."""
     if not cells:
         raise DataError(f"{where}: has no images; check the file")
-    images = [_decode(f"{where}: image {i}", cell) for i, cell in enumerate(cells)]
+    images = [_decode(f"{where}: image {i}", cell, form) for i, cell in enumerate(cells)]
     first = images[0].shape[:2]
     for i, image in enumerate(images):
         if image.shape[:2] != first:
             sizes = f"is {_size(image.shape)}, but image 0 is {_size(first)}"
-            raise DataError(f"{where}: image {i} {sizes} pixels; resize all to one size")
+            raise DataError(
+                f"{where}: image {i} {sizes} pixels; write dataset.resize: {{size: {list(first)}}}"
+            )
     if all(image.ndim == 2 for image in images):
         return np.stack(images)
     return np.stack([np.stack([i] * 3, axis=-1) if i.ndim == 2 else i for i in images])
@@ -796,8 +810,8 @@ def _size(shape: Sequence[int]) -> str:
     return f"{shape[0]}x{shape[1]}"
 
 
-def _decode(where: str, cell: object) -> Pixels:
-    """Decodes an image file, (h, w) or (h, w, 3), with transparent pixels on white."""
+def _decode(where: str, cell: object, form: ImageForm) -> Pixels:
+    """Decodes an image file, (h, w) or (h, w, 3)."""
     from PIL import Image
 
     content = cell.get("bytes") if isinstance(cell, dict) else cell
@@ -812,7 +826,8 @@ def _decode(where: str, cell: object) -> Pixels:
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise _too_large(where)
-                return _plain(image)
+                plain = _plain(image, form.background)
+                return np.asarray(resized(plain, form.size, form) if form.size else plain)
     except Image.DecompressionBombError:
         raise _too_large(where) from None
     except BROKEN as error:
@@ -823,19 +838,20 @@ def _too_large(where: str) -> DataError:
     return DataError(f"{where}: has more than {MAX_PIXELS // 1_000_000} million pixels; resize it")
 
 
-def _plain(image: "Image") -> Pixels:
-    """Pixels of an image, grayscale if it has no color."""
+def _plain(image: "Image", background: tuple[int, int, int]) -> "Image":
+    """The image upright on a background, with mode ``L`` if it has no color, else ``RGB``."""
     from PIL import Image, ImageOps
 
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):  # 16 bits
-        return (np.asarray(upright) / 257).round().astype(np.uint8)
+        return Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
     gray = upright.mode in _GRAY_MODES
     if upright.has_transparency_data:
-        gray = gray or upright.mode == "LA"
+        gray = (gray or upright.mode == "LA") and len(set(background)) == 1
         upright = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-    return np.asarray(upright.convert("L" if gray else "RGB"))
+        ground = Image.new("RGBA", upright.size, (*background, 255))
+        upright = Image.alpha_composite(ground, upright)
+    return upright.convert("L" if gray else "RGB")
 
 
 # Pixels

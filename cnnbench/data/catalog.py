@@ -82,24 +82,6 @@ class DatasetInfo:
     license: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayOptions:
-    """Properties of array files that are not detected, or not correctly.
-
-    Args:
-      keys: pairs of one of `KINDS`, `ROLES` or `CLASS_NAMES`, and the name in the files: of an
-        array in an ``.npz`` file, or of a column.
-      shape: height, width and channels of flattened images.
-      layout: order of the axes of color images.
-      value_range: pixel values of black and white.
-    """
-
-    keys: tuple[tuple[str, str], ...] = ()
-    shape: tuple[int, int, int] | None = None
-    layout: ChannelOrder | None = None
-    value_range: tuple[float, float] | None = None
-
-
 class OwnData(Protocol):
     """Files of the user that are a dataset; one class per key of `dataset`, such as `folder`."""
 
@@ -257,6 +239,26 @@ class ImageForm:
     method: ResizeMethod
     channels: int
     background: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayOptions:
+    """Properties of array files that are not detected, or not correctly.
+
+    Args:
+      keys: pairs of one of `KINDS`, `ROLES` or `CLASS_NAMES`, and the name in the files: of an
+        array in an ``.npz`` file, or of a column.
+      shape: height, width and channels of flattened images.
+      layout: order of the axes of color images.
+      value_range: pixel values of black and white.
+      form: size of image files in a table, and their background; None for the same size, on white.
+    """
+
+    keys: tuple[tuple[str, str], ...] = ()
+    shape: tuple[int, int, int] | None = None
+    layout: ChannelOrder | None = None
+    value_range: tuple[float, float] | None = None
+    form: ImageForm | None = None
 
 
 @dataclass(frozen=True, slots=True)

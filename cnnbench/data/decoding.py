@@ -119,10 +119,10 @@ def decode(file: Path, size: tuple[int, int], form: ImageForm) -> Pixels:
             f"{file}: has {seen.height}x{seen.width} pixels, but other images have"
             f" {size[0]}x{size[1]}; add resize: {{size: [{size[0]}, {size[1]}]}} to dataset"
         )
-    return np.asarray(_resized(seen, size, form)).reshape(*size, form.channels)
+    return np.asarray(resized(seen, size, form)).reshape(*size, form.channels)
 
 
-def _resized(image: "Image", size: tuple[int, int], form: ImageForm) -> "Image":
+def resized(image: "Image", size: tuple[int, int], form: ImageForm) -> "Image":
     """Scales an image; Pillow averages all pixels that are merged (antialiasing)."""
     from PIL import Image, ImageOps
 

@@ -474,15 +474,17 @@ class DatasetSpec(Model):
         " this file",
     )
     resize: Annotated[Resize | None, ADDED] = Field(
-        None, description="image size of a folder; default: all images must have the same"
+        None,
+        description="image size of a folder, or of Parquet files; default: all images must have"
+        " the same",
     )
     channels: Annotated[Literal[1, 3], ADDED] = Field(
         3, description="of a folder: 1 converts its images to gray, 3 to RGB"
     )
     background: Annotated[Background, ADDED] = Field(
         "white",
-        description="of a folder: color behind transparent pixels, and around images with method:"
-        " fit: white, black, or [red, green, blue] from 0 to 255",
+        description="of a folder or Parquet files: color behind transparent pixels, and around"
+        " images with method: fit: white, black, or [red, green, blue] from 0 to 255",
     )
     on_error: Annotated[Literal["stop", "skip"], ADDED] = Field(
         "stop", description="of a folder: stop at the first unreadable image, or skip them all"
@@ -546,11 +548,14 @@ class DatasetSpec(Model):
             return self._array_source()
         if self.folder is None:
             return self.name or ""
-        size = self.resize.size if self.resize else None
-        method = self.resize.method if self.resize else "stretch"
-        form = ImageForm(size, method, self.channels, _color(self.background))
+        form = self._image_form()
         shares = Shares(**self.split.model_dump())
         return FolderSource(Path(self.folder), form, shares, skip=self.on_error == "skip")
+
+    def _image_form(self) -> ImageForm:
+        size = self.resize.size if self.resize else None
+        method = self.resize.method if self.resize else "stretch"
+        return ImageForm(size, method, self.channels, _color(self.background))
 
     def _array_source(self) -> "ArraySource":
         from cnnbench.data.array_files import ArraySource  # imports NumPy
@@ -562,7 +567,8 @@ class DatasetSpec(Model):
             else tuple((role, Path(path)) for role, path in given.items())
         )
         keys = tuple((self.keys or {}).items())
-        options = ArrayOptions(keys, self.shape, self.layout, self.value_range)
+        form = self._image_form()
+        options = ArrayOptions(keys, self.shape, self.layout, self.value_range, form)
         return ArraySource(files, options, Shares(**self.split.model_dump()))
 
     def describe(self, data_dir: Path | None = None) -> DatasetInfo:
@@ -591,7 +597,7 @@ PATHS = ("folder", "arrays")  # sources that are relative to the file
 _OWN_KEYS: Mapping[str, tuple[str, ...]] = {  # keys that belong to one source, or two
     "name": ("offline",),
     "folder": ("resize", "channels", "background", "on_error", "split"),
-    "arrays": ("keys", "shape", "layout", "value_range", "split"),
+    "arrays": ("keys", "shape", "layout", "value_range", "resize", "background", "split"),
 }
 OF_SOURCE = tuple(dict.fromkeys(("splits", *chain(*_OWN_KEYS.values()))))
 

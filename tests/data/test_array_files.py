@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from cnnbench.cli.app import app
 from cnnbench.data import array_files
 from cnnbench.data.array_files import ArrayData, read_array_files
-from cnnbench.data.catalog import ArrayOptions
+from cnnbench.data.catalog import ArrayOptions, ImageForm
 from cnnbench.data.dataset import dataset_of
 from cnnbench.errors import DataError, SpecError
 from cnnbench.runs.folder import read_run_entry
@@ -326,6 +326,23 @@ def test_parquet_of_mixed_modes_is_rgb_on_white(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[:2], wanted)
     assert found[2].min() == 255
     np.testing.assert_array_equal(found[3, ..., 0], GRAY[0])
+
+
+def test_parquet_of_mixed_sizes_is_resized_on_the_background(tmp_path: Path) -> None:
+    tall = np.full((8, 4), 9, np.uint8)
+    clear = np.zeros((4, 4, 4), np.uint8)
+    path = parquet(
+        tmp_path / "a.parquet", {"image": [*map(encoded, (tall, clear))], "label": [0, 1]}
+    )
+    form = ImageForm((4, 4), "fit", 3, (10, 20, 30))
+    found = read_array_files(path, ArrayOptions(form=form)).arrays["train_images"]
+    assert found.shape == (2, 4, 4, 3)
+    assert (found[0, :, 1:3] == 9).all()
+    assert (found[1] == form.background).all()
+    npz_path = keras(tmp_path, GRAY)
+    assert error_of(npz_path, tmp_path, form=form) == (
+        "data.npz: dataset.resize has no effect on .npz files; resize the arrays, and remove it"
+    )
 
 
 # Errors
@@ -652,7 +669,8 @@ PNG = encoded(GRAY[0])
         ),
         (
             {"image": [PNG, encoded(GRAY[0, :3])], "label": [0, 1]},
-            "a.parquet: image: image 1 is 3x5, but image 0 is 6x5 pixels; resize all to one size",
+            "a.parquet: image: image 1 is 3x5, but image 0 is 6x5 pixels; write "
+            "dataset.resize: {size: [6, 5]}",
         ),
         (
             {"image": [PNG, PNG[:40]], "label": [0, 1]},
