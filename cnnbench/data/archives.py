@@ -31,7 +31,7 @@ from cnnbench.data.downloads import (
     published_files,
     verify_file,
 )
-from cnnbench.data.idx import decode_idx
+from cnnbench.data.idx import FILENAMES, decode_idx
 from cnnbench.errors import DataError, Notify, or_list
 from cnnbench.formatting import enumeration
 from cnnbench.system.arrays import Array, NamedArrays, Pixels
@@ -112,7 +112,7 @@ def find(name: str, data_dir: Path, notify: Notify) -> Found | None:
     Raises:
       DataError: a file in the data folder has the wrong checksum.
     """
-    sources = SOURCES[name]()
+    sources = (SOURCES if name in SOURCES else COPIES)[name]()
     for source in sources:
         paths = _in_data_dir(source, name, data_dir)
         for file, path in paths.items():
@@ -182,7 +182,7 @@ def _searched(name: str, data_dir: Path) -> str:
     """Description of the searched folder, and of the names that would have been found."""
     forms = [
         f"{source.folders[0]}/"
-        if source.folders
+        if source.folders and source.folders[0]
         else enumeration([f.filename for f in source.files])
         for source in SOURCES[name]()
     ]
@@ -683,16 +683,16 @@ def medmnist_sources(name: str) -> tuple[Source, ...]:
 
 def _read_medmnist(paths: Sequence[Path], info: DatasetInfo) -> NamedArrays:
     names = {"train": "train", "validation": "val", "test": "test"}
-    return read_npz(paths[0], names, "{}_{}", info)
+    members = {split: (f"{name}_images", f"{name}_labels") for split, name in names.items()}
+    return read_npz(paths[0], members, info)
 
 
-def read_npz(path: Path, names: Mapping[str, str], pattern: str, info: DatasetInfo) -> NamedArrays:
+def read_npz(path: Path, names: Mapping[str, tuple[str, str]], info: DatasetInfo) -> NamedArrays:
     """Reads images and labels of an ``.npz`` file.
 
     Args:
       path: the file.
-      names: name of each split in the file.
-      pattern: name of an array, from that of its split and ``images`` or ``labels``.
+      names: names of the images and labels of each split.
       info: the dataset.
 
     Returns:
@@ -702,10 +702,9 @@ def read_npz(path: Path, names: Mapping[str, str], pattern: str, info: DatasetIn
       DataError: not such a file.
     """
     arrays: dict[str, Array] = {}
-    for split, name in names.items():
-        members = [f"{pattern.format(name, kind)}.npy" for kind in ("images", "labels")]
+    for split, members in names.items():
         images, labels = (
-            decode_npy(read_zip(path, member, _limit(info)), f"{path}: {member}")
+            decode_npy(read_zip(path, f"{member}.npy", _limit(info)), f"{path}: {member}")
             for member in members
         )
         labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
@@ -742,10 +741,119 @@ def decode_npy(content: bytes, place: str) -> Array:
     raise DataError(f"{place}: is not an array of integers ({reason}); {REMEDY}")
 
 
+# CIFAR-10.1: another test set for CIFAR-10
+
+
+def cifar10_1_sources(name: str) -> tuple[Source, ...]:
+    """CIFAR-10 in any of its forms for training, with the arrays of a version for testing."""
+    files, config = published_files("cifar10_1"), name.partition("/")[2] or "v4"
+    test = tuple(files[f"cifar10.1_{config}_{kind}.npy"] for kind in ("data", "labels"))
+    return tuple(
+        Source(
+            (*source.files, *test),
+            partial(_read_cifar10_1, source.read),
+            (*source.folders, "", "downloads/cifar10"),
+        )
+        for source in cifar_sources("cifar10")
+    )
+
+
+def _read_cifar10_1(read: Reader, paths: Sequence[Path], info: DatasetInfo) -> NamedArrays:
+    *train, images, labels = paths
+    arrays = read(train, describe("cifar10"))
+    pixels, classes = (decode_npy(path.read_bytes(), str(path)) for path in (images, labels))
+    if pixels.shape != (*classes.shape, *info.shape) or pixels.dtype != np.uint8:
+        raise DataError(f"{images}: has no 32x32x3 images with a label each; {REMEDY}")
+    return {**arrays, "test_images": pixels, "test_labels": _classes(classes, info, labels)}
+
+
+# STL-10: column-major planes, and labels from 1; the unlabeled images are not needed
+
+_STL10 = "stl10_binary"
+_STL10_MD5 = {  # as in torchvision
+    "train_X.bin": "918c2871b30a85fa023e0c44e0bee87f",
+    "train_y.bin": "5a34089d4802c674881badbb80307741",
+    "test_X.bin": "7f263ba9f9e0b06b93213547f721ac82",
+    "test_y.bin": "36f9794fa4beb8a2c72628de14fa638e",
+}
+_UNLABELED = 100_000
+
+
+def stl10_sources() -> tuple[Source, ...]:
+    """The archive, and the folder that torchvision extracts."""
+    archive = tuple(published_files("stl10").values())
+    files = tuple(RegisteredFile("", name, md5) for name, md5 in _STL10_MD5.items())
+    return (Source(archive, _read_stl10_archive), Source(files, _read_stl10_folder, (_STL10,)))
+
+
+def _read_stl10_archive(paths: Sequence[Path], info: DatasetInfo) -> NamedArrays:
+    limit = _limit(info) + _UNLABELED * int(np.prod(info.shape))
+    content = read_tar(paths[0], [f"{_STL10}/{name}" for name in _STL10_MD5], limit)
+    return _decoded_stl10([content[f"{_STL10}/{name}"] for name in _STL10_MD5], info, paths[0])
+
+
+def _read_stl10_folder(paths: Sequence[Path], info: DatasetInfo) -> NamedArrays:
+    return _decoded_stl10([path.read_bytes() for path in paths], info, paths[0].parent)
+
+
+def _decoded_stl10(contents: Sequence[bytes], info: DatasetInfo, path: Path) -> NamedArrays:
+    train, train_labels, test, test_labels = (np.frombuffer(each, np.uint8) for each in contents)
+    arrays: dict[str, Array] = {}
+    for split, pixels, labels in (("train", train, train_labels), ("test", test, test_labels)):
+        if not len(labels) or len(pixels) != len(labels) * int(np.prod(info.shape)):
+            raise DataError(f"{path}: has no 96x96x3 images with a label each; {REMEDY}")
+        images = pixels.reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
+        arrays[f"{split}_images"] = np.ascontiguousarray(images)
+        arrays[f"{split}_labels"] = _classes(labels.astype(np.int32) - 1, info, path)
+    return arrays
+
+
+# MNIST and Fashion-MNIST, as Keras keeps them
+
+
+def _keras_mnist() -> tuple[Source, ...]:
+    file = RegisteredFile(
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
+        "mnist.npz",
+        "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
+    )
+    return (Source((file,), _read_keras_mnist),)
+
+
+def _read_keras_mnist(paths: Sequence[Path], info: DatasetInfo) -> NamedArrays:
+    return read_npz(paths[0], {s: (f"x_{s}", f"y_{s}") for s in ("train", "test")}, info)
+
+
+def _keras_fashion_mnist() -> tuple[Source, ...]:
+    files = published_files("fashion_mnist")
+    in_order = tuple(files[name] for name in FILENAMES.values())
+    return (Source(in_order, _read_idx, ("fashion-mnist",)),)
+
+
+def _read_idx(paths: Sequence[Path], info: DatasetInfo) -> NamedArrays:
+    arrays = {
+        role: decode_idx(path.read_bytes(), str(path))
+        for role, path in zip(FILENAMES, paths, strict=True)
+    }
+    return {
+        role: array[..., None] if role.endswith("images") else _classes(array, info, paths[0])
+        for role, array in arrays.items()
+    }
+
+
+# Other forms of datasets that `idx` reads
+COPIES: Mapping[str, Callable[[], tuple[Source, ...]]] = MappingProxyType(
+    {"mnist": _keras_mnist, "fashion_mnist": _keras_fashion_mnist}
+)
 SOURCES: Mapping[str, Callable[[], tuple[Source, ...]]] = MappingProxyType(
     {
         **{name: partial(cifar_sources, name) for name in CIFAR},
         "svhn_cropped": svhn_sources,
+        "stl10": stl10_sources,
+        **{
+            name: partial(cifar10_1_sources, name)
+            for name in ("cifar10_1", "cifar10_1/v4", "cifar10_1/v6")
+        },
         **{
             name: partial(emnist_sources, name)
             for name in KNOWN

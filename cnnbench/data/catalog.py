@@ -184,6 +184,15 @@ KNOWN: Mapping[str, DatasetInfo] = MappingProxyType(
             DatasetInfo("cifar10", (32, 32, 3), 10, 50_000, 10_000, "small color photos"),
             DatasetInfo("cifar100", (32, 32, 3), 100, 50_000, 10_000, "cifar10 with 100 classes"),
             DatasetInfo("svhn_cropped", (32, 32, 3), 10, 73_257, 26_032, "house numbers"),
+            *(
+                DatasetInfo(f"cifar10_1{config}", (32, 32, 3), 10, 50_000, test, title)
+                for config, test, title in (
+                    ("", 2_021, "cifar10, new test images"),
+                    ("/v4", 2_021, "the same as cifar10_1"),
+                    ("/v6", 2_000, "balanced cifar10_1"),
+                )
+            ),
+            DatasetInfo("stl10", (96, 96, 3), 10, 5_000, 8_000, "photos"),
             *_MEDMNIST,
             DatasetInfo(
                 EMBEDDED,

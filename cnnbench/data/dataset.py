@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.data import archives
-from cnnbench.data.archives import SOURCES
+from cnnbench.data.archives import COPIES, SOURCES
 from cnnbench.data.catalog import (
     EMBEDDED,
     DatasetInfo,
@@ -31,6 +31,7 @@ from cnnbench.data.idx import (
     IDX_DATASETS,
     UNVERIFIED,
     content_key,
+    has_files,
     load_idx_dataset,
     manual_files,
     manual_source,
@@ -304,11 +305,17 @@ def _fetch(name: str, data_dir: Path, notify: Notify, *, is_prepared: bool) -> C
     known = name in IDX_DATASETS or name in SOURCES
     if (is_prepared or not known) and (prepared := read_prepared(name, data_dir, notify)):
         return prepared
+    if (
+        name in COPIES
+        and not has_files(name, data_dir)
+        and (found := archives.find(name, data_dir, notify))
+    ):
+        return replace(found.read(), key="")  # quickly decoded
     if name in IDX_DATASETS:
         return load_idx_dataset(name, data_dir, notify)
     if name in SOURCES:
-        found = archives.find(name, data_dir, notify) or archives.download(name, data_dir, notify)
-        return found.read()
+        local = archives.find(name, data_dir, notify)
+        return (local or archives.download(name, data_dir, notify)).read()
     return prepare_with_tensorflow(name, data_dir, notify)
 
 

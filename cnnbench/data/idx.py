@@ -150,6 +150,12 @@ def manual_files(name: str, data_dir: Path) -> dict[str, Path]:
     return found
 
 
+def has_files(name: str, data_dir: Path) -> bool:
+    """Returns True if the data folder has a file of an IDX dataset, right or wrong."""
+    fetched = (fetched_path(file, name, data_dir) for file in published_files(name).values())
+    return bool(manual_files(name, data_dir)) or any(fetched)
+
+
 def folders(name: str, data_dir: Path) -> tuple[Path, ...]:
     """Folders to search for the files of an IDX dataset, in order of precedence."""
     raw = (data_dir / name, data_dir / IDX_DATASETS[name] / "raw", data_dir / "raw")

@@ -26,6 +26,7 @@ from cnnbench.data import archives, tfds
 from cnnbench.data.archives import read_pickle, read_tar
 from cnnbench.data.catalog import describe
 from cnnbench.data.dataset import Dataset, load_dataset
+from cnnbench.data.idx import FILENAMES
 from cnnbench.errors import DataError
 from cnnbench.system.arrays import Array
 from tests.support.servers import Ranged, serving
@@ -604,6 +605,104 @@ def test_every_set_of_medmnist_is_known() -> None:
         assert (info.shape[:2], info.license.startswith("CC BY")) == ((28, 28), True)
         (source,) = archives.SOURCES[name]()
         assert source.files[0].url.endswith(f"/{name}.npz?download=1")
+
+
+# CIFAR-10.1
+
+
+@pytest.mark.parametrize("cifar", ["cifar10"], indirect=True)
+@pytest.mark.parametrize("is_folder", [False, True])
+@pytest.mark.usefixtures("no_network")
+def test_cifar10_1_replaces_the_test_images(
+    is_folder: bool, cifar: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets, raw = tmp_path / "torchvision" if is_folder else tmp_path / "served", _random(10)
+    test = {"test_images": raw["test_images"][:7] ^ 255, "test_labels": np.arange(7)}
+    np.save(sets / "cifar10.1_v6_data.npy", test["test_images"])
+    np.save(sets / "cifar10.1_v6_labels.npy", test["test_labels"].astype(np.int32))
+    names = ["cifar10.1_v6_data.npy", "cifar10.1_v6_labels.npy"]
+    text = {
+        "cifar10": _registered(tmp_path / "served", ["cifar-10-binary.tar.gz"]),
+        "cifar10_1": _registered(sets, names),
+    }
+    monkeypatch.setattr("cnnbench.data.downloads.checksum_text", text.__getitem__)
+    _require_equal(_load("cifar10_1/v6", sets), raw | test)
+
+
+def _registered(folder: Path, names: list[str]) -> str:
+    return checksum_text(folder, "http://127.0.0.1", names)
+
+
+# STL-10
+
+
+def _stl10() -> tuple[dict[str, Array], dict[str, bytes]]:
+    """Images and labels, and the files: column-major planes, and labels from 1."""
+    rng, arrays, files = np.random.default_rng(9), dict[str, Array](), dict[str, bytes]()
+    for split, num in SHAPES.items():
+        images = rng.integers(0, 256, (num, 96, 96, 3), np.uint8)
+        labels = rng.integers(0, 10, num, np.uint8)
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+        files[f"{split}_X.bin"] = images.transpose(0, 3, 2, 1).tobytes()
+        files[f"{split}_y.bin"] = (labels + 1).tobytes()
+    return arrays, files
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+@pytest.mark.usefixtures("no_network")
+def test_stl10(is_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (raw, files), folder = _stl10(), tmp_path / "sets" / "stl10_binary"
+    members = {f"stl10_binary/{name}": content for name, content in files.items()}
+    archive = "stl10_binary.tar.gz"
+    _tar(tmp_path / archive, {"stl10_binary/unlabeled_X.bin": bytes(9), **members})
+    register(monkeypatch, checksum_text(tmp_path, "http://127.0.0.1", [archive]))
+    monkeypatch.setattr(archives, "_STL10_MD5", {name: _md5(files[name]) for name in STL10})
+    if is_folder:
+        folder.mkdir(parents=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    data = _load("stl10", tmp_path / "sets" if is_folder else tmp_path)
+    _require_equal(data, raw)
+    assert data.source == (f"4 files in {folder}" if is_folder else str(tmp_path / archive))
+
+
+STL10 = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
+
+
+# MNIST and Fashion-MNIST of Keras
+
+
+def _gray() -> dict[str, Array]:
+    raw = _random(10)
+    return {k: v[:, :28, :28, :1] if k.endswith("images") else v for k, v in raw.items()}
+
+
+@pytest.mark.usefixtures("no_network")
+def test_mnist_of_keras_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, path = _gray(), tmp_path / "keras" / "datasets" / "mnist.npz"
+    path.parent.mkdir(parents=True)
+    x, y = ({s: raw[f"{s}_{kind}"].squeeze() for s in SHAPES} for kind in ("images", "labels"))
+    labels = {f"y_{split}": y[split].astype(np.uint8) for split in SHAPES}
+    np.savez(path, x_train=x["train"], x_test=x["test"], **labels)  # type: ignore[arg-type]
+    (source,) = archives.COPIES["mnist"]()
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    right = replace(source, files=(replace(source.files[0], checksum=sha256),))
+    monkeypatch.setattr(archives, "COPIES", {"mnist": lambda: (right,)})
+    data = _load("mnist", tmp_path / "sets")
+    _require_equal(data, raw)
+    assert data.source == str(path)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_fashion_mnist_of_keras_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, folder = _gray(), tmp_path / "keras" / "datasets" / "fashion-mnist"
+    folder.mkdir(parents=True)
+    for role, name in FILENAMES.items():
+        (folder / name).write_bytes(idx_bytes(raw[role].squeeze().astype(np.uint8)))
+    register(monkeypatch, checksum_text(folder, "http://127.0.0.1", list(FILENAMES.values())))
+    data = _load("fashion_mnist", tmp_path / "sets")
+    _require_equal(data, raw)
+    assert data.source == f"4 files in {folder}"
 
 
 # Files of CIFAR
