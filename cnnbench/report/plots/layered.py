@@ -19,6 +19,7 @@ GAP, WIDEST_GAP = 0.3, 0.6  # inches between two ranks: at least, at most
 _STEEPNESS = 0.1  # inches of a gap per inch of horizontal distance
 PORT, _CORNER = 0.3, 0.15  # inches between two arrowheads, and from a corner of a box
 _SWEEPS = 12
+_LANE_DOWN = 2.0  # weight of a line from a lane to a node
 _CENTERING = 0.01  # weight of symmetry, far less than that of any line
 
 Corner = tuple[float, float]
@@ -299,9 +300,10 @@ def _positions(
     """
     numbers = _places(list(chain.from_iterable(order)))
     program = _Program(len(numbers))
+    joins = _joins(segments)
     for (upper, lower), count in chain.from_iterable(lines.items() for lines in segments):
         shift = bodies[upper].exit - bodies[upper].anchor
-        weight = _weight(upper, lower) * count
+        weight = (_LANE_DOWN if lower in joins else _weight(upper, lower)) * count
         program.pull({numbers[upper]: 1.0, numbers[lower]: -1.0}, -shift, weight)
     for item, others in chain.from_iterable(side.items() for side in _neighbors(segments)):
         plain = [other for other in others if isinstance(other, str) or not other[1]]
@@ -354,6 +356,22 @@ class _Program:
         self.bounds.append(bound)
 
 
+def _joins(segments: _Segments) -> set[Item]:
+    """Nodes that join branches of different lengths, as an inception block does.
+
+    Lines from nodes and from lanes must count equally there: otherwise, the shorter branches would
+    not count, and the node would be off the middle of all.
+    """
+    above, _ = _neighbors(segments)
+    return {
+        item
+        for item, others in above.items()
+        if len(others) > 2
+        and sum(isinstance(other, str) for other in others) > 1
+        and all(isinstance(other, str) or not other[1] for other in others)
+    }
+
+
 def _weight(upper: Item, lower: Item) -> float:
     """Weight of a line's straightness: chains of nodes first, then lanes."""
     passes = [item for item in (upper, lower) if not isinstance(item, str)]
@@ -362,7 +380,7 @@ def _weight(upper: Item, lower: Item) -> float:
     if not passes:
         return 20.0
     weak = 0.001 if passes[0][1] else 1.0  # edges with a kind hardly move nodes
-    return weak * (2.0 if isinstance(lower, str) else 3.0)
+    return weak * (_LANE_DOWN if isinstance(lower, str) else 3.0)
 
 
 def _apart(left: Item, right: Item, bodies: Mapping[Item, NodeSize]) -> float:

@@ -58,6 +58,14 @@ def test_branches_are_symmetric() -> None:
     assert np.mean(ends) == pytest.approx(middle["f"])
 
 
+def test_branches_of_different_lengths_are_symmetric() -> None:
+    """Two inception blocks: the first branch of each is shorter than the three others."""
+    found = layout(*graph("ab ac ad ae cg dh ei bj gj hj ij jk jl jm jn lo mp nq kr or pr qr"))
+    middle = centers(found)
+    assert [middle[name] for name in "ajr"] == pytest.approx([found.width / 2] * 3)
+    assert found.width == pytest.approx(4 * BOX.width + 3 * 0.3)
+
+
 def test_crossings_that_can_be_avoided_are() -> None:
     found = layout(*graph("ad ae bc bd ce"))  # as written, with c before d, lines would cross
     gaps: dict[float, list[tuple[float, float]]] = {}
