@@ -13,7 +13,7 @@ from cnnbench.spec.experiment import MAX_NAME, NAME_PATTERN
 from cnnbench.spec.inheritance import lineage, read_with_parents
 from cnnbench.spec.json_schema import FILE as SCHEMA_FILE
 from cnnbench.spec.loader import load_experiment
-from cnnbench.spec.shipped import ENDINGS
+from cnnbench.spec.shipped import ENDINGS, is_in_package
 
 _NAMING = "start with a letter and use letters, digits, '-' and '_'"
 
@@ -42,8 +42,8 @@ def scaffold_experiment(path: Path, parent: Path, name: str | None = None) -> Sc
 
     Args:
       path: the file to create.
-      parent: the file to extend. If it is outside of the folder of the new file, it is copied
-        there, together with the files that it extends.
+      parent: the file to extend. If it is outside of the folder of the new file, or in the
+        installed package, it is copied there, together with the files that it extends.
       name: name of the experiment; default: from the file name.
 
     Raises:
@@ -115,7 +115,7 @@ def _copies(path: Path, sources: tuple[Path, ...]) -> dict[Path, Path]:
     """
     top = sources[0].parent
     sources = tuple(s for s in sources if s.resolve().is_relative_to(top.resolve()))
-    if top.resolve().is_relative_to(path.parent.resolve()):
+    if top.resolve().is_relative_to(path.parent.resolve()) and not is_in_package(top):
         return {}
     places = {path.parent / os.path.relpath(source, top): source for source in sources}
     for place, source in places.items():

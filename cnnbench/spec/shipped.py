@@ -77,6 +77,11 @@ def find_shipped(name: str) -> Path | None:
     return next(filter(None, files), None)
 
 
+def is_in_package(folder: Path) -> bool:
+    """Returns True for a folder of the installed package, such as one in a virtual environment."""
+    return folder.resolve().is_relative_to(_PACKAGE.resolve())
+
+
 def short_path(path: Path) -> str:
     """Display path of an experiment file: its path, or its name if it ships with cnnbench.
 

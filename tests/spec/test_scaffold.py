@@ -9,6 +9,7 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
+from cnnbench.spec import shipped
 from cnnbench.spec.diff import differences
 from cnnbench.spec.document import read_document
 from cnnbench.spec.json_schema import schema, schema_text
@@ -116,6 +117,18 @@ def test_a_parent_elsewhere_is_copied_with_its_own_parents(tmp_path, monkeypatch
         f" standard.yaml; choose a file in another folder, or in {EXPERIMENTS}.\n"
     )
     assert not Path("third.yaml").exists()
+
+
+def test_a_parent_in_a_virtual_environment_below_the_folder_is_copied(tmp_path, monkeypatch):
+    """A file that extends one of the installed package would be invalid without that package."""
+    package = tmp_path / ".venv" / "lib" / "cnnbench"
+    monkeypatch.setattr(shipped, "_PACKAGE", package)
+    shutil.copytree(EXPERIMENTS, package / "experiments")
+    done = new(str(package / "experiments" / "modified.yaml"), "my_idea.yaml")
+    assert done.stdout.splitlines()[:2] == [
+        "wrote my_idea.yaml, which extends modified.yaml",
+        "copied modified.yaml, standard.yaml",
+    ]
 
 
 def test_a_copy_never_takes_the_new_files_place(tmp_path, monkeypatch):
