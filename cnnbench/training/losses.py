@@ -129,8 +129,17 @@ def per_image_loss(name: str) -> PerImage:
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    loss: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return loss
+    """The loss of each image, (n,); its digits are lost neither far from zero nor near certainty.
+
+    Far from zero, the logarithm of a sum and the label's logit would cancel. A certain network's
+    sum is one plus small terms, which would be rounded with the one.
+    """
+    logits -= lax.stop_gradient(logits.max(axis=1, keepdims=True))
+    rounded: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    largest = jax.nn.one_hot(logits.argmax(axis=1), logits.shape[1], dtype=bool)
+    others = jnp.where(largest, 0, jnp.exp(logits)).sum(axis=1)
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    return rounded + lax.stop_gradient(jnp.log1p(others) - own - rounded)
 
 
 def weighted_cross_entropy(

@@ -71,6 +71,23 @@ def test_cross_entropy_of_large_logits_is_finite() -> None:
     np.testing.assert_allclose(loss, [0, 1e4])
 
 
+@pytest.mark.parametrize("offset", [0, 100, -1e4, 1e6])
+def test_cross_entropy_keeps_its_digits_where_logits_are_far_from_zero(offset: float) -> None:
+    """The logarithm of a sum minus a logit loses those that they have in common."""
+    logits = (offset + normal(3, 200, NUM_CLASSES)).astype(np.float32)
+    labels = np.arange(200) % NUM_CLASSES
+    exact = -special.log_softmax(logits.astype(np.float64), axis=1)[np.arange(200), labels]
+    found = per_image_loss("cross_entropy")(jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("lead", [12, 15])
+def test_cross_entropy_keeps_its_digits_where_the_network_is_certain(lead: float) -> None:
+    logits = np.array([[lead] + [0] * 9], np.float32)
+    found = per_image_loss("cross_entropy")(jnp.asarray(logits), jnp.zeros(1, int))
+    np.testing.assert_allclose(found, np.log1p(9 * np.exp(-lead)), rtol=0, atol=1.2e-7)
+
+
 @pytest.mark.parametrize("weights", [None, tuple(np.linspace(0.5, 3, NUM_CLASSES).tolist())])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.75])
 def test_smoothing_and_class_weights_are_pytorchs_in_training_only(
