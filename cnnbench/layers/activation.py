@@ -11,7 +11,13 @@ from typing import Literal, assert_never, get_args
 from pydantic import Field
 
 from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, Site, identity
-from cnnbench.layers.parameters import OWN_WEIGHTS, TRAINABLE, TrainableKey, WeightsKey
+from cnnbench.layers.parameters import (
+    OWN_WEIGHTS,
+    TRAINABLE,
+    TrainableKey,
+    WeightsKey,
+    sum_by_channel,
+)
 from cnnbench.system.arrays import Array
 
 Activation = Literal[
@@ -248,7 +254,7 @@ def prelu_rule(slopes: Array) -> Rule:
     import numpy as np
 
     def gradient(delta: Array, a: Array) -> dict[str, Array]:
-        products: Array = (delta * np.minimum(a, 0)).sum(axis=tuple(range(a.ndim - 1)))
+        products = sum_by_channel(delta * np.minimum(a, 0))
         return {"slope": products if len(slopes) > 1 else products.sum(keepdims=True)}
 
     return Rule(

@@ -8,7 +8,7 @@ from pydantic import Field
 from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, Site
 from cnnbench.layers.fields import ADDED, Fraction, Positive
 from cnnbench.layers.norm import CENTER, SCALE, learned, missing
-from cnnbench.layers.parameters import OWN_WEIGHTS, TrainableKey, WeightsKey
+from cnnbench.layers.parameters import OWN_WEIGHTS, TrainableKey, WeightsKey, sum_by_channel
 from cnnbench.system.arrays import Array
 
 
@@ -54,24 +54,30 @@ class BatchNorm(Layer):
 
 
 def batch_norm_rule(epsilon: float, weights: Mapping[str, Array]) -> Rule:
-    """Equation (16): in training, mean and variance of a channel depend on each of its values."""
+    """Equation (16): in training, mean and variance of a channel depend on each of its values.
+
+    Channels are summed in float64: over leading axes, NumPy adds values one by one.
+    """
     import numpy as np
 
     scale, bias = weights.get("scale", 1.0), weights.get("bias", 0.0)
 
+    def mean(a: Array) -> Array:
+        return np.asarray(a.mean(axis=tuple(range(a.ndim - 1)), dtype=np.float64))
+
     def normal(a: Array) -> tuple[Array, Array]:
-        axes = tuple(range(a.ndim - 1))
-        spread = np.sqrt(a.var(axis=axes) + epsilon)
-        return (a - a.mean(axis=axes)) / spread, spread
+        apart = (a - mean(a)).astype(a.dtype)
+        spread = np.sqrt(mean(apart**2) + epsilon).astype(a.dtype)
+        return apart / spread, spread
 
     def backward(delta: Array, a: Array) -> tuple[Array]:
-        axes, (unit, spread) = tuple(range(a.ndim - 1)), normal(a)
-        centered = delta - delta.mean(axis=axes) - unit * (delta * unit).mean(axis=axes)
+        unit, spread = normal(a)
+        centered = (delta - mean(delta) - unit * mean(delta * unit)).astype(a.dtype)
         return (scale / spread * centered,)
 
     def gradient(delta: Array, a: Array) -> dict[str, Array]:
-        axes, (unit, _) = tuple(range(a.ndim - 1)), normal(a)
+        unit, _ = normal(a)
         sums = {"scale": delta * unit, "bias": delta}
-        return {name: sums[name].sum(axis=axes) for name in weights}
+        return {name: sum_by_channel(sums[name]) for name in weights}
 
     return Rule(lambda a: normal(a)[0] * scale + bias, backward, gradient)

@@ -19,7 +19,13 @@ from cnnbench.layers.base import (
     whole_image,
 )
 from cnnbench.layers.fields import ADDED, Count, Positive
-from cnnbench.layers.parameters import OWN_WEIGHTS, TRAINABLE, TrainableKey, WeightsKey
+from cnnbench.layers.parameters import (
+    OWN_WEIGHTS,
+    TRAINABLE,
+    TrainableKey,
+    WeightsKey,
+    sum_by_channel,
+)
 from cnnbench.system.arrays import Array
 
 SCALE, CENTER = "learn a scale per channel", "learn a bias per channel"
@@ -205,22 +211,21 @@ def norm_rule(epsilon: float, weights: Mapping[str, Array], groups: int, *, by_p
         return a.reshape(count, -1, groups, a.shape[-1] // groups)
 
     def mean(a: Array) -> Array:
-        return np.asarray(a.mean(axis=(1, 3), keepdims=True))
+        return np.asarray(a.mean(axis=(1, 3), keepdims=True, dtype=np.float64))
 
     def normal(a: Array) -> tuple[Array, Array]:
-        apart = parts(a) - mean(parts(a))
-        spread = np.sqrt(mean(apart**2) + epsilon)
+        apart = (parts(a) - mean(parts(a))).astype(a.dtype)
+        spread = np.sqrt(mean(apart**2) + epsilon).astype(a.dtype)
         return apart / spread, spread
 
     def backward(delta: Array, a: Array) -> tuple[Array]:
         (unit, spread), error = normal(a), parts(delta * scale)
-        centered = error - mean(error) - unit * mean(error * unit)
+        centered = (error - mean(error) - unit * mean(error * unit)).astype(a.dtype)
         return ((centered / spread).reshape(a.shape),)
 
     def gradient(delta: Array, a: Array) -> dict[str, Array]:
-        axes = tuple(range(a.ndim - 1))
         sums = {"scale": delta * normal(a)[0].reshape(a.shape), "bias": delta}
-        return {name: sums[name].sum(axis=axes) for name in weights}
+        return {name: sum_by_channel(sums[name]) for name in weights}
 
     return Rule(lambda a: normal(a)[0].reshape(a.shape) * scale + bias, backward, gradient)
 
@@ -235,7 +240,7 @@ def scale_rule(factors: Array | float) -> Rule:
     def gradient(delta: Array, a: Array) -> dict[str, Array]:
         if isinstance(factors, float):
             return {}
-        products: Array = (delta * a).sum(axis=tuple(range(a.ndim - 1)))
+        products = sum_by_channel(delta * a)
         return {"scale": products if len(factors) > 1 else products.sum(keepdims=True)}
 
     backward: Callable[..., tuple[Array, ...]] = lambda delta, _: (delta * factors,)  # noqa: E731

@@ -150,6 +150,17 @@ def add_bias(z: Array, b: Array | None) -> Array:
     return z if b is None else z + b
 
 
+def sum_by_channel(values: Array) -> Array:
+    """Sums over all axes but the last, in float64: NumPy adds the values of a channel one by one.
+
+    >>> import numpy as np
+    >>> sum_by_channel(np.full((10**6, 1), 0.1, np.float32)).tolist()
+    [100000.0]
+    """
+    summed: Array = values.sum(axis=tuple(range(values.ndim - 1)), dtype="float64")
+    return summed.astype(values.dtype)
+
+
 def bias_gradient(delta: Array, b: Array | None) -> dict[str, Array]:
     """Equation (12): the gradient of a bias is the sum of errors over positions and images."""
-    return {} if b is None else {"bias": delta.reshape(-1, len(b)).sum(axis=0)}
+    return {} if b is None else {"bias": sum_by_channel(delta)}

@@ -320,7 +320,7 @@ def global_avg_pool_rule() -> Rule:
         share = delta[:, None, None, :] / math.prod(a.shape[1:3])
         return (np.broadcast_to(share, a.shape),)
 
-    return Rule(lambda a: a.mean(axis=(1, 2)), backward)
+    return Rule(lambda a: a.mean(axis=(1, 2), dtype="float64").astype(a.dtype), backward)
 
 
 def global_max_pool_rule() -> Rule:

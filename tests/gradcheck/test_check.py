@@ -314,6 +314,20 @@ def test_insufficient_float32_precision_is_not_called_wrong(
     assert only["layers"][0]["verdict"] == "imprecise"
 
 
+@pytest.mark.parametrize("norm", ["batch_norm", "group_norm, groups: 4"])
+def test_channels_far_from_zero_are_not_called_wrong(norm: str, tmp_path: Path) -> None:
+    """Their means are hundreds of standard deviations, and are sums of 2,304 values."""
+    layers = f"""\
+    conv1: {{op: conv, filters: 8, kernel: 5, activation: softplus}}
+    norm: {{op: {norm}, epsilon: 1e-5}}
+    pool: {{op: max_pool, size: 4}}
+    out: {{op: dense, units: 10}}
+"""
+    loaded = load_experiment(spec(tmp_path, layers), ("dataset.pixel_scale=100000",))
+    found = gradcheck.check_gradients(loaded, "float32")
+    assert found.right, {layer.node.name: layer.verdict for layer in found.layers}
+
+
 def test_insufficient_float64_precision_is_not_called_wrong(tmp_path: Path) -> None:
     """Errors of 4e-9 relative to a layer's scale, where float32 is wrong in every digit."""
     path = str(spec(tmp_path, CANCELLING))
