@@ -1,6 +1,7 @@
 """Compilation of JAX programs, with a robust on-disk cache."""
 
 import contextlib
+import gc
 import importlib
 import inspect
 import os
@@ -26,6 +27,8 @@ from cnnbench.system.settings import env_setting
 _REQUESTS = "/jax/compilation_cache/compile_requests_use_cache"
 _HITS = "/jax/compilation_cache/cache_hits"
 
+_ALLOCATIONS = 50_000  # between two garbage collections while tracing; Python's default is 700
+
 DEFAULT_MAX_BYTES = 2 * 1024**3  # total size of all programs
 _MODULE, _OPEN = "jax._src.compilation_cache", "get_file_cache"
 
@@ -47,6 +50,17 @@ def compiled(lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> Any:
         if unknown is None or unknown[1] not in options:
             raise
     return compiled(lowered, {name: options[name] for name in options if name != unknown[1]})
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Collects garbage less often, as tracing creates many objects that stay alive."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(max(thresholds[0], _ALLOCATIONS), *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def compiled_together(programs: Iterable[Program], at_once: int) -> list[Any]:

@@ -24,7 +24,7 @@ from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.python_model import import_class, make_module, require_output
 from cnnbench.nn.submodules import count_slow
 from cnnbench.spec.experiment import Experiment, Task
-from cnnbench.system.compile_cache import Program, compiled_together
+from cnnbench.system.compile_cache import Program, compiled_together, rare_collections
 from cnnbench.system.devices import make_mesh
 from cnnbench.system.host import num_cpus
 from cnnbench.system.stopwatch import Stopwatch
@@ -323,7 +323,8 @@ def _lowered(
 ) -> Program:
     if setup.mesh is not None:
         options["out_shardings"] = NamedSharding(setup.mesh, PartitionSpec())
-    return jax.jit(function, **options).lower(*args), quick
+    with rare_collections():
+        return jax.jit(function, **options).lower(*args), quick
 
 
 def check_output(setup: Executables, network: Network) -> int:

@@ -1,5 +1,6 @@
 """Changes in private JAX APIs and XLA options cost time, and nothing else."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from cnnbench.system.compile_cache import (
     compiled,
     compiled_together,
     enable_compile_cache,
+    rare_collections,
 )
 from tests.conftest import QUICK, known
 from tests.support.environments import without
@@ -174,3 +176,10 @@ def test_the_limit_is_that_of_jax_or_2_gib(text: str | None, want: int | None) -
 def test_programs_compiled_together_stay_in_order() -> None:
     programs = [(jax.jit(lambda x, n=n: x + n).lower(1.0), {"no_option": 1}) for n in range(5)]
     assert [run(1.0) for run in compiled_together(programs, 2)] == [1, 2, 3, 4, 5]
+
+
+def test_garbage_is_collected_less_often_only_while_tracing() -> None:
+    before = gc.get_threshold()
+    with rare_collections():
+        assert gc.get_threshold() == (50_000, *before[1:])
+    assert gc.get_threshold() == before
