@@ -346,8 +346,6 @@ def describe(name: str, data_dir: Path | None = None) -> DatasetInfo:
     """
     if name in KNOWN:
         return KNOWN[name]
-    if name in _UNSUITABLE:
-        raise DataError(f"dataset '{name}' {_UNSUITABLE[name]}")
     if is_noise(name):
         return _noise(name)
     return info_of(name, open_builder(name, default_data_dir(data_dir)))
@@ -386,8 +384,10 @@ def open_builder(name: str, data_dir: Path, **kwargs: Any) -> Any:
     """The `tfds.core.DatasetBuilder` of a dataset, without downloading anything.
 
     Raises:
-      DataError: unknown dataset, or a required package is missing.
+      DataError: unknown or unsuitable dataset, or a required package is missing.
     """
+    if name in _UNSUITABLE:
+        raise DataError(f"dataset '{name}' {_UNSUITABLE[name]}")
     if not re.fullmatch(r"[a-z_][a-z0-9_]*(/[\w.+-]+)?", name):
         raise DataError(_unknown(name))
     with quiet():

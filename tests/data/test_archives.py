@@ -599,6 +599,11 @@ def test_arrays_that_are_not_integers_are_refused(content: bytes, reason: str) -
     assert str(caught.value).endswith(f"); {REMEDY}")
 
 
+def test_the_set_of_medmnist_with_several_labels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^dataset 'chestmnist' has several labels per image"):
+        _load("chestmnist", tmp_path)
+
+
 def test_every_set_of_medmnist_is_known() -> None:
     for name in archives.MEDMNIST:
         info = describe(name)
