@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,13 @@ def size_of(file: Path) -> tuple[int, int]:
       DataError: the file is not an image.
     """
     with _quiet(), opened(file) as image:
-        exif = image.getexif()
-        turned = exif.get(0x0112, 1) in {5, 6, 7, 8}  # EXIF orientation
-        return (image.width, image.height) if turned else (image.height, image.width)
+        return _upright_size(image)
+
+
+def _upright_size(image: "Image") -> tuple[int, int]:
+    """Height and width after the EXIF orientation is applied."""
+    turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def decode_files(
@@ -170,3 +175,30 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """Properties of an image file that are known before it is decoded.
+
+    Args:
+      format: ``PNG``, ``JPEG`` and so on.
+      mode: Pillow's mode, such as ``RGB``, ``P`` or ``L``.
+      height: in pixels, upright.
+      width: in pixels, upright.
+    """
+
+    format: str
+    mode: str
+    height: int
+    width: int
+
+
+def header(file: Path) -> ImageHeader | None:
+    """The header of an image; None if it cannot be read."""
+    try:
+        with _quiet(), opened(file) as image:
+            height, width = _upright_size(image)
+            return ImageHeader(image.format or "", image.mode, height, width)
+    except DataError:
+        return None

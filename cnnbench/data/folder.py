@@ -108,6 +108,31 @@ class FolderSource:
                 digest.update(f"{own} {file}\n".encode(errors="surrogateescape"))
         return f"folder {digest.hexdigest()}"
 
+    def duplicates(self) -> list[list[str]]:
+        """Groups of files with the same bytes.
+
+        Raises:
+          DataError: a file cannot be read.
+        """
+        files, groups = self.listing().every, dict[str, list[str]]()
+        with ThreadPoolExecutor() as pool:
+            for file, own in zip(files, pool.map(self._sha256, files), strict=True):
+                groups.setdefault(own, []).append(file)
+        return [group for group in groups.values() if len(group) > 1]
+
+    def splits(self) -> dict[str, list[str]]:
+        """The files of each split, in random order.
+
+        Raises:
+          DataError: not a folder of images, or a file is outside of it.
+        """
+        listing = self.listing()
+        every = listing.every
+        divided = self._divided(listing)
+        return {
+            name: [every[at] for at in divided[name]] for name in ("train", "validation", "test")
+        }
+
     def decode(self, key: str, notify: Notify) -> "CacheEntry":
         """Decodes all images; those that are skipped have no pixels.
 
@@ -144,7 +169,7 @@ class FolderSource:
         images, broken = decoded.arrays["images"], set(decoded.arrays["broken"].tolist())
         if broken:
             names = [files[index] for index in sorted(broken)]
-            notify(f"{self.path}: skipping {_count(len(names), 'unreadable image')}: {_few(names)}")
+            notify(f"{self.path}: skipping {_count(len(names), 'unreadable image')}: {few(names)}")
         where = np.cumsum([index not in broken for index in range(len(files))]) - 1
         arrays: dict[str, NDArray[Any]] = {}
         for name, indices in self._divided(listing).items():
@@ -289,7 +314,8 @@ def _paced(total: int, notify: Notify) -> Callable[[int], None]:
     return progress
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The first names, and the number of others."""
     rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"{', '.join(names[:LISTED])}{rest}"
 

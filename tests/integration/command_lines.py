@@ -51,6 +51,7 @@ LINES = (
     Line("data path --data-dir data", says="cache "),
     Line("data prepare mnist_5k --data-dir data", says="mnist_5k: 4,000 training"),
     Line("data prepare cmaterdb", 1, "cmaterdb"),
+    Line("data inspect pics --output pics.png", says="Exact duplicates: 11."),
     Line("schema", says='"$schema"'),
     Line("schema --output schema.json"),
     Line("schema standard", says='"$schema"'),
@@ -197,6 +198,10 @@ def prepare() -> None:
     digit = Image.new("L", (28, 28), 255)
     digit.paste(0, (12, 4, 16, 24))
     digit.save("digit.png")
+    for folder in ("train/one", "train/seven", "test/one"):
+        Path("pics", folder).mkdir(parents=True)
+        for number in range(4):
+            digit.save(Path("pics", folder, f"{number}.png"))
 
 
 def stop() -> None:

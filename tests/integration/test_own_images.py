@@ -80,3 +80,30 @@ def test_test_errors_name_the_classes() -> None:
     )
     plate = mistake_plate(mistake, ("cat", "dog").__getitem__)
     assert plate.alt == "Test image 3 of class cat, predicted as class dog"
+
+
+def test_inspection_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, level in (("train/a", 0), ("train/b", 51), ("test/a", 102), ("val/b", 153)):
+        (tmp_path / "pics" / name).mkdir(parents=True)
+        for number in range(2):
+            image = Image.new(
+                "RGB", (4 + number, 6), (level, 2 * (level % 102), 255 - 255 * number)
+            )
+            image.save(tmp_path / "pics" / name / f"{number}.png")
+    Path("pics/test/a/copy.png").write_bytes(Path("pics/train/a/1.png").read_bytes())
+    Path("pics/train/b/broken.png").write_bytes(b"no image")
+    shown = invoke("data", "inspect", "pics", "-o", "sheet.png").splitlines()
+    cells = [line.split() for line in shown]
+    assert ["a", "2", "0", "3"] in cells
+    assert ["b", "3", "2", "0"] in cells
+    assert shown[-6:] == [
+        "Height: 6 to 6 pixels, median 6.",
+        "Width: 4 to 5 pixels, median 5.",
+        "Formats and modes: PNG RGB 9.",
+        "Exact duplicates: 1.",
+        "In several splits: test/a/copy.png (test), train/a/1.png (train).",
+        "Training images, pixels from 0 to 1: mean 0.100, 0.200, 0.500, std 0.100, 0.200, 0.500.",
+    ]
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 100
