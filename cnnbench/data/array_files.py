@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -536,7 +537,7 @@ def _read_array(open_: Callable[[], IO[bytes]], size: int, where: str) -> _Raw:
             _require_safe(shape, dtype, size - stream.tell(), where)
         with open_() as stream:
             return _Raw(np.lib.format.read_array(stream, allow_pickle=False), where)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, TokenError) as error:  # headers are Python literals
         raise DataError(f"{where}: is damaged or not in NumPy's format; save it again") from error
 
 
@@ -746,7 +747,7 @@ def _read_parquet(path: Path, keys: Mapping[str, str], form: ImageForm | None) -
             label = _parquet_column(path, names, keys, "labels", _LABEL_COLUMNS)
             known = _hub_names(file.schema_arrow.metadata or {}, label)
             table = file.read([image, label])
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, "Parquet", error) from error
     where = f"{path}: {image}"
     images = _decoded(where, table[image].to_pylist(), form or _AS_IT_IS)

@@ -609,6 +609,20 @@ def test_damaged_npz(tmp_path: Path) -> None:
     )
 
 
+def test_header_that_is_not_closed(tmp_path: Path) -> None:
+    content = header((5, 5)).replace(b"(5, 5), }", b"(5, 5)   ")
+    (tmp_path / "x.npy").write_bytes(content + bytes(200))
+    assert error_of({"images": tmp_path / "x.npy"}, tmp_path) == (
+        "x.npy: is damaged or not in NumPy's format; save it again"
+    )
+
+
+def test_name_of_a_column_that_is_not_text(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", {"image": [b""], "label": [1]})
+    path.write_bytes(path.read_bytes().replace(b"label", b"\xeb\xeb\xeb\xeb\xeb"))
+    assert "a.parquet: is not a valid Parquet file ('utf-8' codec" in error_of(path, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
