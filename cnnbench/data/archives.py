@@ -278,9 +278,14 @@ class _Array:
         self.values = values.reshape(shape, order="F" if is_fortran else "C")
 
 
-def _encode(text: str, encoding: str) -> bytes:
+class _Encode:
     """Stands for `_codecs.encode`, with which protocol 2 stores bytes."""
-    return text.encode("latin1") if encoding == "latin1" else text.encode("utf-8")
+
+    def __new__(cls, text: str, encoding: str) -> Any:
+        return text.encode("latin1" if encoding == "latin1" else "utf-8")
+
+    def __setstate__(self, state: object) -> None:  # a pickle could set attributes without it
+        raise pickle.UnpicklingError("state of a function")
 
 
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -288,7 +293,7 @@ _ADMITTED: Mapping[tuple[str, str], Any] = MappingProxyType(
     {
         ("numpy", "ndarray"): _Array,
         ("numpy", "dtype"): _Dtype,
-        ("_codecs", "encode"): _encode,
+        ("_codecs", "encode"): _Encode,
         **{(module, "_reconstruct"): _Array for module in _NUMPY},
     }
 )

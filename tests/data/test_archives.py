@@ -790,6 +790,8 @@ def test_a_malicious_pickle_is_refused(
         b"\x80\x02cnumpy\ndtype\n)R.",
         b"\x80\x02cnumpy\ndtype\n(U\x02u1tRK\x01b.",
         b"\x80\x02c_codecs\nencode\n(K\x01K\x02tR.",
+        # an attribute of a function, in a dictionary
+        b"\x80\x02}U\x01kc_codecs\nencode\nN}X\x01\x00\x00\x00aX\x01\x00\x00\x00bs\x86bs.",
         b"P0\n.",  # a persistent id
         b"\x80\x02\x82\x01.",  # an extension
     ],
