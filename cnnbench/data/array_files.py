@@ -42,7 +42,7 @@ from cnnbench.data.decoding import resized
 from cnnbench.data.downloads import sha256_of
 from cnnbench.data.image_files import BROKEN, MAX_PIXELS
 from cnnbench.errors import DataError, Notify, did_you_mean, or_list, quoted
-from cnnbench.formatting import enumeration
+from cnnbench.formatting import clean, enumeration
 from cnnbench.system import commands
 from cnnbench.system.arrays import Array, NamedArrays, Pixels
 from cnnbench.system.cache import CacheEntry
@@ -454,7 +454,7 @@ def _read_npz(path: Path, keys: Mapping[str, str], role: str) -> dict[str, _Raw]
             }
             chosen = _choose(path, tuple(members), keys, role)
             return {
-                each: _member(archive, members[name], f"{path}: {name}")
+                each: _member(archive, members[name], f"{path}: {clean(name)}")
                 for each, name in chosen.items()
             }
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError) as error:
@@ -509,7 +509,7 @@ def _no_such(path: Path, what: str, name: str, key: str, names: Sequence[str]) -
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN
     shown = names if more < 2 else [*names[:_SHOWN], f"{more} more"]
-    return enumeration(list(shown)) or "none"
+    return enumeration([clean(name) for name in shown]) or "none"
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> _Raw:

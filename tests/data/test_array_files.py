@@ -410,6 +410,12 @@ OBJECTS = np.array([{"a": 1}, None], object)
         ({"x_train": GRAY}, {}, "a.npz: has no train_labels; add it"),
         ({}, {}, "a.npz: has no arrays; save it with np.savez"),
         (
+            {"a\n\x1b[31mb": GRAY},
+            {},
+            "a.npz: no array has a name like x_train or train_images, only a [31mb; write "
+            "dataset.keys: {train_images: NAME, train_labels: NAME}",
+        ),
+        (
             {"x_test": GRAY, "y_test": LABELS},
             {},
             "a.npz: has no train_images and train_labels; add them",
