@@ -72,6 +72,13 @@ _AS_IT_IS = ImageForm(None, "stretch", 3, (255, 255, 255))  # also gray, if all 
 _GRAY_MODES = ("1", "L")
 _AT_ONCE = 4_096  # images converted at a time, to limit memory
 _MANY_CLASSES = 1_000
+_BROKEN_ZIP = (  # raised by zipfile for invalid or encrypted files
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeDecodeError,
+)
 _ROUNDING = 1e-3  # interpolation leaves values slightly outside 0 to 1
 _DIM = 64  # a smaller maximum is unlikely for pixels from 0 to 255
 _SHOWN = 6  # names in messages
@@ -457,7 +464,7 @@ def _read_npz(path: Path, keys: Mapping[str, str], role: str) -> dict[str, _Raw]
                 each: _member(archive, members[name], f"{path}: {clean(name)}")
                 for each, name in chosen.items()
             }
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError) as error:
+    except (*_BROKEN_ZIP, OSError) as error:
         raise _unreadable(path, ".npz", error) from error
 
 
@@ -537,7 +544,7 @@ def _read_array(open_: Callable[[], IO[bytes]], size: int, where: str) -> _Raw:
             _require_safe(shape, dtype, size - stream.tell(), where)
         with open_() as stream:
             return _Raw(np.lib.format.read_array(stream, allow_pickle=False), where)
-    except (ValueError, EOFError, TokenError) as error:  # headers are Python literals
+    except (ValueError, EOFError, TokenError, SyntaxError) as error:  # headers are Python literals
         raise DataError(f"{where}: is damaged or not in NumPy's format; save it again") from error
 
 

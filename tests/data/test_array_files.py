@@ -605,6 +605,14 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
     assert not trap.exists()
 
 
+def test_npz_with_a_name_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ä.npy", b"")
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xf2\xf2"))
+    assert "a.npz: is not a valid .npz file ('utf-8' codec" in error_of(path, tmp_path)
+
+
 def test_damaged_npz(tmp_path: Path) -> None:
     path = keras(tmp_path, GRAY)
     content = bytearray(path.read_bytes())
@@ -615,8 +623,11 @@ def test_damaged_npz(tmp_path: Path) -> None:
     )
 
 
-def test_header_that_is_not_closed(tmp_path: Path) -> None:
-    content = header((5, 5)).replace(b"(5, 5), }", b"(5, 5)   ")
+@pytest.mark.parametrize(
+    ("before", "after"), [(b"(5, 5), }", b"(5, 5)   "), (b"'<f8'", b"',f8'"), (b"<f8'", b"<,8'")]
+)
+def test_headers_that_are_not_valid(tmp_path: Path, before: bytes, after: bytes) -> None:
+    content = header((5, 5)).replace(before, after)
     (tmp_path / "x.npy").write_bytes(content + bytes(200))
     assert error_of({"images": tmp_path / "x.npy"}, tmp_path) == (
         "x.npy: is damaged or not in NumPy's format; save it again"
