@@ -59,7 +59,7 @@ def test_page_says_the_settings_of_the_files(name: str) -> None:
     assert isinstance(train.optimizer, Sgd)
     assert dataset.train_examples is not None
     assert splits is not None
-    said = {row[0]: row[2] for row in rows("Setting")}
+    said = {row[0]: row[2] for row in rows("Settings")}
     assert said == {
         "training images": f"**the first {dataset.train_examples:,}**",
         "batch size": f"**{train.batch_size}**",
