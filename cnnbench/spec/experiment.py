@@ -340,22 +340,24 @@ class Splits(Model):
 
 
 class RandomCrop(Model):
-    """Pads the image, and crops it back at a random place."""
+    """Pads the image and takes a random crop of the original size."""
 
-    padding: Count = Field(description="rows and columns added at each side")
+    padding: Count = Field(description="rows and columns added on each side")
     mode: Literal["zeros", "reflect"] = Field(
-        "zeros", description="black pixels, or a mirror image without the edge, as in torchvision"
+        "zeros",
+        description="zeros for black pixels; reflect mirrors the image without repeating the edge,"
+        " as in torchvision",
     )
 
 
 class RandomTranslation(Model):
-    """Moves the image, and fills with black pixels."""
+    """Shifts the image and fills with black pixels."""
 
-    pixels: Count = Field(description="largest number of rows and of columns")
+    pixels: Count = Field(description="largest shift, in rows and in columns")
 
 
 class RandAugment(Model):
-    """Changes the image by random operations, as torchvision's `RandAugment` (Cubuk et al. 2020).
+    """Applies random operations, as torchvision's `RandAugment` does (Cubuk et al. 2020).
 
     Each is one of 14 with equal probability: identity, shear, translate, rotate, brightness, color,
     contrast, sharpness, posterize, solarize, auto-contrast and equalize, with torchvision's
@@ -384,7 +386,9 @@ class RandomErasing(Model):
 
     probability: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="fraction of images")
     area: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.33, description="largest fraction of the image; the smallest is 0.02, or this if less"
+        0.33,
+        description="largest fraction of the image that is erased; the smallest is 0.02, or this if"
+        " less",
     )
 
 
@@ -397,29 +401,29 @@ class Mixup(Model):
 
 
 class Cutmix(Model):
-    """Replaces a box by that of another image, and mixes labels by area (Yun et al. 2019)."""
+    """Replaces a box with that of another image, and mixes labels by area (Yun et al. 2019)."""
 
     alpha: Positive = Field(1.0, description="parameter of the beta distribution of the area")
 
 
 class Augment(Model):
-    """Random changes of the training images, in this order."""
+    """Random transforms of the training images, in this order."""
 
-    random_crop: RandomCrop | None = Field(None, description="pad and crop, at a random place")
+    random_crop: RandomCrop | None = Field(None, description="pad, and take a random crop")
     random_translation: RandomTranslation | None = Field(
-        None, description="move by a random number of pixels"
+        None, description="shift by a random number of pixels"
     )
     random_flip: Literal["horizontal", "vertical"] | None = Field(
-        None, description="mirror half of the images: horizontal or vertical"
+        None, description="flip images with probability 0.5: horizontal or vertical"
     )
     rand_augment: Annotated[RandAugment | None, ADDED] = Field(
-        None, description="random operations on geometry and color"
+        None, description="random geometric and color operations"
     )
     random_rotation: RandomRotation | None = Field(None, description="rotate by a random angle")
     random_erasing: RandomErasing | None = Field(None, description="erase a random rectangle")
     mixup: Mixup | None = Field(None, description="mix pairs of images and their labels")
     cutmix: Cutmix | None = Field(
-        None, description="paste a box of another image; with mixup, half of the batches each"
+        None, description="paste a box from another image; with mixup, each on half of the batches"
     )
 
     @property
@@ -437,27 +441,27 @@ AUGMENTATIONS: Mapping[str, type[Model]] = {
 
 
 class Resize(Model):
-    """Scales images to the same size, averaging the pixels that are merged."""
+    """Scales images to the same size: bilinear, with antialiasing."""
 
     size: Size = Field(description="[height, width], or one number for both")
     method: ResizeMethod = Field(
         "crop",
-        description="crop cuts off what exceeds the aspect ratio, at both sides; fit keeps all of"
-        " the image and fills up with background; stretch changes the aspect ratio",
+        description="crop scales the image to cover the size and center-crops it; fit scales the"
+        " whole image to fit and pads it with background; stretch ignores the aspect ratio",
     )
 
 
 class SplitSpec(Model):
-    """Division of images that have no splits of their own; in a random order."""
+    """Random split of images that have no splits of their own."""
 
-    validation: Fraction = Field(0.15, description="share of the images for validation")
+    validation: Fraction = Field(0.15, description="fraction of the images for validation")
     test: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.15, description="share of the images for testing"
+        0.15, description="fraction of the images for testing"
     )
     stratified: bool = Field(
-        True, description="divide each class by itself, so that all splits have the same shares"
+        True, description="split each class separately, so that all splits have the same class mix"
     )
-    seed: CountOrNone = Field(0, description="seed of the random order")
+    seed: CountOrNone = Field(0, description="seed of the random split")
 
 
 class DatasetSpec(Model):
@@ -475,22 +479,22 @@ class DatasetSpec(Model):
     )
     resize: Annotated[Resize | None, ADDED] = Field(
         None,
-        description="image size of a folder, or of Parquet files; default: all images must have"
-        " the same",
+        description="for a folder or Parquet files: image size; default: all images must already"
+        " have the same size",
     )
     channels: Annotated[Literal[1, 3], ADDED] = Field(
-        3, description="of a folder: 1 converts its images to gray, 3 to RGB"
+        3, description="for a folder: 1 converts images to gray, 3 to RGB"
     )
     background: Annotated[Background, ADDED] = Field(
         "white",
-        description="of a folder or Parquet files: color behind transparent pixels, and around"
-        " images with method: fit: white, black, or [red, green, blue] from 0 to 255",
+        description="for a folder or Parquet files: color behind transparent pixels, and of the"
+        " padding with method: fit: white, black, or [red, green, blue] from 0 to 255",
     )
     on_error: Annotated[Literal["stop", "skip"], ADDED] = Field(
-        "stop", description="of a folder: stop at the first unreadable image, or skip them all"
+        "stop", description="for a folder: stop at the first unreadable image, or skip all of them"
     )
     split: Annotated[SplitSpec, ADDED] = Field(
-        SplitSpec(), description="shares of the splits that a folder or arrays do not have"
+        SplitSpec(), description="fractions for the splits that a folder or arrays lack"
     )
     arrays: Annotated[ArrayFiles | None, ADDED] = Field(
         None,
@@ -500,23 +504,23 @@ class DatasetSpec(Model):
     )
     keys: Annotated[ArrayKeys | None, ADDED] = Field(
         None,
-        description="of arrays: names in the files, if not recognized: arrays of an .npz file"
-        " {train_images: x, train_labels: y}, or columns {images: picture, labels: kind}",
+        description="for arrays: names in the files, if not detected: of arrays in an .npz file"
+        " {train_images: x, train_labels: y}, or of columns {images: picture, labels: kind}",
     )
     shape: Annotated[ImageShape | None, ADDED] = Field(
         None,
-        description="of arrays: [height, width, channels] of flattened images; default: square"
+        description="for arrays: [height, width, channels] of flattened images; default: square"
         " and gray",
     )
     layout: Annotated[ChannelOrder | None, ADDED] = Field(
         None,
-        description="of arrays: order of the axes of color images; default: recognized from"
-        " their sizes",
+        description="for arrays: channels_last or channels_first; default: detected from the sizes"
+        " of the axes",
     )
     value_range: Annotated[ValueRange | None, ADDED] = Field(
         None,
-        description="of arrays: pixel values [black, white]; default: [0, 1] or [0, 255],"
-        " recognized from the values",
+        description="for arrays: pixel values [black, white]; default: [0, 1] or [0, 255],"
+        " detected from the values",
     )
     offline: str | None = Field(None, description="fallback dataset if name is not available")
     splits: Splits = Field(Splits(), description="split sizes; default: the dataset's own")
@@ -531,7 +535,7 @@ class DatasetSpec(Model):
         " those of the training images",
     )
     augment: Annotated[Augment | None, ADDED] = Field(
-        None, description="random changes of the training images"
+        None, description="data augmentation of the training images"
     )
 
     @property
@@ -612,11 +616,11 @@ class Clip(Model):
 
     norm: Positive | None = Field(
         None,
-        description="largest norm of the gradient of all parameters together, as in PyTorch's"
-        " clip_grad_norm_; a longer gradient is scaled down to it",
+        description="maximum norm of the gradient of all parameters together, as in PyTorch's"
+        " clip_grad_norm_; larger gradients are scaled down to it",
     )
     value: Positive | None = Field(
-        None, description="largest absolute value of each element of the gradient"
+        None, description="maximum absolute value of each element of the gradient"
     )
 
 
@@ -624,7 +628,7 @@ class Ema(Model):
     """Exponential moving average of the parameters, updated after every step."""
 
     decay: Fraction = Field(
-        0.999, description="weight of the previous average; 1 minus it is that of the parameters"
+        0.999, description="weight of the previous average; the parameters have weight 1 - decay"
     )
 
 
@@ -634,7 +638,9 @@ class EarlyStopping(Model):
     metric: Selector = Field(
         "loss", description="metric on the validation images: loss, or one of metrics"
     )
-    patience: Count = Field(description="epochs in a row without an improvement that end training")
+    patience: Count = Field(
+        description="number of consecutive epochs without improvement after which a seed stops"
+    )
     min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.0, description="smallest change that counts as an improvement"
     )
@@ -649,8 +655,8 @@ class TrainSpec(Model):
     schedule: Schedule = Field(DEFAULT_SCHEDULE, description="learning-rate schedule")
     groups: Annotated[tuple[ParameterGroup, ...] | None, ADDED] = Field(
         None,
-        description="layers with their own learning rate or weight decay; the first group that"
-        " matches a layer applies",
+        description="layers with their own learning rate or weight decay; the first matching group"
+        " applies",
         strict=False,
     )
     precision: Precision = Field(
@@ -668,21 +674,22 @@ class TrainSpec(Model):
     clip: Annotated[Clip | None, ADDED] = Field(None, description="gradient clipping")
     label_smoothing: Annotated[Fraction, ADDED] = Field(
         0.0,
-        description="share of the target that is spread evenly over all classes, in the training"
-        " loss of classify; validation and test losses are without it",
+        description="fraction of the target that is spread evenly over all classes, for classify;"
+        " training loss only, not validation or test loss",
     )
     class_weights: Annotated[ClassWeights, ADDED] = Field(
         None,
-        description="weight of each class in the training loss of classify, as in PyTorch's"
-        " CrossEntropyLoss: a list, or balanced for weights inversely proportional to the number of"
-        " training images; validation and test losses are without it",
+        description="weight of each class, for classify, as in PyTorch's CrossEntropyLoss: a list,"
+        " or balanced for weights inversely proportional to the number of training images; training"
+        " loss only, not validation or test loss",
     )
     ema: Annotated[Ema | None, ADDED] = Field(
-        None, description="evaluate and store the moving average of the parameters"
+        None, description="evaluate and store an exponential moving average of the parameters"
     )
     early_stopping: Annotated[EarlyStopping | None, ADDED] = Field(
         None,
-        description="stop a seed once a validation metric no longer improves; epochs is the most",
+        description="stop a seed once a validation metric no longer improves; epochs is the"
+        " maximum",
     )
     restore_best: Annotated[Selector | None, ADDED] = Field(
         None,
@@ -691,8 +698,8 @@ class TrainSpec(Model):
     )
     drop_last: Annotated[bool, ADDED] = Field(
         True,
-        description="drop the last batch of an epoch if it is incomplete; false trains it, as"
-        " PyTorch's DataLoader does by default, and Keras",
+        description="drop the last batch of an epoch if it is incomplete; false keeps it, as Keras"
+        " and, by default, PyTorch's DataLoader do",
     )
 
 
@@ -701,9 +708,9 @@ class Evaluation(Model):
 
     augment: Literal["flip", "flip_translate"] | None = Field(
         None,
-        description="test-time augmentation for classify, the mean of the logits of several views:"
-        " flip for the image and its mirror image; flip_translate for both, and both moved by a"
-        " pixel, as in airbench",
+        description="test-time augmentation for classify: the mean of the logits over several"
+        " views; flip for the image and its mirror image; flip_translate for both, and both shifted"
+        " by a pixel, as in airbench",
     )
 
 
