@@ -102,7 +102,7 @@ class Attention(Layer):
 
 
 class PositionEmbedding(Layer):
-    """Adds a vector to each pixel that depends on its position only.
+    """Adds a position-dependent vector to each pixel.
 
     `learned` vectors are parameters. `sincos2d` vectors are fixed: sines and cosines of the column,
     then of the row, as in Beyer et al. 2022 (arXiv:2205.01580).

@@ -27,8 +27,8 @@ class BatchNorm(Layer):
     center: Annotated[bool, ADDED] = Field(True, description=CENTER)
     trainable: TrainableKey = Field(
         True,
-        description="false to normalize with the initial running statistics, and keep all"
-        " parameters, as in Keras",
+        description="false to freeze all parameters and normalize with the initial running"
+        " statistics, as in Keras",
     )
     weights: WeightsKey = OWN_WEIGHTS
 

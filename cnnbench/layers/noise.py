@@ -37,7 +37,7 @@ class Noise(Layer):
 
 
 class Dropping(Noise):
-    """Base class of layers that zero values at random and scale the rest by 1 / (1 - rate)."""
+    """Base class of layers that randomly zero values and scale the rest by 1 / (1 - rate)."""
 
     main_options = ("rate",)
     masks = True
@@ -54,7 +54,7 @@ class Dropping(Noise):
 
 
 class Dropout(Dropping):
-    """Zeros random values in training and scales the rest by 1 / (1 - rate)."""
+    """Zeroes random values during training and scales the rest by 1 / (1 - rate)."""
 
     op: Literal["dropout"]
     rate: Fraction = Field(description="fraction of values to zero")
@@ -63,7 +63,7 @@ class Dropout(Dropping):
 
 
 class SpatialDropout(Dropping):
-    """Zeros random channels of images in training and scales the rest (Tompson et al. 2015)."""
+    """Zeroes random channels of images in training and scales the rest (Tompson et al. 2015)."""
 
     op: Literal["spatial_dropout"]
     rate: Fraction = Field(description="fraction of channels to zero")
@@ -80,7 +80,7 @@ class SpatialDropout(Dropping):
 
 
 class DropPath(Dropping):
-    """Zeros random images in training and scales the rest (stochastic depth; Huang et al. 2016).
+    """Zeroes random images in training and scales the rest (stochastic depth; Huang et al. 2016).
 
     Placed at the end of a residual branch, it skips the branch for some images.
     """
@@ -111,7 +111,7 @@ class GaussianNoise(Noise):
 
 
 class MaskingNoise(Noise):
-    """Zeros random values in training without rescaling the rest (Vincent et al. 2010)."""
+    """Zeroes random values during training without rescaling the rest (Vincent et al. 2010)."""
 
     op: Literal["masking_noise"]
     rate: Fraction = Field(description="fraction of values to zero")
@@ -125,7 +125,7 @@ class MaskingNoise(Noise):
 
 
 class Sample(Layer):
-    """Samples from a normal distribution for the loss, else its mean (Kingma & Welling 2014).
+    """Samples a normal distribution in losses; otherwise returns its mean (Kingma & Welling 2014).
 
     Its two inputs of the same shape are the mean and the log variance. The KL divergence from the
     standard normal distribution is part of the loss.

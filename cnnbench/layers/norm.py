@@ -76,7 +76,7 @@ class GroupNorm(Layer):
 
     op: Literal["group_norm"]
     groups: Count = Field(
-        32, description="number of groups; the number of channels is instance norm"
+        32, description="number of groups; as many as channels for instance norm"
     )
     epsilon: Positive = Field(
         1e-5, description="term added to the variance; 1e-6 in Flax, 1e-3 in Keras"
@@ -123,7 +123,7 @@ class GroupNorm(Layer):
 
 
 class Scale(Layer):
-    """Multiplies each channel by a learned factor, or everything by one or by a constant.
+    """Multiplies by a learned factor per channel, by a single learned factor, or by a constant.
 
     Learned factors that begin near zero are the layer scale of Touvron et al. 2021 and the gamma of
     ConvNeXt; a single one that begins at zero is that of ReZero (Bachlechner et al. 2021) and
@@ -134,7 +134,7 @@ class Scale(Layer):
     value: float = Field(description="initial value of the factors, or the constant")
     trainable: bool = Field(True, description="learn the factors; false for a constant")
     per: Annotated[Literal["channel", "all"], ADDED] = Field(
-        "channel", description="learn a factor per channel, or one for all"
+        "channel", description="learn a factor per channel, or a single one"
     )
     weights: WeightsKey = OWN_WEIGHTS
 

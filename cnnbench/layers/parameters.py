@@ -25,19 +25,19 @@ class TruncatedNormal(Model):
 
     name: Literal["truncated_normal"]
     stddev: Positive = Field(
-        description="standard deviation before truncation, which multiplies it by 0.88"
+        description="standard deviation before truncation; truncation multiplies it by 0.88"
     )
 
 
 class ConstantValue(Model):
-    """One value for all."""
+    """The same value everywhere."""
 
     name: Literal["constant"]
     value: float = Field(description="the value")
 
 
 class VarianceScaling(Model):
-    """Mean 0 and variance `scale` / fan, as in Keras and JAX; a bias has the fans of its kernel.
+    """Mean 0 and variance `scale` / fan, as in Keras and JAX; a bias uses the fans of its kernel.
 
     PyTorch's default, for kernels and biases, is `scale: 0.3333333` with `distribution: uniform`.
     """
@@ -125,13 +125,13 @@ BiasInit = Annotated[
 
 TrainableKey = Annotated[bool, ADDED]
 TRAINABLE: bool = Field(
-    True, description="false to keep the initial parameters (a tied kernel is its owner's)"
+    True, description="false to freeze the initial parameters (a tied kernel follows its owner)"
 )
 
 
 WeightsKey = Annotated[str | None, ADDED]
 OWN_WEIGHTS: str | None = Field(
-    None, description="layer whose parameters this layer uses, too; default: its own parameters"
+    None, description="layer whose parameters this layer shares; default: its own parameters"
 )
 
 

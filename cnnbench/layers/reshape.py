@@ -341,7 +341,7 @@ class SpaceToDepth(Layer):
 
     op: Literal["space_to_depth"]
     size: fields.Count = Field(
-        description="height and width of a block, whose pixel (i, j) of channel c is channel"
+        description="height and width of a block; its pixel (i, j) of channel c is channel"
         " (c * size + i) * size + j (PyTorch's order)"
     )
 
@@ -376,7 +376,7 @@ class DepthToSpace(Layer):
 
     op: Literal["depth_to_space"]
     size: fields.Count = Field(
-        description="height and width of a block, whose pixel (i, j) of channel c is channel"
+        description="height and width of a block; its pixel (i, j) of channel c is channel"
         " (c * size + i) * size + j (PyTorch's order)"
     )
 

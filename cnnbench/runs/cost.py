@@ -10,15 +10,15 @@ class Cost:
 
     Args:
       training_flops: FLOPs per training image in matrix products; None for a Python model.
-      forward_flops: FLOPs of the forward pass per image, counted by XLA for the plain form, and so
-        independent of the algorithm that trained it; None if XLA reports no count.
+      forward_flops: FLOPs of the forward pass per image, counted by XLA for the plain form, and
+        therefore independent of the algorithm that trained it; None if XLA reports no count.
       backward_flops: FLOPs of the backward pass per image, counted by XLA: loss and gradient in
         training, minus `forward_flops`; None if XLA reports no count.
       memory_bytes: peak memory of the training step on all devices together, with parameters and
         optimizer state, without the dataset; None if XLA reports none.
       latency_p50_s: median latency of one image through the compiled plain form.
-      latency_p99_s: 99th percentile of the latency, the third largest of 300 calls and so mostly a
-        property of the machine; None for fewer than 200 calls.
+      latency_p99_s: 99th percentile of the latency: the third largest of 300 calls, and therefore
+        mostly a property of the machine; None for fewer than 200 calls.
       latency_calls: number of timed calls.
       product_flops: FLOPs per second of the fastest float32 matrix product on the device, measured
         in the same process.

@@ -49,7 +49,7 @@ class EpochRecord:
       eval_s: evaluation time.
       samples_per_s: training images per second of `train_s`.
       at_once: number of seeds trained together by one program; the times are this seed's share.
-        Tables take times only from epochs with 1.
+        Tables use only times of epochs with 1.
     """
 
     seed: int
@@ -94,9 +94,9 @@ class EngineRecord:
       row: images per micro-batch; None if the batch was not split.
       num_devices: number of devices that shared a batch.
       steps_per_call: training steps per call of the compiled program.
-      seeds_at_once: largest number of seeds trained by one program; the first seed always trains
-        alone.
-      step_s: time per step with each form that `auto` measured; empty if it did not have to.
+      seeds_at_once: largest number of seeds trained in parallel by one program; the first seed is
+        always trained alone.
+      step_s: time per step with each form that `auto` measured; empty if it measured none.
       tune_s: time spent on auto-tuning, including the compilation of the candidates.
       compile_cache: `warm` if all programs came from the cache on disk, `cold` otherwise.
       first_step_s: time from the start of the run to the end of its first step.
@@ -177,8 +177,8 @@ class Environment:
       commit: git commit of the working directory; None outside a repository.
       dirty: true if the working directory had uncommitted changes; None outside a repository.
       command: the command line, one string per argument.
-      load_per_cpu: load average of the minute before training started, per CPU, or the CPU share
-        of other processes at that moment if that is lower; None if unknown.
+      load_per_cpu: one-minute load average per CPU when training started, or the CPU share of other
+        processes at that time if that is lower; None if unknown.
       settings: options of JAX and Flax that affect the results, and environment variables such as
         `XLA_FLAGS` that were set; None in runs of older versions.
     """
@@ -251,10 +251,10 @@ class RunRecord:
       resumed_with: for each entry of `resumed_at`, the versions and devices that differ from
         `environment`.
       tags: tags set with `--tag`, in order.
-      drop_last: False if an incomplete last batch is trained.
+      drop_last: false if an incomplete last batch is kept.
       test_augment: test-time augmentation, `evaluation.augment`; empty for none.
-      stop_metric: metric of `early_stopping`; empty without.
-      best_metric: metric of `restore_best`; empty without.
+      stop_metric: metric of `early_stopping`; empty without it.
+      best_metric: metric of `restore_best`; empty without it.
     """
 
     run_id: str
@@ -344,9 +344,10 @@ class SeedSummary:
       code_accuracy: test accuracy of a linear classifier trained on the codes; None without a code
         layer.
       weights_digest: SHA-256 of the file in `weights/`; None in runs of older versions.
-      num_epochs: number of epochs trained, with `early_stopping` or `restore_best`; None without.
+      num_epochs: number of epochs trained, with `early_stopping` or `restore_best`; None without
+        them.
       chosen_epoch: the epoch whose weights are tested and stored, with `early_stopping` or
-        `restore_best`; None without, for the last one.
+        `restore_best`; None without them, when it is the last one.
     """
 
     seed: int
@@ -368,7 +369,7 @@ class Summary:
     """Results of a finished run: `summary.json`.
 
     Args:
-      num_params: number of trainable parameters; those of several layers count once.
+      num_params: number of trainable parameters; shared parameters count once.
       compile_s: compilation time, all seeds.
       headline: the metric shown in tables: `accuracy` for `classify`, `loss` for `reconstruct`.
       metrics: direction of each metric.

@@ -27,16 +27,16 @@ from cnnbench.layers.fields import (
 
 Decayed = Literal["kernels", "all"]
 _DECAY_ON = (
-    "parameters that decay: kernels (no biases, no scales of normalizations, no embeddings) or all"
+    "parameters that decay: kernels (no biases, normalization scales or embeddings), or all"
 )
 L2 = Annotated[
     NonNegative,
     ADDED,
-    Field(description="L2 weight decay: this times the weights is added to the gradient"),
+    Field(description="L2 weight decay: adds weight_decay * weights to the gradient"),
 ]
 DecayOn = Annotated[Decayed, ADDED, Field(description=_DECAY_ON)]
 _DECOUPLED = (
-    "decoupled weight decay: this times the learning rate times the weights is subtracted from them"
+    "decoupled weight decay: subtracts learning_rate * weight_decay * weights from the weights"
 )
 
 
@@ -80,7 +80,7 @@ class AdamW(_Optimizer):
 
 
 class RAdam(_Optimizer):
-    """RAdam: Adam whose first steps have no second moment (Liu et al. 2020)."""
+    """RAdam: Adam that does not use the second moment in its first steps (Liu et al. 2020)."""
 
     name: Literal["radam"]
     b1: Fraction = Field(0.9, description="decay rate of the first moment")
@@ -91,12 +91,12 @@ class RAdam(_Optimizer):
 
 
 class Adamax(_Optimizer):
-    """Adamax: Adam with the largest of the decayed gradients (Kingma & Ba 2015)."""
+    """Adamax: Adam scaled by a decayed maximum of the gradients (Kingma & Ba 2015)."""
 
     name: Literal["adamax"]
     learning_rate: Positive = Field(0.002, description="initial learning rate")
     b1: Fraction = Field(0.9, description="decay rate of the first moment")
-    b2: Fraction = Field(0.999, description="decay rate of the largest gradient")
+    b2: Fraction = Field(0.999, description="decay rate of the maximum")
     eps: Positive = Field(1e-8, description="term added to the gradient for numerical stability")
     weight_decay: L2 = 0.0
     decay_on: DecayOn = "kernels"
@@ -145,7 +145,7 @@ class Lamb(_Optimizer):
     eps: Positive = Field(1e-6, description="term added to the denominator for numerical stability")
     weight_decay: NonNegative = Field(
         0.0,
-        description="decoupled weight decay: this times the weights is added to Adam's update",
+        description="decoupled weight decay: adds weight_decay * weights to Adam's update",
     )
     decay_on: DecayOn = "all"
 
@@ -168,12 +168,12 @@ class Lars(_Optimizer):
 
 
 class Lion(_Optimizer):
-    """Lion: updates by the sign of the momentum (Chen et al. 2023)."""
+    """Lion: updates with the sign of the momentum (Chen et al. 2023)."""
 
     name: Literal["lion"]
     learning_rate: Positive = Field(1e-4, description="initial learning rate")
     b1: Fraction = Field(
-        0.9, description="decay rate that combines momentum and gradient in the update"
+        0.9, description="weight of the momentum in the update; the gradient has weight 1 - b1"
     )
     b2: Fraction = Field(0.99, description="decay rate of the momentum")
     weight_decay: NonNegative = Field(1e-3, description=_DECOUPLED)
@@ -264,7 +264,7 @@ class Linear(Model):
 
 
 class Polynomial(Model):
-    """Polynomial decay, as in PyTorch's PolynomialLR per step."""
+    """Polynomial decay, as PyTorch's PolynomialLR, but per step."""
 
     name: Literal["polynomial"]
     power: Positive = Field(1.0, description="exponent of the remaining fraction of the steps")
@@ -275,7 +275,7 @@ class Polynomial(Model):
 
 
 class Exponential(Model):
-    """Exponential decay: the learning rate is multiplied by `rate` per epoch, every step."""
+    """Exponential decay by a factor of `rate` per epoch, applied at every step."""
 
     name: Literal["exponential"]
     rate: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="decay factor per epoch")
@@ -308,12 +308,12 @@ class OneCycle(Model):
     """
 
     name: Literal["one_cycle"]
-    pct_start: Fraction = Field(0.3, description="fraction of the steps in which it rises")
+    pct_start: Fraction = Field(0.3, description="fraction of the steps spent on the rise")
     div_factor: Annotated[float, Field(ge=1)] = Field(
-        25.0, description="largest learning rate divided by the first"
+        25.0, description="maximum learning rate divided by the first one"
     )
     final_div_factor: Annotated[float, Field(ge=1)] = Field(
-        1e4, description="first learning rate divided by the last"
+        1e4, description="first learning rate divided by the last one"
     )
 
 
@@ -413,7 +413,7 @@ class ParameterGroup(Model):
         " schedule applies to it",
     )
     weight_decay: NonNegative | None = Field(
-        None, description="weight decay, of the optimizer's kind; default: the optimizer's"
+        None, description="weight decay, L2 or decoupled as in the optimizer; default: the optimizer's"
     )
 
     def matches(self, layer: str) -> bool:
