@@ -240,8 +240,8 @@ def _info(source: ArraySource, key: str) -> DatasetInfo:
     sizes = {split: len(indices) for split, (_, indices) in source._divided(arrays).items()}
     if not sizes["test"]:
         raise DataError(
-            f"{source.place}: there are no test images; raise dataset.split.test, or add"
-            " test_images and test_labels"
+            f"{source.place}: there are no test images; increase dataset.split.test, or add "
+            "test_images and test_labels"
         )
     return DatasetInfo(
         name=source.name,
@@ -289,7 +289,7 @@ def find_files(files: Path | Mapping[str, Path]) -> tuple[tuple[str, Path], ...]
 
 def _existing(path: Path) -> Path:
     if path.is_dir():
-        raise DataError(f"{path}: is a folder; write the name of a file in it")
+        raise DataError(f"{path}: is a folder; specify a file in it")
     if not path.is_file():
         raise DataError(f"{path}: no such file; check the path")
     return path
@@ -303,8 +303,9 @@ def _in_folder(folder: Path) -> tuple[tuple[str, Path], ...]:
         if roles := tuple((_role_in_folder(role, path), path) for role, path in found if role):
             return roles
     raise DataError(
-        f"{folder}: has no array files named by split; name them like train.csv and test.csv, "
-        "x_train.npy and y_train.npy, or train-00000.parquet, or list them in dataset.arrays"
+        f"{folder}: has no array files named after a split; use names such as train.csv and "
+        "test.csv, x_train.npy and y_train.npy, or train-00000.parquet, or list the files in "
+        "dataset.arrays"
     )
 
 
@@ -385,7 +386,7 @@ def _joined(name: str, parts: Sequence[_Raw]) -> _Raw:
 def _unequal(raw: _Raw, first: _Raw) -> DataError:
     return DataError(
         f"{raw.where}: each image has shape {raw.values.shape[1:]}, but those of "
-        f"{_short(first.where)} have {first.values.shape[1:]}; use images of one size"
+        f"{_short(first.where)} have {first.values.shape[1:]}; use images of the same size"
     )
 
 
@@ -395,18 +396,20 @@ def _read_file(
     suffix = _suffix(path)
     if form and form.size and suffix in SUFFIXES and suffix != ".parquet":
         raise DataError(
-            f"{path}: dataset.resize has no effect on {suffix} files; resize the arrays, and "
+            f"{path}: dataset.resize has no effect on {suffix} files; resize the arrays and "
             "remove it"
         )
     if role in ROLES or role in KINDS:
         if suffix != ".npy":
-            raise DataError(f"{path}: is not an .npy file, as {role} needs; save it with np.save")
+            raise DataError(
+                f"{path}: is not an .npy file, which {role} requires; save it with np.save"
+            )
         _require_keys(path, keys, ())
         return {role if role in ROLES else f"train_{role}": _read_npy(path)}
     if suffix == ".npy":
         raise DataError(
-            f"{path}: has one array, without labels; write arrays: {{train_images: {path.name}, "
-            "train_labels: ...}"
+            f"{path}: contains a single array, without labels; use arrays: "
+            f"{{train_images: {path.name}, train_labels: ...}}"
         )
     if suffix != ".npz":
         _require_keys(path, keys, KINDS if suffix == ".parquet" else KINDS[1:])
@@ -488,14 +491,14 @@ def _choose(
             continue
         if role in chosen:
             raise DataError(
-                f"{path}: {chosen[role]} and {name} both look like {role}; write which one to "
-                f"use, dataset.keys: {{{role}: {name}}}"
+                f"{path}: {chosen[role]} and {name} both look like {role}; choose one with "
+                f"dataset.keys: {{{role}: {name}}}"
             )
         chosen[role] = name
     if not any(role in ROLES for role in chosen):
         raise DataError(
             f"{path}: no array has a name like x_train or train_images, only "
-            f"{_listed(names)}; write dataset.keys: {{train_images: NAME, train_labels: NAME}}"
+            f"{_listed(names)}; set dataset.keys: {{train_images: NAME, train_labels: NAME}}"
         )
     return chosen
 
@@ -555,15 +558,15 @@ def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[An
         case (2, 0):
             shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
         case _:  # used for names of fields only
-            raise DataError(f"{where}: has named fields; save each as an array of its own")
+            raise DataError(f"{where}: has named fields; save each field as a separate array")
     return shape, dtype
 
 
 def _require_safe(shape: tuple[int, ...], dtype: np.dtype[Any], available: int, where: str) -> None:
     if dtype.hasobject:
         raise DataError(
-            f"{where}: has pickled Python objects, which are never loaded; save np.stack(x) of "
-            "images of one size, or x.astype(str) of labels"
+            f"{where}: contains pickled Python objects, which are never loaded; save "
+            "np.stack(x) for images of the same size, or x.astype(str) for labels"
         )
     size = math.prod(shape) * dtype.itemsize
     if size > MOST_BYTES:
@@ -612,7 +615,7 @@ class _Lines:
             self._length += len(line)
             if self._length > MOST_BYTES:
                 most = f"{MOST_BYTES >> 30} GiB allowed"
-                raise DataError(f"{self._path}: has more text than the {most}; save it as .npz")
+                raise DataError(f"{self._path}: is larger than the {most}; save it as .npz")
             if line.strip():
                 return line
 
@@ -688,8 +691,8 @@ def _columns(path: Path, cells: Sequence[str], named: str | None) -> _Columns:
     if named is not None and not names and re.fullmatch(r"-?\d+", named):
         if int(named) not in range(-len(cells), len(cells)):
             raise DataError(
-                f"{path}: has {len(cells)} columns, none with number {named}; use 0 to "
-                f"{len(cells) - 1} in dataset.keys.labels"
+                f"{path}: column {named} is out of range for {len(cells)} columns; use 0 to "
+                f"{len(cells) - 1} for dataset.keys.labels"
             )
         return _Columns(int(named) % len(cells), ())
     if named is not None:
@@ -700,7 +703,7 @@ def _columns(path: Path, cells: Sequence[str], named: str | None) -> _Columns:
         return _Columns(words.index(known), names)
     if names and not counted:
         raise DataError(
-            f"{path}: no column is named {or_list(_LABEL_COLUMNS)}, only {_listed(names)}; write "
+            f"{path}: no column is named {or_list(_LABEL_COLUMNS)}, only {_listed(names)}; set "
             "dataset.keys: {labels: NAME}"
         )
     return _Columns(next((i for i, cell in enumerate(cells) if cell), 0), names)
@@ -726,7 +729,7 @@ def _bad_line(path: Path, number: int, error: ValueError) -> DataError:
     if found:
         text, column = found.groups()
         what = "is empty" if text == "''" else f"{text} is not a number"
-        return DataError(f"{path}:{number}: column {column}: {what}; write 0 to 255")
+        return DataError(f"{path}:{number}: column {column}: {what}; use 0 to 255")
     if found := re.search(r"columns changed from (\d+) to (\d+)", str(error)):
         before, now = found.groups()
         return DataError(
@@ -746,7 +749,7 @@ def _read_parquet(path: Path, keys: Mapping[str, str], form: ImageForm | None) -
         import pyarrow.parquet as pq
     except ImportError as error:
         install = commands.pip_install("pyarrow")
-        raise DataError(f"{path}: Parquet files need the package pyarrow; {install}") from error
+        raise DataError(f"{path}: Parquet files require pyarrow; {install}") from error
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
@@ -773,7 +776,7 @@ def _parquet_column(
     found = next((name for name in known if name in names), None)
     if found is None:
         raise DataError(
-            f"{path}: no column is named {or_list(known)}, only {_listed(names)}; write "
+            f"{path}: no column is named {or_list(known)}, only {_listed(names)}; set "
             f"dataset.keys: {{{key}: NAME}}"
         )
     return found
@@ -807,7 +810,7 @@ def _decoded(where: str, cells: Sequence[object], form: ImageForm) -> Pixels:
         if image.shape[:2] != first:
             sizes = f"is {_size(image.shape)}, but image 0 is {_size(first)}"
             raise DataError(
-                f"{where}: image {i} {sizes} pixels; write dataset.resize: {{size: {list(first)}}}"
+                f"{where}: image {i} {sizes} pixels; set dataset.resize: {{size: {list(first)}}}"
             )
     if all(image.ndim == 2 for image in images):
         return np.stack(images)
@@ -825,8 +828,8 @@ def _decode(where: str, cell: object, form: ImageForm) -> Pixels:
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(content, bytes):
         raise DataError(
-            f"{where}: has no bytes of an image file; embed the images, as "
-            "Dataset.to_parquet of the package datasets does"
+            f"{where}: contains no image bytes; embed the images, as Dataset.to_parquet of the "
+            "datasets package does"
         )
     try:
         with warnings.catch_warnings():
@@ -872,7 +875,11 @@ def _require_count(images: _Raw, labels: _Raw) -> None:
         raise DataError(f"{images.where}: has no images (shape {shape}); check the file")
     if num_images != num_labels:
         moved = len(shape) == 4 and shape[-1] == num_labels
-        remedy = "move the last axis first, np.moveaxis(x, -1, 0)" if moved else "use one per image"
+        remedy = (
+            "move the last axis to the front with np.moveaxis(x, -1, 0)"
+            if moved
+            else "use one per image"
+        )
         raise DataError(
             f"{labels.where}: has {num_labels:,} labels for the {num_images:,} images of "
             f"{_short(images.where)}; {remedy}"
@@ -892,7 +899,7 @@ def _pixels(
     first = images["train_images"]
     for each in images.values():
         if each.values.dtype.kind not in "buif":
-            raise DataError(f"{each.where}: has type {each.values.dtype}; save pixels as uint8")
+            raise DataError(f"{each.where}: has dtype {each.values.dtype}; save pixels as uint8")
         if each.values.shape[1:] != first.values.shape[1:]:
             raise _unequal(each, first)
     shaped, note = _channels_last(images, options)
@@ -948,7 +955,7 @@ def _unflattened(raw: _Raw, options: ArrayOptions) -> tuple[int, int, int]:
     third = math.isqrt(num // 3)
     guess = f"[{third}, {third}, 3]" if 3 * third**2 == num else "[HEIGHT, WIDTH, CHANNELS]"
     raise DataError(
-        f"{raw.where}: has {num} pixel values per image, which is not a square; write "
+        f"{raw.where}: has {num} pixel values per image, which is not a square number; set "
         f"dataset.shape: {guess}"
     )
 
@@ -967,7 +974,7 @@ def _layout(raw: _Raw, inner: tuple[int, ...], options: ArrayOptions) -> Channel
             if first:
                 break
     raise DataError(
-        f"{raw.where}: the axis of channels is not clear from shape {raw.values.shape}; write "
+        f"{raw.where}: the channel axis is ambiguous in shape {raw.values.shape}; set "
         "dataset.layout: channels_first or channels_last"
     )
 
@@ -979,7 +986,7 @@ def _value_range(
     for each in images.values():
         if each.values.dtype.kind == "f" and not (finite := np.isfinite(each.values)).all():
             bad = int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
-            raise DataError(f"{each.where}: image {bad} has values that are not finite; remove it")
+            raise DataError(f"{each.where}: image {bad} has non-finite values; remove it")
     low = min(float(each.values.min()) for each in images.values())
     high = max(float(each.values.max()) for each in images.values())
     if wanted is None:
@@ -993,7 +1000,7 @@ def _value_range(
     where = images["train_images"].where
     but = f", outside dataset.value_range: [{wanted[0]:g}, {wanted[1]:g}]" if wanted else ""
     raise DataError(
-        f"{where}: has pixel values from {low:.5g} to {high:.5g}{but}; write "
+        f"{where}: has pixel values from {low:.5g} to {high:.5g}{but}; set "
         f"dataset.value_range: {_likely_range(low, high)}, the values of black and white"
     )
 
@@ -1061,11 +1068,11 @@ def _counts_up(values: Array) -> bool:
 
 def _require_classes(where: str, values: Array, num: int) -> None:
     if len(values) < 2:
-        raise DataError(f"{where}: has one class, {values[0]}; use images of two or more")
+        raise DataError(f"{where}: has only one class, {values[0]}; use two or more")
     if len(values) > max(_MANY_CLASSES, num // 2):
         raise DataError(
-            f"{where}: has {len(values):,} classes for {num:,} images; use labels of classes, not "
-            "numbers of images"
+            f"{where}: has {len(values):,} classes for {num:,} images; use class labels, not "
+            "image indices"
         )
 
 
@@ -1090,7 +1097,7 @@ def _class_names(raw: _Raw) -> tuple[str, ...]:
     names = tuple(map(str, _text_values(raw)))
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
-        raise DataError(f"{raw.where}: two classes have the name {quoted(twice)}; rename one")
+        raise DataError(f"{raw.where}: two classes are named {quoted(twice)}; rename one")
     return names
 
 
@@ -1122,7 +1129,7 @@ def _flat(raw: _Raw) -> _Labels:
         case "U" | "S":
             return _Labels(_integers_if_all(_text_values(_Raw(values, where))), where)
         case _:
-            raise DataError(f"{where}: has type {values.dtype}; use integers or strings")
+            raise DataError(f"{where}: has dtype {values.dtype}; use integers or strings")
 
 
 def _from_one_hot(values: Array, where: str) -> NDArray[np.int64]:

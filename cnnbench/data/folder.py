@@ -81,8 +81,8 @@ class FolderSource:
         sizes = {name: len(indices) for name, indices in self._divided(listing).items()}
         if not sizes["test"]:
             raise DataError(
-                f"{self.path}: there are no test images; raise dataset.split.test, or add a folder"
-                " test"
+                f"{self.path}: there are no test images; increase dataset.split.test, or add a "
+                "folder named test"
             )
         return DatasetInfo(
             name=self.path.name or str(self.path),
@@ -175,7 +175,9 @@ class FolderSource:
         for name, indices in self._divided(listing).items():
             kept = np.array([index for index in indices if index not in broken], np.intp)
             if indices and not len(kept):
-                raise DataError(f"{self.path}: no {name} image is readable; save them again")
+                raise DataError(
+                    f"{self.path}: none of the {name} images can be read; save them again"
+                )
             arrays |= {f"{name}_images": images[where[kept]], f"{name}_labels": labels[kept]}
         return CacheEntry(arrays, f"the folder {self.path}", decoded.key)
 
@@ -207,8 +209,8 @@ class FolderSource:
         if others and folder:
             near = did_you_mean(others[0], classes)
             raise DataError(
-                f"{self.path / folder / others[0]}: there is no class '{others[0]}' in the training"
-                f" images{near}; use {or_list(classes)}"
+                f"{self.path / folder / others[0]}: the training images have no class "
+                f"'{others[0]}'{near}; use {or_list(classes)}"
             )
         root, empty = self.path.resolve(), []
         for label, name in enumerate(classes):
@@ -217,7 +219,7 @@ class FolderSource:
             empty += [] if found else [name]
         if empty and folder in {"", "train"}:
             raise DataError(
-                f"{self.path / folder / empty[0]}: there are no images; add {READABLE} files, or"
+                f"{self.path / folder / empty[0]}: has no images; add {READABLE} files, or"
                 " remove the folder"
             )
 
@@ -273,8 +275,8 @@ def _classes(path: Path) -> tuple[str, ...]:
     if len(classes) < 2:
         have = f"only the folder '{classes[0]}'" if classes else "no folders"
         raise DataError(
-            f"{path}: {have} inside; put the images of each class into a folder of its own, with"
-            " the name of the class"
+            f"{path}: contains {have}; put the images of each class into a folder named after "
+            "the class"
         )
     return tuple(classes)
 
@@ -292,8 +294,8 @@ def _walk(folder: Path, root: Path) -> Iterator[Path]:
             continue
         if each.is_symlink() and not each.resolve().is_relative_to(root):
             raise DataError(
-                f"{each}: is a symbolic link to {each.resolve()}, outside of {root}; copy it into"
-                " the folder"
+                f"{each}: is a symbolic link to {each.resolve()}, outside {root}; copy it into "
+                "the folder"
             )
         if each.is_dir():
             yield from _walk(each, root)

@@ -75,9 +75,7 @@ class GroupNorm(Layer):
     """
 
     op: Literal["group_norm"]
-    groups: Count = Field(
-        32, description="number of groups; as many as channels for instance norm"
-    )
+    groups: Count = Field(32, description="number of groups; as many as channels for instance norm")
     epsilon: Positive = Field(
         1e-5, description="term added to the variance; 1e-6 in Flax, 1e-3 in Keras"
     )

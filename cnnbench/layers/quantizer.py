@@ -13,7 +13,7 @@ from cnnbench.system.arrays import Array
 
 
 class VectorQuantizer(Layer):
-    """Replaces each vector with its nearest neighbor in a codebook (VQ-VAE; van den Oord et al. 2017).
+    """Replaces vectors with their nearest ones in a codebook (VQ-VAE; van den Oord et al. 2017).
 
     The vectors are those of the pixels of an image, or the vector of an image. The gradient is
     straight-through. The loss gains the mean squared distance that moves the codebook to the

@@ -26,9 +26,7 @@ from cnnbench.layers.fields import (
 )
 
 Decayed = Literal["kernels", "all"]
-_DECAY_ON = (
-    "parameters that decay: kernels (no biases, normalization scales or embeddings), or all"
-)
+_DECAY_ON = "parameters that decay: kernels (no biases, normalization scales or embeddings), or all"
 L2 = Annotated[
     NonNegative,
     ADDED,
@@ -413,7 +411,7 @@ class ParameterGroup(Model):
         " schedule applies to it",
     )
     weight_decay: NonNegative | None = Field(
-        None, description="weight decay, L2 or decoupled as in the optimizer; default: the optimizer's"
+        None, description="weight decay, of the optimizer's type; default: the optimizer's value"
     )
 
     def matches(self, layer: str) -> bool:

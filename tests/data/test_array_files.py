@@ -341,7 +341,7 @@ def test_parquet_of_mixed_sizes_is_resized_on_the_background(tmp_path: Path) -> 
     assert (found[1] == form.background).all()
     npz_path = keras(tmp_path, GRAY)
     assert error_of(npz_path, tmp_path, form=form) == (
-        "data.npz: dataset.resize has no effect on .npz files; resize the arrays, and remove it"
+        "data.npz: dataset.resize has no effect on .npz files; resize the arrays and remove it"
     )
 
 
@@ -372,23 +372,23 @@ OBJECTS = np.array([{"a": 1}, None], object)
         (
             {"x_train": OBJECTS, "y_train": LABELS},
             {},
-            "a.npz: x_train: has pickled Python objects, which are never loaded; save "
-            "np.stack(x) of images of one size, or x.astype(str) of labels",
+            "a.npz: x_train: contains pickled Python objects, which are never loaded; save "
+            "np.stack(x) for images of the same size, or x.astype(str) for labels",
         ),
         (
             {"x_train": GRAY, "y_train": np.zeros(12, [("a", "i4")])},
             {},
-            "a.npz: y_train: has type [('a', '<i4')]; use integers or strings",
+            "a.npz: y_train: has dtype [('a', '<i4')]; use integers or strings",
         ),
         (
             {"x_train": GRAY.astype(complex), "y_train": LABELS},
             {},
-            "a.npz: x_train: has type complex128; save pixels as uint8",
+            "a.npz: x_train: has dtype complex128; save pixels as uint8",
         ),
         (
             {"a": GRAY, "b": LABELS},
             {},
-            "a.npz: no array has a name like x_train or train_images, only a and b; write "
+            "a.npz: no array has a name like x_train or train_images, only a and b; set "
             "dataset.keys: {train_images: NAME, train_labels: NAME}",
         ),
         (
@@ -404,15 +404,15 @@ OBJECTS = np.array([{"a": 1}, None], object)
         (
             {"x": GRAY, "images": GRAY, "y": LABELS},
             {},
-            "a.npz: x and images both look like train_images; write which one to use, "
-            "dataset.keys: {train_images: images}",
+            "a.npz: x and images both look like train_images; choose one with dataset.keys: "
+            "{train_images: images}",
         ),
         ({"x_train": GRAY}, {}, "a.npz: has no train_labels; add it"),
         ({}, {}, "a.npz: has no arrays; save it with np.savez"),
         (
             {"a\n\x1b[31mb": GRAY},
             {},
-            "a.npz: no array has a name like x_train or train_images, only a [31mb; write "
+            "a.npz: no array has a name like x_train or train_images, only a [31mb; set "
             "dataset.keys: {train_images: NAME, train_labels: NAME}",
         ),
         (
@@ -428,8 +428,8 @@ OBJECTS = np.array([{"a": 1}, None], object)
         (
             {"x_train": np.moveaxis(COLOR, 0, -1), "y_train": LABELS},
             {},
-            "a.npz: y_train: has 12 labels for the 6 images of x_train; move the last axis first, "
-            "np.moveaxis(x, -1, 0)",
+            "a.npz: y_train: has 12 labels for the 6 images of x_train; move the last axis to "
+            "the front with np.moveaxis(x, -1, 0)",
         ),
         (
             {"x_train": GRAY[:0], "y_train": LABELS[:0]},
@@ -440,7 +440,7 @@ OBJECTS = np.array([{"a": 1}, None], object)
             {"x_train": GRAY, "y_train": LABELS, "x_test": GRAY[:, :5], "y_test": LABELS},
             {},
             "a.npz: x_test: each image has shape (5, 5), but those of x_train have (6, 5); use "
-            "images of one size",
+            "images of the same size",
         ),
         (
             {"x_train": LABELS, "y_train": LABELS},
@@ -451,25 +451,25 @@ OBJECTS = np.array([{"a": 1}, None], object)
         (
             {"x_train": RANDOM.random((12, 3, 5, 3)), "y_train": LABELS},
             {},
-            "a.npz: x_train: the axis of channels is not clear from shape (12, 3, 5, 3); write "
+            "a.npz: x_train: the channel axis is ambiguous in shape (12, 3, 5, 3); set "
             "dataset.layout: channels_first or channels_last",
         ),
         (
             {"x_train": np.zeros((12, 3072)), "y_train": LABELS},
             {},
-            "a.npz: x_train: has 3072 pixel values per image, which is not a square; write "
+            "a.npz: x_train: has 3072 pixel values per image, which is not a square number; set "
             "dataset.shape: [32, 32, 3]",
         ),
         (
             {"x_train": np.zeros((12, 30)), "y_train": LABELS},
             {},
-            "a.npz: x_train: has 30 pixel values per image, which is not a square; write "
+            "a.npz: x_train: has 30 pixel values per image, which is not a square number; set "
             "dataset.shape: [HEIGHT, WIDTH, CHANNELS]",
         ),
         (
             {"x_train": np.zeros((12, 3072)), "y_train": LABELS},
             {"shape": (32, 32, 3)},
-            "a.npz: x_train: the axis of channels is not clear from shape (12, 3072); write "
+            "a.npz: x_train: the channel axis is ambiguous in shape (12, 3072); set "
             "dataset.layout: channels_first or channels_last",
         ),
         (
@@ -487,20 +487,20 @@ OBJECTS = np.array([{"a": 1}, None], object)
         (
             {"x_train": np.linspace(-2, 2.5, 120).reshape(12, 5, 2), "y_train": LABELS},
             {},
-            "a.npz: x_train: has pixel values from -2 to 2.5; write dataset.value_range: "
+            "a.npz: x_train: has pixel values from -2 to 2.5; set dataset.value_range: "
             "[-2, 2.5], the values of black and white",
         ),
         (
             {"x_train": np.linspace(0, 16, 300).reshape(12, 5, 5), "y_train": LABELS},
             {},
-            "a.npz: x_train: has pixel values from 0 to 16; write dataset.value_range: [0, 16], "
+            "a.npz: x_train: has pixel values from 0 to 16; set dataset.value_range: [0, 16], "
             "the values of black and white",
         ),
         (
             {"x_train": GRAY.astype(int) * 10, "y_train": LABELS},
             {"value_range": (0.0, 1.0)},
             "a.npz: x_train: has pixel values from 0 to 2550, "
-            "outside dataset.value_range: [0, 1]; write dataset.value_range: [0, 4095], the "
+            "outside dataset.value_range: [0, 1]; set dataset.value_range: [0, 4095], the "
             "values of black and white",
         ),
         (
@@ -509,7 +509,7 @@ OBJECTS = np.array([{"a": 1}, None], object)
                 "y_train": LABELS,
             },
             {},
-            "a.npz: x_train: image 7 has values that are not finite; remove it",
+            "a.npz: x_train: image 7 has non-finite values; remove it",
         ),
         (
             {"x_train": GRAY, "y_train": np.ones((12, 14))},
@@ -524,7 +524,7 @@ OBJECTS = np.array([{"a": 1}, None], object)
         (
             {"x_train": GRAY, "y_train": LABELS * 0 + 3},
             {},
-            "a.npz: y_train: has one class, 3; use images of two or more",
+            "a.npz: y_train: has only one class, 3; use two or more",
         ),
         (
             {"x_train": GRAY, "y_train": LABELS, "x_test": GRAY[:2], "y_test": [0, 7]},
@@ -539,13 +539,13 @@ OBJECTS = np.array([{"a": 1}, None], object)
         (
             {"x_train": GRAY, "y_train": LABELS, "class_names": ["a", "b", "b"]},
             {},
-            "a.npz: class_names: two classes have the name 'b'; rename one",
+            "a.npz: class_names: two classes are named 'b'; rename one",
         ),
         (
             {"x_train": np.zeros((2_002, 1, 1)), "y_train": np.arange(2_002)},
             {},
-            "a.npz: y_train: has 2,002 classes for 2,002 images; use labels of classes, not "
-            "numbers of images",
+            "a.npz: y_train: has 2,002 classes for 2,002 images; use class labels, not image "
+            "indices",
         ),
     ],
 )
@@ -596,8 +596,8 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
         "images.npy: is damaged or not in NumPy's format; save it again"
     )
     assert error_of({"labels": files["labels"]}, tmp_path) == (
-        "labels.npy: has pickled Python objects, which are never loaded; save np.stack(x) of "
-        "images of one size, or x.astype(str) of labels"
+        "labels.npy: contains pickled Python objects, which are never loaded; save np.stack(x) "
+        "for images of the same size, or x.astype(str) for labels"
     )
     assert error_of(tmp_path / "images.npz", tmp_path) == (
         "images.npz: is not a valid .npz file (File is not a zip file); save it again"
@@ -645,17 +645,17 @@ def test_name_of_a_column_that_is_not_text(tmp_path: Path) -> None:
     [
         ("", "a.csv: has no rows; check the file"),
         ("label,a\n", "a.csv: has no rows; check the file"),
-        ("label,a\n\n1,x\n", "a.csv:3: column 2: 'x' is not a number; write 0 to 255"),
-        ("1,2\n1,\n", "a.csv:2: column 2: is empty; write 0 to 255"),
+        ("label,a\n\n1,x\n", "a.csv:3: column 2: 'x' is not a number; use 0 to 255"),
+        ("1,2\n1,\n", "a.csv:2: column 2: is empty; use 0 to 255"),
         (
             "1,2,3\n1,2\n",
-            "a.csv:2: has 2 columns, but the lines above have 3; use one column per pixel and one "
-            "for the label",
+            "a.csv:2: has 2 columns, but the lines above have 3; use one column per pixel and "
+            "one for the label",
         ),
         (
             "kind,a,b\n1,2,3\n",
             "a.csv: no column is named label, labels, class, target, y, digit or fine_label, only "
-            "kind, a and b; write dataset.keys: {labels: NAME}",
+            "kind, a and b; set dataset.keys: {labels: NAME}",
         ),
         (
             "label,a\n0.5,1\n1,2\n",
@@ -667,7 +667,7 @@ def test_name_of_a_column_that_is_not_text(tmp_path: Path) -> None:
         ),
         (
             "label,a,b\n0,1,1\n1,2,2\n",
-            "a.csv: has 2 pixel values per image, which is not a square; write dataset.shape: "
+            "a.csv: has 2 pixel values per image, which is not a square number; set dataset.shape: "
             "[HEIGHT, WIDTH, CHANNELS]",
         ),
     ],
@@ -695,12 +695,12 @@ PNG = encoded(GRAY[0])
     [
         (
             {"picture": [PNG], "label": [1]},
-            "a.parquet: no column is named image, img, images or x, only picture and label; write "
+            "a.parquet: no column is named image, img, images or x, only picture and label; set "
             "dataset.keys: {images: NAME}",
         ),
         (
             {"image": [PNG, encoded(GRAY[0, :3])], "label": [0, 1]},
-            "a.parquet: image: image 1 is 3x5, but image 0 is 6x5 pixels; write "
+            "a.parquet: image: image 1 is 3x5, but image 0 is 6x5 pixels; set "
             "dataset.resize: {size: [6, 5]}",
         ),
         (
@@ -709,8 +709,8 @@ PNG = encoded(GRAY[0])
         ),
         (
             {"image": [{"bytes": None, "path": "a.png"}], "label": [0]},
-            "a.parquet: image: image 0: has no bytes of an image file; embed the images, as "
-            "Dataset.to_parquet of the package datasets does",
+            "a.parquet: image: image 0: contains no image bytes; embed the images, as "
+            "Dataset.to_parquet of the datasets package does",
         ),
         (
             {"image": [PNG, PNG], "label": [0, None]},
@@ -733,7 +733,7 @@ def test_keys_that_have_no_effect(tmp_path: Path) -> None:
         "train.csv: dataset.keys.images has no effect on .csv files; use labels"
     )
     assert error_of(files, tmp_path, keys={"labels": "26"}) == (
-        "train.csv: has 26 columns, none with number 26; use 0 to 25 in dataset.keys.labels"
+        "train.csv: column 26 is out of range for 26 columns; use 0 to 25 for dataset.keys.labels"
     )
     np.save(tmp_path / "x.npy", GRAY)
     assert error_of({"images": tmp_path / "x.npy"}, tmp_path, keys={"labels": "a"}) == (
@@ -747,17 +747,18 @@ def test_bad_files(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     for name, message in {
         "a.h5": "a.h5: is not an array file; use one of .npz, .npy, .csv, .tsv, .txt or .parquet",
-        "a.npy": "a.npy: has one array, without labels; write arrays: {train_images: a.npy, "
+        "a.npy": "a.npy: contains a single array, without labels; use arrays: "
+        "{train_images: a.npy, "
         "train_labels: ...}",
         "b.npz": "b.npz: no such file; check the path",
     }.items():
         assert error_of(tmp_path / name, tmp_path) == message
     assert "a.parquet: is not a valid Parquet file (" in error_of(tmp_path / "a.parquet", tmp_path)
     assert error_of({"train": tmp_path}, tmp_path) == (
-        f"{tmp_path}: is a folder; write the name of a file in it"
+        f"{tmp_path}: is a folder; specify a file in it"
     )
     assert error_of({"train_images": tmp_path / "a.h5"}, tmp_path) == (
-        "a.h5: is not an .npy file, as train_images needs; save it with np.save"
+        "a.h5: is not an .npy file, which train_images requires; save it with np.save"
     )
     assert error_of({"images": tmp_path / "a.npy"}, tmp_path) == (
         "dataset.arrays: has no train_labels; add it"
@@ -765,8 +766,8 @@ def test_bad_files(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     assert error_of(empty, tmp_path) == (
-        "empty: has no array files named by split; name them like train.csv and test.csv, "
-        "x_train.npy and y_train.npy, or train-00000.parquet, or list them in dataset.arrays"
+        "empty: has no array files named after a split; use names such as train.csv and test.csv, "
+        "x_train.npy and y_train.npy, or train-00000.parquet, or list the files in dataset.arrays"
     )
 
 
@@ -947,7 +948,7 @@ def test_digest_is_of_the_content_not_the_place(tmp_path: Path, cache: Path) -> 
         (
             "{arrays: data.npz, value_range: [0, 9]}",
             "own.yaml:3:19: dataset.arrays: data.npz: x_train: has pixel values from 0 to 255, "
-            "outside dataset.value_range: [0, 9]; write dataset.value_range: [0, 255], the values "
+            "outside dataset.value_range: [0, 9]; set dataset.value_range: [0, 255], the values "
             "of black and white.",
         ),
         (

@@ -199,19 +199,19 @@ def test_folders_that_are_no_dataset(tmp_path: Path) -> None:
     assert refused(missing) == f"{missing}: no such folder; use the path of a folder of images"
     make(tmp_path / "one" / "a", 2)
     assert refused(tmp_path / "one") == (
-        f"{tmp_path}/one: only the folder 'a' inside; put the images of each class into a folder of"
-        " its own, with the name of the class"
+        f"{tmp_path}/one: contains only the folder 'a'; put the images of each class into a "
+        "folder named after the class"
     )
     (tmp_path / "one" / "b").mkdir()
     assert refused(tmp_path / "one") == (
-        f"{tmp_path}/one/b: there are no images; add PNG, JPEG, WebP, GIF, BMP or TIFF files, or"
+        f"{tmp_path}/one/b: has no images; add PNG, JPEG, WebP, GIF, BMP or TIFF files, or"
         " remove the folder"
     )
     for name in ("train/cat", "train/dog", "test/cats"):
         make(tmp_path / "two" / name, 2)
     assert refused(tmp_path / "two") == (
-        f"{tmp_path}/two/test/cats: there is no class 'cats' in the training images (did you mean"
-        " 'cat'?); use cat or dog"
+        f"{tmp_path}/two/test/cats: the training images have no class 'cats' (did you mean "
+        "'cat'?); use cat or dog"
     )
 
 
@@ -225,7 +225,7 @@ def test_links_that_leave_the_folder_are_refused(tmp_path: Path) -> None:
     link = tmp_path / "pics" / "b" / "x.png"
     link.symlink_to(outside / "000.png")
     assert refused(tmp_path / "pics") == (
-        f"{link}: is a symbolic link to {outside}/000.png, outside of {tmp_path}/pics; copy it into"
+        f"{link}: is a symbolic link to {outside}/000.png, outside {tmp_path}/pics; copy it into"
         " the folder"
     )
 
