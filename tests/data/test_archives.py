@@ -245,7 +245,7 @@ def test_a_damaged_file_of_another_program_is_ignored(cifar: str, tmp_path: Path
     notes: list[str] = []
     _require_equal(_load(cifar, tmp_path / "sets", notify=notes.append), _random(10))
     assert notes[0] == (
-        f"{folder}/data_batch_3: this is not the file of dataset 'cifar10'; ignoring it."
+        f"{folder}/data_batch_3: not the published file of dataset 'cifar10'; ignoring it."
     )
 
 
@@ -260,7 +260,7 @@ def test_a_wrong_file_in_the_data_folder_is_an_error(cifar: str, tmp_path: Path)
     with pytest.raises(DataError) as caught:
         _load(cifar, tmp_path / "torchvision", offline="mnist_5k")
     assert str(caught.value) == (
-        f"{wrong}: this is not the file of dataset 'cifar10' (expected MD5 {expected}, found"
+        f"{wrong}: not the published file of dataset 'cifar10' (expected MD5 {expected}, found"
         f" {_md5(b'half')}); {REMEDY}"
     )
 
@@ -332,7 +332,7 @@ def test_svhn_is_downloaded(svhn: Path, tmp_path: Path, monkeypatch: pytest.Monk
         data = _load("svhn_cropped", tmp_path / "sets", notify=lambda _: None)
         (svhn / "test_32x32.mat").write_bytes(b"moved")
         monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "another"))
-        with pytest.raises(DataError, match=r"test_32x32\.mat: this is not the file of dataset"):
+        with pytest.raises(DataError, match=r"test_32x32\.mat: not the published file of dataset"):
             _load("svhn_cropped", tmp_path / "others", notify=lambda _: None)
     _require_equal(data, _random(10))
     assert data.source == f"2 files in {part.parent}"
@@ -373,11 +373,20 @@ _X, _Y = np.zeros((32, 32, 3, 5), np.uint8), np.ones((5, 1), np.uint8)
     ("content", "reason"),
     [
         ({"X": _X}, "is not a MATLAB file of SVHN ('y')"),
-        ({"X": _X, "y": _Y[:4]}, "is not a MATLAB file of SVHN (X is not of 32x32x3 bytes per"),
-        ({"X": _X[:31], "y": _Y}, "is not a MATLAB file of SVHN (X is not of 32x32x3 bytes per"),
-        ({"X": _X / 2, "y": _Y}, "is not a MATLAB file of SVHN (X is not of 32x32x3 bytes per"),
-        ({"X": _X, "y": _Y - 1}, "has labels that are not 1 to 10; "),
-        ({"X": _X, "y": _Y + 10}, "has labels that are not 1 to 10; "),
+        (
+            {"X": _X, "y": _Y[:4]},
+            "is not a MATLAB file of SVHN (X does not contain a 32x32x3 uint8 image per",
+        ),
+        (
+            {"X": _X[:31], "y": _Y},
+            "is not a MATLAB file of SVHN (X does not contain a 32x32x3 uint8 image per",
+        ),
+        (
+            {"X": _X / 2, "y": _Y},
+            "is not a MATLAB file of SVHN (X does not contain a 32x32x3 uint8 image per",
+        ),
+        ({"X": _X, "y": _Y - 1}, "has labels outside 1 to 10; "),
+        ({"X": _X, "y": _Y + 10}, "has labels outside 1 to 10; "),
         ({"X": np.tile(_X, 3), "y": np.tile(_Y.T, 3).T}, "has 15 images, more than the 10 exp"),
     ],
 )
@@ -443,24 +452,24 @@ def _read_letters(path: Path) -> Mapping[str, Array]:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("../a", b"", "member '../a' would be written elsewhere"),
-        ("/a", b"", "member '/a' would be written elsewhere"),
+        ("../a", b"", "member '../a' would be extracted outside the folder"),
+        ("/a", b"", "member '/a' would be extracted outside the folder"),
         (
             "gzip/emnist-letters-train-images-idx3-ubyte.gz",
             bytes(100_000_000),
-            "holds more than the 97,843,216 bytes expected, at member"
+            "exceeds the expected 97,843,216 bytes at member"
             " 'gzip/emnist-letters-train-images-idx3-ubyte.gz'",
         ),
         (
             "gzip/emnist-letters-train-images-idx3-ubyte.gz",
             gzip.compress(bytes(100_000_000), 1),
-            "holds more than the 97,843,216 bytes expected, at member"
+            "exceeds the expected 97,843,216 bytes at member"
             " 'gzip/emnist-letters-train-images-idx3-ubyte.gz'",
         ),
         (
             "gzip/emnist-letters-test-labels-idx1-ubyte.gz",
             gzip.compress(b"abc")[:-4],
-            "member gzip/emnist-letters-test-labels-idx1-ubyte.gz ends too early",
+            "member gzip/emnist-letters-test-labels-idx1-ubyte.gz is truncated",
         ),
         (
             "gzip/emnist-letters-test-labels-idx1-ubyte.gz",
@@ -569,7 +578,7 @@ def test_medmnist_of_another_size_is_refused(
     with pytest.raises(DataError) as caught:
         _load("pathmnist", tmp_path)
     assert str(caught.value) == (
-        f"{path}: has no uint8 images of 28x28x3 with a label each; {REMEDY}"
+        f"{path}: has no uint8 images of 28x28x3 with one label each; {REMEDY}"
     )
 
 
@@ -773,7 +782,7 @@ def test_a_malicious_pickle_is_refused(
     with pytest.raises(DataError) as caught:
         read_pickle(pickle.dumps({"data": content}, protocol), "a.pkl")
     assert str(caught.value) == (
-        "a.pkl: is not a pickle of NumPy arrays, strings, lists and dictionaries alone"
+        "a.pkl: is not a pickle of only NumPy arrays, strings, lists and dictionaries"
         f" ({reason}); {REMEDY}"
     )
     assert not target.exists()
@@ -814,7 +823,7 @@ def test_flipped_bytes_of_a_pickle_crash_nothing() -> None:
 
 
 def test_a_pickle_of_something_else_is_refused() -> None:
-    with pytest.raises(DataError, match=r"^a.pkl: holds a list, not a dictionary; "):
+    with pytest.raises(DataError, match=r"^a.pkl: contains a list, not a dictionary; "):
         read_pickle(pickle.dumps([1]), "a.pkl")
 
 
@@ -829,7 +838,7 @@ def test_a_member_that_leaves_the_folder_is_refused(name: str, tmp_path: Path) -
     with pytest.raises(DataError) as caught:
         read_tar(tmp_path / "a.tar.gz", ["set/a.bin"], 100)
     assert str(caught.value) == (
-        f"{tmp_path}/a.tar.gz: member '{name}' would be written elsewhere; {REMEDY}"
+        f"{tmp_path}/a.tar.gz: member '{name}' would be extracted outside the folder; {REMEDY}"
     )
 
 
@@ -855,8 +864,7 @@ def test_an_archive_that_grows_is_refused_before_it_does(bomb: str, tmp_path: Pa
     with pytest.raises(DataError) as caught:
         read_tar(tmp_path / "a.tar.gz", ["set/a.bin"], 1_000)
     assert str(caught.value) == (
-        f"{tmp_path}/a.tar.gz: holds more than the 1,000 bytes expected, at member '{bomb}';"
-        f" {REMEDY}"
+        f"{tmp_path}/a.tar.gz: exceeds the expected 1,000 bytes at member '{bomb}'; {REMEDY}"
     )
 
 

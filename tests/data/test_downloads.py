@@ -29,7 +29,7 @@ from tests.support.servers import Ranged, serving
 
 CONTENT = np.random.default_rng(3).bytes(100_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-NOT_IT = "this is not the file of dataset 'set/config' (expected SHA-256"
+NOT_IT = "not the published file of dataset 'set/config' (expected SHA-256"
 
 
 class _Server(Ranged):
@@ -141,7 +141,7 @@ def test_a_file_with_another_checksum_is_refused(url: str, tmp_path: Path) -> No
 
 def test_a_file_that_is_too_long_is_not_downloaded_to_its_end(url: str, tmp_path: Path) -> None:
     (tmp_path / "served" / "a.bin").write_bytes(b"0" * 5_000_000)
-    with pytest.raises(UnavailableError, match="sends more than the 100,000 bytes of the file"):
+    with pytest.raises(UnavailableError, match="sent more than the expected 100,000 bytes"):
         _fetch(tmp_path, url)
     assert (tmp_path / "sets/downloads/set/a.bin.part").stat().st_size <= 100_000
 
@@ -208,7 +208,7 @@ def test_a_version_that_does_not_know_the_dataset_is_an_error() -> None:
     with pytest.raises(DataError) as caught:
         published_files("gone")
     assert str(caught.value) == (
-        f"tensorflow-datasets {tfds.__version__} has no checksums of 'gone', which cnnbench"
+        f"tensorflow-datasets {tfds.__version__} has no checksums for 'gone', which cnnbench"
         " requires; run pip install tensorflow-datasets==4.9.10"
     )
 

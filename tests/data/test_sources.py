@@ -110,7 +110,7 @@ def test_a_damaged_earlier_download_is_an_error(served: Path, tmp_path: Path) ->
     with pytest.raises(DataError) as caught:
         _load("mnist", data_dir, offline="mnist_5k")
     assert str(caught.value) == (
-        f"{path}: this is not the file of dataset 'mnist' (expected SHA-256 "
+        f"{path}: not the published file of dataset 'mnist' (expected SHA-256 "
         f"{_sha256(served / FILENAMES[1])}, found {_sha256(path)}); "
         "remove it or replace it with the right file"
     )
@@ -124,7 +124,7 @@ def test_a_download_of_another_file_is_an_error(served: Path, tmp_path: Path) ->
     place, _, message = str(caught.value).partition(": ")
     assert place.endswith(f"/{FILENAMES[3]}")
     assert message == (
-        f"this is not the file of dataset 'mnist' (expected SHA-256 {expected}, "
+        f"not the published file of dataset 'mnist' (expected SHA-256 {expected}, "
         f"found {hashlib.sha256(b'moved elsewhere').hexdigest()}); put the right file into"
         f" {tmp_path / 'sets'}, or set CNNBENCH_MIRROR to another server"
     )
@@ -230,7 +230,7 @@ def test_a_wrong_file_is_an_error_whatever_else(
     with pytest.raises(DataError) as caught:
         _load("mnist", data_dir, offline="mnist_5k")
     assert str(caught.value) == (
-        f"{wrong}: this is not the file of dataset 'mnist' (expected SHA-256 {expected}, "
+        f"{wrong}: not the published file of dataset 'mnist' (expected SHA-256 {expected}, "
         f"found {_sha256(wrong)}); remove it or replace it with the right file"
     )
     assert not (tmp_path / "cache").exists()
@@ -448,7 +448,7 @@ def test_an_uncompressed_file_of_another_set_is_refused(served: Path, tmp_path: 
     with pytest.raises(DataError) as caught:
         _load("mnist", tmp_path, offline="mnist_5k")
     assert str(caught.value) == (
-        f"{wrong}: this is not the file of dataset 'mnist' (expected SHA-256 {expected}, "
+        f"{wrong}: not the published file of dataset 'mnist' (expected SHA-256 {expected}, "
         f"found {_sha256(wrong)}); remove it or replace it with the right file"
     )
 
@@ -559,7 +559,7 @@ def test_uncompressed_files_of_another_known_dataset_are_rejected(
 def test_a_compressed_file_has_its_registered_digest_or_is_refused(unregistered: Path) -> None:
     wrong = unregistered / "train-labels-idx1-ubyte"
     wrong.write_bytes(gzip.compress(wrong.read_bytes(), 1))
-    with pytest.raises(DataError, match=rf"^{wrong}: this is not the file of dataset 'mnist'"):
+    with pytest.raises(DataError, match=rf"^{wrong}: not the published file of dataset 'mnist'"):
         _load("mnist", unregistered)
 
 
@@ -569,7 +569,7 @@ def test_a_wrong_file_is_not_passed_over_for_the_cache(served: Path, tmp_path: P
     write_idx_files(tmp_path / "sets")
     wrong = tmp_path / "sets" / FILENAMES[1]
     wrong.write_bytes(wrong.read_bytes()[:-9])
-    with pytest.raises(DataError, match=rf"^{wrong}: this is not the file of dataset 'mnist'"):
+    with pytest.raises(DataError, match=rf"^{wrong}: not the published file of dataset 'mnist'"):
         _load("mnist", tmp_path / "sets")
 
 
