@@ -144,20 +144,20 @@ def _medmnist(
 _EMNIST = (
     _emnist("", 62, 697_932, 116_323, "digits and letters"),
     _emnist("/byclass", 62, 697_932, 116_323, "the same as emnist"),
-    _emnist("/bymerge", 47, 697_932, 116_323, "with like cases merged"),
+    _emnist("/bymerge", 47, 697_932, 116_323, "similar cases merged"),
     _emnist("/balanced", 47, 112_800, 18_800, "balanced emnist/bymerge"),
-    _emnist("/letters", 26, 124_800, 20_800, "letters of either case"),
+    _emnist("/letters", 26, 124_800, 20_800, "case-insensitive letters"),
     _emnist("/digits", 10, 240_000, 40_000, "balanced digits"),
-    _emnist("/mnist", 10, 60_000, 10_000, "in the sizes of mnist"),
+    _emnist("/mnist", 10, 60_000, 10_000, "same sizes as mnist"),
 )
 
 # As in medmnist 3.0.2
 _MEDMNIST = (
     _medmnist("path", 3, 9, (89_996, 10_004, 7_180), "colon tissue"),
     _medmnist("derma", 3, 7, (7_007, 1_003, 2_005), "skin lesions"),
-    _medmnist("oct", 1, 4, (97_477, 10_832, 1_000), "retinal tomography"),
-    _medmnist("pneumonia", 1, 2, (4_708, 524, 624), "X-rays of chests"),
-    _medmnist("retina", 3, 5, (1_080, 120, 400), "degrees of retinopathy"),
+    _medmnist("oct", 1, 4, (97_477, 10_832, 1_000), "retinal OCT"),
+    _medmnist("pneumonia", 1, 2, (4_708, 524, 624), "chest X-rays"),
+    _medmnist("retina", 3, 5, (1_080, 120, 400), "retinopathy grades"),
     _medmnist("breast", 1, 2, (546, 78, 156), "breast ultrasound"),
     _medmnist("blood", 3, 8, (11_959, 1_712, 3_421), "blood cells"),
     _medmnist("tissue", 1, 8, (165_466, 23_640, 47_280), "kidney cells"),

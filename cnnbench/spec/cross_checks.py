@@ -349,7 +349,7 @@ def _source_issues(spec: DatasetSpec) -> Iterator[Issue]:
         yield Issue(("dataset",), "'name' is missing", remedy)
         return
     if len(given) > 1:
-        message = f"there are both {' and '.join(given)}"
+        message = f"has {' and '.join(given)}"
         yield Issue(("dataset",), message, "specify exactly one of them")
         return
     for key in foreign_keys(given[0]):

@@ -190,7 +190,7 @@ def _arrays(value: object) -> object:
     if isinstance(value, str) and value:
         return value
     remedy = "use the path of an .npz, .csv or .parquet file, or {train: FILE, test: FILE}"
-    raise field_error(f"{VALUE} is not a file", remedy, value)
+    raise field_error(f"{VALUE} is not a file path", remedy, value)
 
 
 def _array_keys(value: object) -> object:
@@ -202,7 +202,7 @@ def _array_keys(value: object) -> object:
 def _texts(value: object, known: tuple[str, ...], example: str) -> object:
     """A mapping from some of the known words to strings."""
     if not isinstance(value, dict) or not value:
-        raise field_error(f"{VALUE} is not a mapping", f"use one such as {example}", value)
+        raise field_error(f"{VALUE} is not a mapping", f"use, for example, {example}", value)
     for key, text in value.items():
         if key not in known:
             near = did_you_mean(str(key), known)
@@ -229,7 +229,7 @@ def _image_shape(value: object) -> object:
     if len(sizes) == 3 and all(type(size) is int and size > 0 for size in sizes):
         return tuple(sizes)
     remedy = "use [height, width, channels], such as [32, 32, 3]"
-    raise field_error(f"{VALUE} is not the shape of an image", remedy, value)
+    raise field_error(f"{VALUE} is not an image shape", remedy, value)
 
 
 def _value_range(value: object) -> object:

@@ -899,7 +899,8 @@ def test_digest_is_of_the_content_not_the_place(tmp_path: Path, cache: Path) -> 
         ),
         (
             "{arrays: [data.npz]}",
-            "own.yaml:3:19: dataset.arrays: ['data.npz'] is not a file; use the path of an .npz, "
+            "own.yaml:3:19: dataset.arrays: ['data.npz'] is not a file path; use the path of an "
+            ".npz, "
             ".csv or .parquet file, or {train: FILE, test: FILE}.",
         ),
         (
@@ -915,12 +916,12 @@ def test_digest_is_of_the_content_not_the_place(tmp_path: Path, cache: Path) -> 
         ),
         (
             "{arrays: data.npz, keys: x_train}",
-            "own.yaml:3:35: dataset.keys: 'x_train' is not a mapping; use one such as {images: "
+            "own.yaml:3:35: dataset.keys: 'x_train' is not a mapping; use, for example, {images: "
             "pixels, labels: kind}.",
         ),
         (
             "{arrays: data.npz, shape: [6, 5]}",
-            "own.yaml:3:36: dataset.shape: [6, 5] is not the shape of an image; use [height, "
+            "own.yaml:3:36: dataset.shape: [6, 5] is not an image shape; use [height, "
             "width, channels], such as [32, 32, 3].",
         ),
         (
@@ -943,7 +944,7 @@ def test_digest_is_of_the_content_not_the_place(tmp_path: Path, cache: Path) -> 
         ),
         (
             "{arrays: data.npz, name: mnist_5k}",
-            "own.yaml:3:10: dataset: there are both name and arrays; specify exactly one of them.",
+            "own.yaml:3:10: dataset: has name and arrays; specify exactly one of them.",
         ),
         (
             "{arrays: data.npz, value_range: [0, 9]}",

@@ -304,7 +304,7 @@ def test_wrong_keys_of_a_folder(tmp_path: Path) -> None:
         make(tmp_path / name, 10)
     both = write(tmp_path, SPEC.replace("  folder", "  name: mnist\n  folder"))
     assert problems(both) == (
-        ".../own.yaml:4:3: dataset: there are both name and folder; specify exactly one of them."
+        ".../own.yaml:4:3: dataset: has name and folder; specify exactly one of them."
     )
     named = write(tmp_path, SPEC.replace("folder: pics", "name: mnist\n  split: {seed: 1}"))
     assert problems(named, "model.out.units=10") == (

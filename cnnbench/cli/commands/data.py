@@ -44,7 +44,7 @@ data_app = App(
 @data_app.command(name="list")
 @reports_errors
 def data_list() -> None:
-    """List the datasets that are known without tensorflow-datasets."""
+    """List the built-in datasets, which do not need tensorflow-datasets."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for header in ("Name", "Image", "Classes", "Train", "Test", "Content"):
         table.add_column(
@@ -59,8 +59,8 @@ def data_list() -> None:
         for each in stated
     ]
     other = (
-        "Other image-classification datasets of tensorflow-datasets work by name.\n"
-        "random/HEIGHTxWIDTHxCHANNELS/CLASSES, such as random/224x224x3/1000, is noise of any size."
+        "Other image classification datasets in tensorflow-datasets work by name.\n"
+        "random/224x224x3/1000 is random noise (HEIGHTxWIDTHxCHANNELS/CLASSES)."
     )
     texts = ("Licenses of MedMNIST", *licenses, "", other)
     stdout().print(WrappedTable(table), "", *texts, sep="\n", highlight=False)
