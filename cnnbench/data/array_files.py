@@ -748,7 +748,7 @@ def _read_parquet(path: Path, keys: Mapping[str, str], form: ImageForm | None) -
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        install = commands.pip_install("pyarrow")
+        install = commands.pip_install("cnnbench[parquet]")
         raise DataError(f"{path}: Parquet files require pyarrow; {install}") from error
     try:
         with pq.ParquetFile(path) as file:

@@ -8,7 +8,7 @@ from pydantic import Field
 from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, Site
 from cnnbench.layers.fields import ADDED, Fraction, Positive
 from cnnbench.layers.norm import CENTER, SCALE, learned, missing
-from cnnbench.layers.parameters import OWN_WEIGHTS, TrainableKey, WeightsKey, sum_by_channel
+from cnnbench.layers.parameters import OWN_WEIGHTS, TrainableKey, WeightsKey, sum_by_channel, wider
 from cnnbench.system.arrays import Array
 
 
@@ -56,14 +56,14 @@ class BatchNorm(Layer):
 def batch_norm_rule(epsilon: float, weights: Mapping[str, Array]) -> Rule:
     """Equation (16): in training, mean and variance of a channel depend on each of its values.
 
-    Channels are summed in float64: over leading axes, NumPy adds values one by one.
+    Channels are summed in a wider data type.
     """
     import numpy as np
 
     scale, bias = weights.get("scale", 1.0), weights.get("bias", 0.0)
 
     def mean(a: Array) -> Array:
-        return np.asarray(a.mean(axis=tuple(range(a.ndim - 1)), dtype=np.float64))
+        return np.asarray(a.mean(axis=tuple(range(a.ndim - 1)), dtype=wider(a)))
 
     def normal(a: Array) -> tuple[Array, Array]:
         apart = (a - mean(a)).astype(a.dtype)

@@ -25,6 +25,7 @@ from cnnbench.layers.parameters import (
     TrainableKey,
     WeightsKey,
     sum_by_channel,
+    wider,
 )
 from cnnbench.system.arrays import Array
 
@@ -209,7 +210,7 @@ def norm_rule(epsilon: float, weights: Mapping[str, Array], groups: int, *, by_p
         return a.reshape(count, -1, groups, a.shape[-1] // groups)
 
     def mean(a: Array) -> Array:
-        return np.asarray(a.mean(axis=(1, 3), keepdims=True, dtype=np.float64))
+        return np.asarray(a.mean(axis=(1, 3), keepdims=True, dtype=wider(a)))
 
     def normal(a: Array) -> tuple[Array, Array]:
         apart = (parts(a) - mean(parts(a))).astype(a.dtype)

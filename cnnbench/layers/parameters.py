@@ -150,14 +150,22 @@ def add_bias(z: Array, b: Array | None) -> Array:
     return z if b is None else z + b
 
 
+def wider(values: Array) -> str:
+    """The data type in which values are summed: NumPy adds those of a channel one by one.
+
+    float64 is widened, too, so that the errors of both precisions can be compared.
+    """
+    return "longdouble" if values.dtype == "float64" else "float64"
+
+
 def sum_by_channel(values: Array) -> Array:
-    """Sums over all axes but the last, in float64: NumPy adds the values of a channel one by one.
+    """Sums over all axes but the last, in a wider data type.
 
     >>> import numpy as np
     >>> sum_by_channel(np.full((10**6, 1), 0.1, np.float32)).tolist()
     [100000.0]
     """
-    summed: Array = values.sum(axis=tuple(range(values.ndim - 1)), dtype="float64")
+    summed: Array = values.sum(axis=tuple(range(values.ndim - 1)), dtype=wider(values))
     return summed.astype(values.dtype)
 
 

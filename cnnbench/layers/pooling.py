@@ -22,6 +22,7 @@ from cnnbench.layers.base import (
 from cnnbench.layers.conv import conv_size, same_pad, window_span
 from cnnbench.layers.correlation import Pads, taps, window
 from cnnbench.layers.fields import ADDED, Padding, Size
+from cnnbench.layers.parameters import wider
 from cnnbench.system.arrays import Array, Pair
 
 
@@ -320,7 +321,7 @@ def global_avg_pool_rule() -> Rule:
         share = delta[:, None, None, :] / math.prod(a.shape[1:3])
         return (np.broadcast_to(share, a.shape),)
 
-    return Rule(lambda a: a.mean(axis=(1, 2), dtype="float64").astype(a.dtype), backward)
+    return Rule(lambda a: a.mean(axis=(1, 2), dtype=wider(a)).astype(a.dtype), backward)
 
 
 def global_max_pool_rule() -> Rule:

@@ -414,7 +414,7 @@ def test_the_images_that_stood_in_are_found_again(folder: Path, monkeypatch: Any
     from cnnbench.data import dataset
     from cnnbench.data.downloads import UnavailableError
 
-    def no_network(name: str, *_: Any) -> Any:
+    def no_network(name: str, *_: Any, **__: Any) -> Any:
         raise UnavailableError(f"dataset '{name}': no network")
 
     monkeypatch.setattr(dataset, "_fetch", no_network)

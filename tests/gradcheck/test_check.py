@@ -746,10 +746,10 @@ def test_every_numbered_equation_has_its_code_and_its_test() -> None:
 
 def test_every_loose_index_names_tests_that_exist() -> None:
     page = PAGE.read_text()
-    bullets = page[page.index("## Where the post") : page.index("## What the post")].split("\n- **")
+    bullets = page[page.index("## Corrections") : page.index("## Backward passes")].split("\n- **")
     for bullet in bullets[1:]:
         names = re.findall(r"`(test_\w+)`", bullet)
-        assert names or "[the tests of\n  these, below]" in bullet, bullet
+        assert names or "[the tests of\n  these equations, below]" in bullet, bullet
         for name in names:
             assert hasattr(importlib.import_module("tests.gradcheck.test_backprop"), name), name
 

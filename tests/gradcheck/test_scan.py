@@ -94,6 +94,7 @@ CONDITIONS: dict[str, Callable[[Weights], Weights]] = {
     "large weights": _scaled(30),
     "small weights": _scaled(1e-3),
     "large offsets": _offset(1e3),
+    "larger offsets": _offset(1e4),
     "saturated softmax": _last_scaled,
 }
 
@@ -392,8 +393,8 @@ SHORT: dict[str, tuple[Graph, str, set[str]]] = {
     ),
     "large offset before a batch norm": (
         ({"conv": CONV, "norm": NORM | {"epsilon": 1e-5}} | CLASSIFIER, IMAGE, (CLASSES,)),
-        "large offsets",
-        {"conv", "norm"},
+        "larger offsets",
+        {"norm"},
     ),
 }
 

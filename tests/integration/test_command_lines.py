@@ -113,6 +113,7 @@ GUARDED = {
     "torch": "peers",
     "keras": "peers",
     "pandas": "pandas",
+    "pyarrow": "parquet",
 }
 
 

@@ -389,7 +389,7 @@ def test_commands_that_there_are_not(word: str, meant: str) -> None:
     assert invoke("zebra")[1].startswith("no such command: 'zebra'; write run, ")
     assert invoke("data", "lits") == (
         2,
-        "no such command: 'lits' (did you mean 'list'?); write list, prepare or path.\n",
+        "no such command: 'lits' (did you mean 'list'?); write list, prepare, inspect or path.\n",
     )
 
 
