@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import requests
 from numpy.typing import NDArray
 from scipy.io import savemat
 
@@ -42,14 +41,6 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise requests.ConnectionError("no network in tests")
-
-    monkeypatch.setattr(requests.Session, "request", refuse)
 
 
 def _load(name: str, data_dir: Path | None, **kwargs: Any) -> Dataset:

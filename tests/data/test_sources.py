@@ -38,14 +38,6 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise requests.ConnectionError("no network in tests")
-
-    monkeypatch.setattr(requests.Session, "request", refuse)
-
-
 class _Broken(Quiet):
     def do_HEAD(self) -> None:  # noqa: N802 - named by the base class
         self.send_error(503)
