@@ -15,8 +15,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.data import archives
-from cnnbench.data.archives import COPIES, SOURCES
 from cnnbench.data.catalog import (
     EMBEDDED,
     DatasetInfo,
@@ -26,8 +24,10 @@ from cnnbench.data.catalog import (
     is_noise,
     split_sizes,
 )
-from cnnbench.data.downloads import UnavailableError, sha256_of
-from cnnbench.data.idx import (
+from cnnbench.data.published import archives
+from cnnbench.data.published.archives import COPIES, SOURCES
+from cnnbench.data.published.downloads import UnavailableError, sha256_of
+from cnnbench.data.published.idx import (
     IDX_DATASETS,
     UNVERIFIED,
     content_key,
@@ -37,9 +37,14 @@ from cnnbench.data.idx import (
     manual_source,
     registered_key,
 )
-from cnnbench.data.mnist_5k import load_embedded
-from cnnbench.data.noise import load_noise
-from cnnbench.data.tfds import prepare_with_tensorflow, prepared_key, prepared_source, read_prepared
+from cnnbench.data.published.mnist_5k import load_embedded
+from cnnbench.data.published.noise import load_noise
+from cnnbench.data.published.tfds import (
+    prepare_with_tensorflow,
+    prepared_key,
+    prepared_source,
+    read_prepared,
+)
 from cnnbench.errors import DataError, Notify
 from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cnnbench.analysis.predict import Guess, Reconstruction
-from cnnbench.data.image_files import MIDDLE, PreparedImage
+from cnnbench.data.own.image_files import MIDDLE, PreparedImage
 from cnnbench.formatting import clean, csv_cell, escape_markdown
 from cnnbench.report.plots.terminal_image import ImageGroup
 from cnnbench.report.table import WrappedTable, markdown_table

@@ -30,7 +30,7 @@ from cnnbench.data.catalog import (
     Shares,
     describe,
 )
-from cnnbench.data.folder import FolderSource
+from cnnbench.data.own.folder import FolderSource
 from cnnbench.data.scaling import Scaling
 from cnnbench.errors import did_you_mean, or_list, quoted
 from cnnbench.layers import LayerOp
@@ -58,7 +58,7 @@ from cnnbench.spec.optimizers import (
 )
 
 if TYPE_CHECKING:
-    from cnnbench.data.array_files import ArraySource
+    from cnnbench.data.own.array_files import ArraySource
 
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
 LAYER_PATTERN = rf"{NAME_PATTERN}(\.[A-Za-z0-9][A-Za-z0-9_-]*)*"  # layers in blocks have paths
@@ -562,7 +562,7 @@ class DatasetSpec(Model):
         return ImageForm(size, method, self.channels, _color(self.background))
 
     def _array_source(self) -> "ArraySource":
-        from cnnbench.data.array_files import ArraySource  # imports NumPy
+        from cnnbench.data.own.array_files import ArraySource  # imports NumPy
 
         given = self.arrays or ""
         files = (

@@ -412,7 +412,7 @@ def test_other_images_than_the_runs_are_refused(
 def test_the_images_that_stood_in_are_found_again(folder: Path, monkeypatch: Any) -> None:
     """The resolved experiment names MNIST with splits of its own; the run saw neither."""
     from cnnbench.data import dataset
-    from cnnbench.data.downloads import UnavailableError
+    from cnnbench.data.published.downloads import UnavailableError
 
     def no_network(name: str, *_: Any, **__: Any) -> Any:
         raise UnavailableError(f"dataset '{name}': no network")

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from cnnbench.cli.app import Commands, app
 from cnnbench.data import dataset
-from cnnbench.data.downloads import UnavailableError
+from cnnbench.data.published.downloads import UnavailableError
 from cnnbench.runs.folder import read_run
 from cnnbench.spec.loader import load_experiment
 from cnnbench.training import trainer

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from cnnbench.analysis import trained_network
 from cnnbench.analysis.predict import Guess, Reconstruction, reconstruct
 from cnnbench.cli.app import app
-from cnnbench.data.image_files import PreparedImage
+from cnnbench.data.own.image_files import PreparedImage
 from cnnbench.report.predictions import Predictions, csv_text, json_text, markdown, table, title
 from cnnbench.runs.folder import read_run
 from tests.support.golden import approved

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from cnnbench.data.archives import MEDMNIST
 from cnnbench.data.catalog import (
     EMBEDDED,
     KNOWN,
@@ -19,6 +18,7 @@ from cnnbench.data.catalog import (
     private_api,
     quiet,
 )
+from cnnbench.data.published.archives import MEDMNIST
 from cnnbench.errors import DataError
 
 THEIRS = [name for name in KNOWN if name != EMBEDDED and name not in MEDMNIST]

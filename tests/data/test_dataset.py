@@ -15,7 +15,7 @@ import requests
 import scipy.stats
 
 from cnnbench.data.dataset import Dataset, load_dataset, prepare
-from cnnbench.data.mnist_5k import load_embedded
+from cnnbench.data.published.mnist_5k import load_embedded
 from cnnbench.errors import DataError
 from tests.support.limits import can_take
 from tests.support.tinysets import checksum_text, looked, register, tiny, write_idx_files

@@ -15,7 +15,7 @@ import requests
 
 from cnnbench.data.catalog import describe, has_tensorflow
 from cnnbench.data.dataset import Dataset, load_dataset
-from cnnbench.data.idx import decode_idx
+from cnnbench.data.published.idx import decode_idx
 from cnnbench.errors import DataError
 from tests.support.servers import Quiet, serving
 from tests.support.tinysets import (
@@ -158,7 +158,7 @@ def test_a_server_that_never_answers_is_not_waited_for(
         hang.wait(60)
         raise requests.ConnectionError("too late")
 
-    monkeypatch.setattr("cnnbench.data.downloads.ANSWER_LIMIT_S", 0.1)
+    monkeypatch.setattr("cnnbench.data.published.downloads.ANSWER_LIMIT_S", 0.1)
     monkeypatch.setattr(requests.Session, "request", never)
     notes: list[str] = []
     data = _load("mnist", tmp_path / "sets", offline="mnist_5k", notify=notes.append)
@@ -409,7 +409,7 @@ def raw_sums(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ).hexdigest()
         for name in FILENAMES
     }
-    monkeypatch.setattr("cnnbench.data.idx.UNCOMPRESSED", sums)
+    monkeypatch.setattr("cnnbench.data.published.idx.UNCOMPRESSED", sums)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -452,7 +452,7 @@ UNVERIFIED = " (uncompressed, with unknown SHA-256; only sizes were checked)"
 def unregistered(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the tiny files uncompressed, of which no SHA-256 is known."""
     info = replace(describe("mnist"), num_train=60, num_test=12)
-    monkeypatch.setattr("cnnbench.data.idx.describe", lambda _: info)
+    monkeypatch.setattr("cnnbench.data.published.idx.describe", lambda _: info)
     folder = tmp_path / "sets"
     folder.mkdir()
     for name in FILENAMES:
@@ -537,7 +537,7 @@ def test_uncompressed_files_of_another_known_dataset_are_rejected(
 ) -> None:
     """MNIST's are of the same sizes as KMNIST's."""
     wrong = unregistered / "train-labels-idx1-ubyte"
-    monkeypatch.setattr("cnnbench.data.idx.UNCOMPRESSED", {"f" * 64: _sha256(wrong)})
+    monkeypatch.setattr("cnnbench.data.published.idx.UNCOMPRESSED", {"f" * 64: _sha256(wrong)})
     with pytest.raises(DataError) as caught:
         _load("mnist", unregistered)
     assert str(caught.value) == (

@@ -23,7 +23,7 @@ from cnnbench.bench.report import Report
 from cnnbench.bench.report import markdown as bench_markdown
 from cnnbench.cli.console import LegibleConsole
 from cnnbench.comparisons.comparison import compare
-from cnnbench.data.image_files import PreparedImage
+from cnnbench.data.own.image_files import PreparedImage
 from cnnbench.formatting import clean, csv_cell, escape_markdown
 from cnnbench.report import comparison, csv_json, predictions
 from cnnbench.report.html import table_page

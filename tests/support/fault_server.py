@@ -79,7 +79,7 @@ class Breaker:
 
 
 def register_mnist(folder: str, address: str) -> None:
-    from cnnbench.data import downloads
+    from cnnbench.data.published import downloads
     from tests.support.tinysets import checksum_text
 
     text = checksum_text(Path(folder), address)

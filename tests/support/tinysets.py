@@ -82,7 +82,7 @@ def checksum_text(folder: Path, base: str, names: Sequence[str] = FILENAMES) -> 
 
 def register(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Replaces the files that tensorflow-datasets registers, for all datasets."""
-    monkeypatch.setattr("cnnbench.data.downloads.checksum_text", lambda _: text)
+    monkeypatch.setattr("cnnbench.data.published.downloads.checksum_text", lambda _: text)
 
 
 def prepare_array_records(name: str, data_dir: Path, data: Tiny | None = None) -> None:

@@ -22,7 +22,7 @@ from cnnbench.cli.terminal import (
 )
 from cnnbench.data.catalog import KNOWN, ImageForm, Shares, default_data_dir
 from cnnbench.data.dataset import prepare
-from cnnbench.data.folder import LISTED, FolderSource, few
+from cnnbench.data.own.folder import LISTED, FolderSource, few
 from cnnbench.errors import DataError
 from cnnbench.formatting import clean, enumeration
 from cnnbench.layers.base import shape_text
@@ -139,7 +139,7 @@ def _facts(
     source: FolderSource, splits: Mapping[str, Sequence[str]], images: "NDArray[np.uint8]"
 ) -> Iterator[str]:
     """Sizes, modes, duplicates and statistics, a line each."""
-    from cnnbench.data.decoding import header
+    from cnnbench.data.own.decoding import header
     from cnnbench.data.scaling import channel_statistics
 
     found = [header(source.path / file) for files in splits.values() for file in files]

@@ -19,7 +19,7 @@ from cnnbench.cli.terminal import (
     write_file,
 )
 from cnnbench.data.catalog import describe
-from cnnbench.data.image_files import PreparedImage, Preprocessing, read_image
+from cnnbench.data.own.image_files import PreparedImage, Preprocessing, read_image
 from cnnbench.errors import UsageError
 from cnnbench.report.plots.terminal_image import gallery
 from cnnbench.runs.find import find_run
@@ -93,7 +93,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 def _form(path: Path, data_dir: Path | None) -> "ImageForm | None":
     """How a run on a folder of images converts them; None if it was trained on something else."""
-    from cnnbench.data.folder import FolderSource
+    from cnnbench.data.own.folder import FolderSource
 
     overrides = read_run_entry(path).record.overrides
     loaded = load_experiment(path / RESOLVED_FILE, overrides, data_dir=data_dir)
@@ -110,7 +110,7 @@ def _read(
     """Reads a file as the images that the network was trained on."""
     if form is None:
         return read_image(file, shape, preprocessing)
-    from cnnbench.data.decoding import read_as_trained
+    from cnnbench.data.own.decoding import read_as_trained
 
     if preprocessing.trim:
         message = "--trim: not available for networks trained on a folder of images"

@@ -10,10 +10,10 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from cnnbench.data import folder
 from cnnbench.data.catalog import ImageForm, Shares, divide
 from cnnbench.data.dataset import Dataset, dataset_of
-from cnnbench.data.decoding import decode
+from cnnbench.data.own import folder
+from cnnbench.data.own.decoding import decode
 from cnnbench.errors import DataError, SpecError
 from cnnbench.spec.experiment import DatasetSpec
 from cnnbench.spec.loader import load_experiment

@@ -16,10 +16,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
-from cnnbench.data import array_files
-from cnnbench.data.array_files import ArrayData, read_array_files
 from cnnbench.data.catalog import ArrayOptions, ImageForm
 from cnnbench.data.dataset import dataset_of
+from cnnbench.data.own import array_files
+from cnnbench.data.own.array_files import ArrayData, read_array_files
 from cnnbench.errors import DataError, SpecError
 from cnnbench.runs.folder import read_run_entry
 from cnnbench.spec.experiment import DatasetSpec

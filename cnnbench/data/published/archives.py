@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cnnbench.data.catalog import KNOWN, DatasetInfo, describe
-from cnnbench.data.downloads import (
+from cnnbench.data.published.downloads import (
     REMEDY,
     RegisteredFile,
     UnavailableError,
@@ -31,7 +31,7 @@ from cnnbench.data.downloads import (
     published_files,
     verify_file,
 )
-from cnnbench.data.idx import FILENAMES, decode_idx
+from cnnbench.data.published.idx import FILENAMES, decode_idx
 from cnnbench.errors import DataError, Notify, or_list
 from cnnbench.formatting import enumeration
 from cnnbench.system.arrays import Array, NamedArrays, Pixels

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.data.archives import SOURCES, as_read
 from cnnbench.data.catalog import (
     TENSORFLOW_EXTRA,
     DatasetInfo,
@@ -20,7 +19,8 @@ from cnnbench.data.catalog import (
     quiet,
     supervised_keys,
 )
-from cnnbench.data.downloads import (
+from cnnbench.data.published.archives import SOURCES, as_read
+from cnnbench.data.published.downloads import (
     fetched_path,
     manual_dirs,
     manual_path,
@@ -30,7 +30,7 @@ from cnnbench.data.downloads import (
     translated_errors,
     verify_file,
 )
-from cnnbench.data.idx import IDX_DATASETS
+from cnnbench.data.published.idx import IDX_DATASETS
 from cnnbench.errors import DataError, or_list
 from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.cache import CacheEntry

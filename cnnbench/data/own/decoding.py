@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.data.catalog import READABLE, ImageForm
-from cnnbench.data.image_files import BROKEN, PreparedImage, border_of, flattened
+from cnnbench.data.own.image_files import BROKEN, PreparedImage, border_of, flattened
 from cnnbench.errors import DataError, UsageError
 from cnnbench.system.arrays import Pixels
 

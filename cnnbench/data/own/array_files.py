@@ -38,9 +38,9 @@ from cnnbench.data.catalog import (
     random_order,
 )
 from cnnbench.data.dataset import decoded_files
-from cnnbench.data.decoding import resized
-from cnnbench.data.downloads import sha256_of
-from cnnbench.data.image_files import BROKEN, MAX_PIXELS
+from cnnbench.data.own.decoding import resized
+from cnnbench.data.own.image_files import BROKEN, MAX_PIXELS
+from cnnbench.data.published.downloads import sha256_of
 from cnnbench.errors import DataError, Notify, did_you_mean, or_list, quoted
 from cnnbench.formatting import clean, enumeration
 from cnnbench.system import commands

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.data.catalog import describe
-from cnnbench.data.downloads import (
+from cnnbench.data.published.downloads import (
     REMEDY,
     RegisteredFile,
     UnavailableError,

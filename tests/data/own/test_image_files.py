@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cnnbench.data import image_files
-from cnnbench.data.image_files import Preprocessing, read_image
-from cnnbench.data.mnist_5k import load_embedded
+from cnnbench.data.own import image_files
+from cnnbench.data.own.image_files import Preprocessing, read_image
+from cnnbench.data.published.mnist_5k import load_embedded
 from cnnbench.errors import CnnbenchError, DataError, UsageError
 
 GRAY, COLOR = (28, 28, 1), (32, 32, 3)

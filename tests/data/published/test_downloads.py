@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.resource import get_dl_fname
 
-from cnnbench.data.downloads import (
+from cnnbench.data.published.downloads import (
     RegisteredFile,
     UnavailableError,
     fetch,
@@ -215,7 +215,8 @@ def test_a_version_that_does_not_know_the_dataset_is_an_error() -> None:
 
 def test_known_checksums_cost_no_import_of_tensorflow_datasets() -> None:
     code = (
-        "import sys; from cnnbench.data.downloads import published_files; published_files('mnist');"
+        "import sys; from cnnbench.data.published.downloads import published_files;"
+        "published_files('mnist');"
         "print({'jax', 'tensorflow_datasets', 'requests'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,11 +21,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.io import savemat
 
-from cnnbench.data import archives, tfds
-from cnnbench.data.archives import read_pickle, read_tar
 from cnnbench.data.catalog import describe
 from cnnbench.data.dataset import Dataset, load_dataset
-from cnnbench.data.idx import FILENAMES
+from cnnbench.data.published import archives, tfds
+from cnnbench.data.published.archives import read_pickle, read_tar
+from cnnbench.data.published.idx import FILENAMES
 from cnnbench.errors import DataError
 from cnnbench.system.arrays import Array
 from tests.support.servers import Ranged, serving
@@ -630,7 +630,7 @@ def test_cifar10_1_replaces_the_test_images(
         "cifar10": _registered(tmp_path / "served", ["cifar-10-binary.tar.gz"]),
         "cifar10_1": _registered(sets, names),
     }
-    monkeypatch.setattr("cnnbench.data.downloads.checksum_text", text.__getitem__)
+    monkeypatch.setattr("cnnbench.data.published.downloads.checksum_text", text.__getitem__)
     _require_equal(_load("cifar10_1/v6", sets), raw | test)
 
 

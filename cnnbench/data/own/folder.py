@@ -139,7 +139,7 @@ class FolderSource:
         Raises:
           DataError: an image is invalid.
         """
-        from cnnbench.data.decoding import decode_files
+        from cnnbench.data.own.decoding import decode_files
         from cnnbench.system.cache import CacheEntry
 
         listing = self.listing()
@@ -242,7 +242,7 @@ class FolderSource:
     def _size(self, listing: ImageListing) -> tuple[int, int]:
         if self.form.size:
             return self.form.size
-        from cnnbench.data.decoding import size_of
+        from cnnbench.data.own.decoding import size_of
 
         return size_of(self.path / listing.every[0])
 

@@ -1,0 +1,1 @@
+"""Datasets by name: downloads, archives and the data of tensorflow-datasets."""
