@@ -24,8 +24,7 @@ from cnnbench.data.catalog import (
     is_noise,
     split_sizes,
 )
-from cnnbench.data.published import archives
-from cnnbench.data.published.archives import COPIES, SOURCES
+from cnnbench.data.published import sources
 from cnnbench.data.published.downloads import UnavailableError, sha256_of
 from cnnbench.data.published.idx import (
     IDX_DATASETS,
@@ -39,6 +38,7 @@ from cnnbench.data.published.idx import (
 )
 from cnnbench.data.published.mnist_5k import load_embedded
 from cnnbench.data.published.noise import load_noise
+from cnnbench.data.published.sources import COPIES, SOURCES
 from cnnbench.data.published.tfds import (
     prepare_with_tensorflow,
     prepared_key,
@@ -227,8 +227,8 @@ def _cached_published(name: str, data_dir: Path | None, notify: Notify) -> Cache
     Their content is known, so the cache is valid even if they are missing.
     """
     folder = default_data_dir(data_dir)
-    found = archives.find(name, folder, notify)
-    keys = [found.key] if found else archives.cache_keys(name)
+    found = sources.find(name, folder, notify)
+    keys = [found.key] if found else sources.cache_keys(name)
     cached = next(filter(None, (read_entry(_cache_file(key), key, notify) for key in keys)), None)
     if cached is None:
         return None
@@ -313,14 +313,14 @@ def _fetch(name: str, data_dir: Path, notify: Notify, *, is_prepared: bool) -> C
     if (
         name in COPIES
         and not has_files(name, data_dir)
-        and (found := archives.find(name, data_dir, notify))
+        and (found := sources.find(name, data_dir, notify))
     ):
         return replace(found.read(), key="")  # quickly decoded
     if name in IDX_DATASETS:
         return load_idx_dataset(name, data_dir, notify)
     if name in SOURCES:
-        local = archives.find(name, data_dir, notify)
-        return (local or archives.download(name, data_dir, notify)).read()
+        local = sources.find(name, data_dir, notify)
+        return (local or sources.download(name, data_dir, notify)).read()
     return prepare_with_tensorflow(name, data_dir, notify)
 
 

@@ -18,7 +18,7 @@ from cnnbench.data.catalog import (
     private_api,
     quiet,
 )
-from cnnbench.data.published.archives import MEDMNIST
+from cnnbench.data.published.readers.medmnist import MEDMNIST
 from cnnbench.errors import DataError
 
 THEIRS = [name for name in KNOWN if name != EMBEDDED and name not in MEDMNIST]

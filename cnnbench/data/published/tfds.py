@@ -19,7 +19,6 @@ from cnnbench.data.catalog import (
     quiet,
     supervised_keys,
 )
-from cnnbench.data.published.archives import SOURCES, as_read
 from cnnbench.data.published.downloads import (
     fetched_path,
     manual_dirs,
@@ -31,6 +30,8 @@ from cnnbench.data.published.downloads import (
     verify_file,
 )
 from cnnbench.data.published.idx import IDX_DATASETS
+from cnnbench.data.published.readers.emnist import as_read
+from cnnbench.data.published.sources import SOURCES
 from cnnbench.errors import DataError, or_list
 from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.cache import CacheEntry

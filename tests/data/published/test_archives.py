@@ -23,9 +23,13 @@ from scipy.io import savemat
 
 from cnnbench.data.catalog import describe
 from cnnbench.data.dataset import Dataset, load_dataset
-from cnnbench.data.published import archives, tfds
-from cnnbench.data.published.archives import read_pickle, read_tar
+from cnnbench.data.published import sources, tfds
+from cnnbench.data.published.archives import decode_npy, read_tar
 from cnnbench.data.published.idx import FILENAMES
+from cnnbench.data.published.pickles import read_pickle
+from cnnbench.data.published.readers import cifar as cifar_files
+from cnnbench.data.published.readers import emnist, medmnist, stl10
+from cnnbench.data.published.readers import svhn as svhn_files
 from cnnbench.errors import DataError
 from cnnbench.system.arrays import Array
 from tests.support.servers import Ranged, serving
@@ -95,7 +99,7 @@ CIFAR = {"cifar10": 5, "cifar100": 1}
 
 def _batches(name: str, raw: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
     """Rows of planes and labels, by the name of the pickled file."""
-    parts, (train, *_) = CIFAR[name], archives.CIFAR[name].pickles["train"]
+    parts, (train, *_) = CIFAR[name], cifar_files.CIFAR[name].pickles["train"]
     rows = {
         split: raw[f"{split}_images"].transpose(0, 3, 1, 2).reshape(-1, 3072) for split in SHAPES
     }
@@ -123,7 +127,7 @@ class _Python2(_Pickler):  # type: ignore[misc]
 
 
 def _pickled(name: str, rows: Array, labels: Array) -> bytes:
-    key = archives.CIFAR[name].labels.encode()
+    key = cifar_files.CIFAR[name].labels.encode()
     coarse = {b"coarse_labels": [0] * len(labels)} if name == "cifar100" else {}
     names = [b"image_%d.png" % i for i in range(len(rows))]
     batch = {b"batch_label": b"batch", **coarse, key: labels.tolist(), b"data": rows}
@@ -141,7 +145,7 @@ def _binary(name: str, rows: Array, labels: Array) -> bytes:
 def cifar(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Registers a small binary archive on a server, and small pickles, which lie in a folder."""
     name = request.param
-    form, batches = archives.CIFAR[name], _batches(name, _random(int(name[5:])))
+    form, batches = cifar_files.CIFAR[name], _batches(name, _random(int(name[5:])))
     archive = f"cifar-{name[5:]}-binary.tar.gz"
     members = dict(
         zip(
@@ -165,7 +169,7 @@ def cifar(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         },
         archive=replace(form.archive, checksum=sha256),
     )
-    monkeypatch.setattr(archives, "CIFAR", {name: own})
+    monkeypatch.setattr(cifar_files, "CIFAR", {name: own})
     (tmp_path / "torchvision" / form.folder).mkdir(parents=True)
     for file, each in content.items():
         (tmp_path / "torchvision" / form.folder / file).write_bytes(each)
@@ -208,7 +212,7 @@ def test_archives_put_there_by_hand(place: str, cifar: str, tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("no_network")
 def test_the_folder_of_torchvision_is_found(cifar: str, tmp_path: Path) -> None:
-    folder = tmp_path / "torchvision" / archives.CIFAR[cifar].folder
+    folder = tmp_path / "torchvision" / cifar_files.CIFAR[cifar].folder
     for _ in range(2):  # from the cache, the second time
         data = _load(cifar, tmp_path / "torchvision")
         _require_equal(data, _random(int(cifar[5:])))
@@ -218,7 +222,7 @@ def test_the_folder_of_torchvision_is_found(cifar: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_old", [False, True])
 @pytest.mark.usefixtures("no_network")
 def test_the_cache_of_keras_is_found(is_old: bool, cifar: str, tmp_path: Path) -> None:
-    form = archives.CIFAR[cifar]
+    form = cifar_files.CIFAR[cifar]
     folder = tmp_path / "keras" / "datasets" / ("" if is_old else f"{form.folder}-target")
     folder.mkdir(parents=True)
     (tmp_path / "torchvision" / form.folder).rename(folder / form.folder)
@@ -386,7 +390,7 @@ def test_other_matlab_files_are_refused(
 ) -> None:
     savemat(tmp_path / "a.mat", content)
     with pytest.raises(DataError) as caught:
-        archives.read_svhn(tmp_path / "a.mat", 10)
+        svhn_files.read_svhn(tmp_path / "a.mat", 10)
     assert str(caught.value).startswith(f"{tmp_path}/a.mat: {reason}")
     assert str(caught.value).endswith(f"; {REMEDY}")
 
@@ -396,7 +400,7 @@ def test_garbled_matlab_files(cut: int, svhn: Path) -> None:
     path = svhn / "test_32x32.mat"
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(DataError, match="is not a MATLAB file of SVHN"):
-        archives.read_svhn(path, 10)
+        svhn_files.read_svhn(path, 10)
 
 
 # EMNIST
@@ -437,7 +441,7 @@ def test_emnist_is_upright_and_letters_start_at_0(
 
 
 def _read_letters(path: Path) -> Mapping[str, Array]:
-    return archives.emnist_sources("emnist/letters")[0].read([path], describe("emnist/letters"))
+    return emnist.emnist_sources("emnist/letters")[0].read([path], describe("emnist/letters"))
 
 
 @pytest.mark.parametrize(
@@ -548,7 +552,7 @@ def test_medmnist_has_its_own_validation_images(
 ) -> None:
     path = tmp_path / place / f"{name}.npz"
     raw = _medical(path, channels)
-    monkeypatch.setattr(archives, "MEDMNIST", {name: _md5(path.read_bytes())})
+    monkeypatch.setattr(medmnist, "MEDMNIST", {name: _md5(path.read_bytes())})
     data = _load(name, tmp_path / "sets")
     parts = (("train", data.train), ("val", data.validation), ("test", data.test))
     for split, part in parts:
@@ -565,7 +569,7 @@ def test_medmnist_of_another_size_is_refused(
 ) -> None:
     path = tmp_path / "pathmnist.npz"
     _medical(path, ())
-    monkeypatch.setattr(archives, "MEDMNIST", {"pathmnist": _md5(path.read_bytes())})
+    monkeypatch.setattr(medmnist, "MEDMNIST", {"pathmnist": _md5(path.read_bytes())})
     with pytest.raises(DataError) as caught:
         _load("pathmnist", tmp_path)
     assert str(caught.value) == (
@@ -594,7 +598,7 @@ def _npy(array: NDArray[Any]) -> bytes:
 )
 def test_arrays_that_are_not_integers_are_refused(content: bytes, reason: str) -> None:
     with pytest.raises(DataError) as caught:
-        archives.decode_npy(content, "a.npy")
+        decode_npy(content, "a.npy")
     assert str(caught.value).startswith(f"a.npy: is not an array of integers ({reason}")
     assert str(caught.value).endswith(f"); {REMEDY}")
 
@@ -605,10 +609,10 @@ def test_the_set_of_medmnist_with_several_labels_is_refused(tmp_path: Path) -> N
 
 
 def test_every_set_of_medmnist_is_known() -> None:
-    for name in archives.MEDMNIST:
+    for name in medmnist.MEDMNIST:
         info = describe(name)
         assert (info.shape[:2], info.license.startswith("CC BY")) == ((28, 28), True)
-        (source,) = archives.SOURCES[name]()
+        (source,) = sources.SOURCES[name]()
         assert source.files[0].url.endswith(f"/{name}.npz?download=1")
 
 
@@ -661,7 +665,7 @@ def test_stl10(is_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     archive = "stl10_binary.tar.gz"
     _tar(tmp_path / archive, {"stl10_binary/unlabeled_X.bin": bytes(9), **members})
     register(monkeypatch, checksum_text(tmp_path, "http://127.0.0.1", [archive]))
-    monkeypatch.setattr(archives, "_STL10_MD5", {name: _md5(files[name]) for name in STL10})
+    monkeypatch.setattr(stl10, "_STL10_MD5", {name: _md5(files[name]) for name in STL10})
     if is_folder:
         folder.mkdir(parents=True)
         for name, content in files.items():
@@ -689,10 +693,10 @@ def test_mnist_of_keras_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     x, y = ({s: raw[f"{s}_{kind}"].squeeze() for s in SHAPES} for kind in ("images", "labels"))
     labels = {f"y_{split}": y[split].astype(np.uint8) for split in SHAPES}
     np.savez(path, x_train=x["train"], x_test=x["test"], **labels)  # type: ignore[arg-type]
-    (source,) = archives.COPIES["mnist"]()
+    (source,) = sources.COPIES["mnist"]()
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     right = replace(source, files=(replace(source.files[0], checksum=sha256),))
-    monkeypatch.setattr(archives, "COPIES", {"mnist": lambda: (right,)})
+    monkeypatch.setattr(sources, "COPIES", {"mnist": lambda: (right,)})
     data = _load("mnist", tmp_path / "sets")
     _require_equal(data, raw)
     assert data.source == str(path)
@@ -722,7 +726,7 @@ def test_fashion_mnist_of_keras_is_found(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_binary_files_of_another_size(content: bytes, message: str) -> None:
     with pytest.raises(DataError) as caught:
-        archives.decode_cifar(content, 1, "a.bin")
+        cifar_files.decode_cifar(content, 1, "a.bin")
     assert str(caught.value) == f"a.bin: {message}; {REMEDY}"
 
 

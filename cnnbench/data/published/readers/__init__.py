@@ -1,0 +1,1 @@
+"""Readers of the published files of datasets, a module per dataset."""
