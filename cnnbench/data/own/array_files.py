@@ -317,7 +317,7 @@ def _read_file(
             f"{{train_images: {path.name}, train_labels: ...}}"
         )
     if suffix != ".npz":
-        _require_keys(path, keys, KINDS if suffix == ".parquet" else KINDS[1:])
+        _require_keys(path, keys, KINDS)
     if suffix == ".npz":
         found = read_npz(path, keys, role)
     elif suffix in TABLES:

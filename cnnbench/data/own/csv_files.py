@@ -5,14 +5,17 @@ import gzip
 import re
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cnnbench.data.catalog import SPLITS
+from cnnbench.data.own.roles import in_split, role_of
 from cnnbench.data.own.stored import (
     LABEL_COLUMNS,
     MOST_BYTES,
@@ -22,8 +25,12 @@ from cnnbench.data.own.stored import (
     reason,
     unreadable,
 )
-from cnnbench.errors import DataError, or_list
+from cnnbench.errors import DataError, or_list, quoted
 from cnnbench.system.arrays import Array
+
+PIXEL_COLUMNS = ("pixels", "image", "img", "images")  # all pixels of an image in a cell
+_SPLIT_COLUMNS = ("usage", "split", "subset", "partition", "set")
+_SPLITS = {"publictest": "validation", "privatetest": "test"}  # of FER-2013
 
 
 class _Lines:
@@ -55,19 +62,29 @@ class _Columns:
     Args:
       label: index of the label.
       names: names of all columns; empty without a header.
+      split: index of the split of each image; None without one.
+      pixels: index of the column with all pixels of an image, separated by spaces; None if there
+        is a column per pixel.
     """
 
     label: int
     names: tuple[str, ...]
+    split: int | None = None
+    pixels: int | None = None
 
     @property
     def unused(self) -> tuple[int, ...]:
-        """Indices that are not pixels: the label, and an index that pandas wrote without a name."""
-        return (self.label, *(i for i, name in enumerate(self.names) if not name))
+        """Indices that are not pixels: the label, the split, and indices without a name."""
+        own = (self.label,) if self.split is None else (self.label, self.split)
+        return (*own, *(i for i, name in enumerate(self.names) if not name))  # pandas' index
+
+    def where(self, path: Path, index: int) -> str:
+        """A column, for messages."""
+        return f"{path}: {self.names[index] if self.names else f'column {index + 1}'}"
 
 
 def read_table(path: Path, keys: Mapping[str, str]) -> dict[str, Raw]:
-    """Pixels, float32 ``(n, pixels)``, and labels of a CSV file."""
+    """Pixels, float32 ``(n, pixels)``, and labels of a CSV file, by split if it has them."""
     opened = gzip.open if path.name.lower().endswith(".gz") else open
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline=None) as file:
@@ -80,61 +97,162 @@ def _table(path: Path, lines: _Lines, keys: Mapping[str, str]) -> dict[str, Raw]
     first = next(lines, "")
     delimiter = max(",;\t", key=first.count)
     cells = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
-    columns = _columns(path, cells, keys.get("labels"))
-    rest = lines if columns.names else chain([first], lines)
-    codes: dict[str, int] = {}
+    columns = _columns(path, cells, keys)
+    texts: dict[int, list[str]] = {columns.label: []}  # of the columns that are not numbers
+    if columns.split is not None:
+        texts[columns.split] = []
+    images = _images(path, lines, [] if columns.names else [first], delimiter, columns, texts)
+    if not texts[columns.label]:
+        raise DataError(f"{path}: has no rows; check the file")
+    labels = Raw(_numbers_if_all(texts[columns.label]), columns.where(path, columns.label))
+    arrays = {"images": Raw(images, str(path)), "labels": labels}
+    if columns.split is None:
+        return arrays
+    return _by_split(arrays, texts[columns.split], columns.where(path, columns.split))
+
+
+def _images(
+    path: Path,
+    lines: _Lines,
+    first: Sequence[str],
+    delimiter: str,
+    columns: _Columns,
+    texts: Mapping[int, list[str]],
+) -> Array:
+    """Pixels of all rows; adds the cells of other columns to `texts`."""
+    rows: list[NDArray[np.float32]] = []
+    readers: dict[int | str, Callable[[str], Any]] = {
+        at: _collector(cells) for at, cells in texts.items()
+    }
+    used = None  # all columns
+    if columns.pixels is not None:
+        used = [*texts, columns.pixels]
+        readers[columns.pixels] = lambda text: _add_row(text, rows, f"{path}:{lines.number}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # no rows, which is reported below
+            warnings.simplefilter("ignore", UserWarning)  # no rows, which is reported later
             table = np.loadtxt(
-                rest,
+                chain(first, lines),
                 np.float32,
                 comments=None,
                 delimiter=delimiter,
                 quotechar='"',
                 ndmin=2,
-                converters={columns.label: lambda text: codes.setdefault(text.strip(), len(codes))},
+                converters=readers,
+                usecols=used,
             )
     except ValueError as error:
+        if isinstance(error.__cause__, DataError):  # of a converter
+            raise error.__cause__ from None
         raise _bad_line(path, lines.number, error) from error
-    if not codes:
-        raise DataError(f"{path}: has no rows; check the file")
-    texts = _numbers_if_all(list(codes))
-    labels = texts[table[:, columns.label].astype(np.intp)]
-    name = columns.names[columns.label] if columns.names else f"column {columns.label + 1}"
+    return np.stack(rows) if rows else np.delete(table, columns.unused, axis=1)
+
+
+def _collector(cells: list[str]) -> Callable[[str], float]:
+    """A converter that keeps texts instead of converting them."""
+
+    def collect(text: str) -> float:
+        cells.append(text.strip())
+        return 0.0
+
+    return collect
+
+
+def _add_row(text: str, rows: list[NDArray[np.float32]], where: str) -> float:
+    """Adds the pixels in a cell, which are separated by spaces."""
+    words = text.split()
+    try:
+        rows.append(np.array(words, np.float32))
+    except ValueError as error:
+        wrong = quoted(next(word for word in words if not _is_number(word)))
+        raise DataError(f"{where}: pixel {wrong} is not a number; use 0 to 255") from error
+    if len(words) != len(rows[0]):
+        raise DataError(
+            f"{where}: the number of pixels is {len(words)}, but {len(rows[0])} in the lines above;"
+            " use images of the same size"
+        )
+    return 0.0
+
+
+def _by_split(arrays: Mapping[str, Raw], splits: Sequence[str], where: str) -> dict[str, Raw]:
+    """Arrays by role, from the split of each image."""
+    known = {text: _split(text, where) for text in set(splits)}
+    of_image = np.array([known[text] for text in splits])
     return {
-        "images": Raw(np.delete(table, columns.unused, axis=1), str(path)),
-        "labels": Raw(labels, f"{path}: {name}"),
+        in_split(kind, split): Raw(raw.values[of_image == split], raw.where)
+        for split in set(known.values())
+        for kind, raw in arrays.items()
     }
 
 
-def _columns(path: Path, cells: Sequence[str], named: str | None) -> _Columns:
-    """Finds the label in the first line of a table, which may be a header or not."""
+def _split(text: str, where: str) -> str:
+    """The split that a cell denotes."""
+    split = _SPLITS.get(text.lower()) or role_of(text)
+    if split not in SPLITS:
+        raise DataError(f"{where}: {quoted(text)} is not a split; use {or_list(SPLITS)}")
+    return split
+
+
+def _columns(path: Path, cells: Sequence[str], keys: Mapping[str, str]) -> _Columns:
+    """Finds the columns in the first line of a table, which may be a header or not."""
     words = [cell.lower() for cell in cells]
-    known = next((name for name in LABEL_COLUMNS if name in words), None)
     counted = [cell for cell in cells if cell] == [str(i) for i in range(sum(map(bool, cells)))]
-    mostly_text = not sum(map(_is_number, cells)) * 2 > len(cells)
-    has_name = named in cells and not _is_number(named or "")
-    names = tuple(cells) if known or has_name or counted or mostly_text else ()
-    if named is not None and not names and re.fullmatch(r"-?\d+", named):
-        if int(named) not in range(-len(cells), len(cells)):
-            raise DataError(
-                f"{path}: column {named} is out of range for {len(cells)} columns; use 0 to "
-                f"{len(cells) - 1} for dataset.keys.labels"
-            )
-        return _Columns(int(named) % len(cells), ())
-    if named is not None:
-        if named not in names:
-            raise no_such(path, "column", named, "labels", names)
-        return _Columns(names.index(named), names)
-    if known:
-        return _Columns(words.index(known), names)
-    if names and not counted:
+    names = tuple(cells) if counted or _is_header(cells, words, keys) else ()
+    pixels = _find(path, names, words, keys, "images", PIXEL_COLUMNS)
+    split = next((words.index(name) for name in _SPLIT_COLUMNS if names and name in words), None)
+    label = _numbered_label(path, cells, keys) if not names else None
+    if label is None:
+        label = _find(path, names, words, keys, "labels", LABEL_COLUMNS)
+    others = [i for i, name in enumerate(names) if name and i not in (pixels, split)]
+    if label is None and pixels is not None and len(others) == 1:
+        label = others[0]
+    if label is None and names and not counted:
         raise DataError(
             f"{path}: no column is named {or_list(LABEL_COLUMNS)}, only {listed(names)}; set "
             "dataset.keys: {labels: NAME}"
         )
-    return _Columns(next((i for i, cell in enumerate(cells) if cell), 0), names)
+    if label is None:
+        label = next((i for i, cell in enumerate(cells) if cell), 0)
+    return _Columns(label, names, split, pixels)
+
+
+def _is_header(cells: Sequence[str], words: Sequence[str], keys: Mapping[str, str]) -> bool:
+    """True if the first line has names of columns: known or given ones, or few numbers."""
+    known = any(name in words for name in (*LABEL_COLUMNS, *PIXEL_COLUMNS))
+    given = any(name in cells and not _is_number(name) for name in keys.values())
+    return known or given or sum(map(_is_number, cells)) * 2 <= len(cells)
+
+
+def _find(
+    path: Path,
+    names: Sequence[str],
+    words: Sequence[str],
+    keys: Mapping[str, str],
+    key: str,
+    known: Sequence[str],
+) -> int | None:
+    """Index of a column, as the user says or by its name."""
+    if (given := keys.get(key)) is not None:
+        if not names:
+            remedy = "use the number of a column" if key == "labels" else "remove the key"
+            raise DataError(f"{path}: has no header for dataset.keys.{key}: {given}; {remedy}")
+        if given not in names:
+            raise no_such(path, "column", given, key, names)
+        return names.index(given)
+    return next((words.index(name) for name in known if names and name in words), None)
+
+
+def _numbered_label(path: Path, cells: Sequence[str], keys: Mapping[str, str]) -> int | None:
+    """Index of the label that is given as a number, in a table without a header."""
+    given = keys.get("labels")
+    if given is None or not re.fullmatch(r"-?\d+", given):
+        return None
+    if int(given) not in range(-len(cells), len(cells)):
+        raise DataError(
+            f"{path}: column {given} is out of range for {len(cells)} columns; use 0 to "
+            f"{len(cells) - 1} for dataset.keys.labels"
+        )
+    return int(given) % len(cells)
 
 
 def _is_number(text: str) -> bool:
@@ -147,7 +265,7 @@ def _is_number(text: str) -> bool:
 
 def _numbers_if_all(texts: Sequence[str]) -> Array:
     """Numbers, if all are in number format, such as 7 or 7.00e+00; else strings."""
-    return np.array([float(t) for t in texts] if all(map(_is_number, texts)) else texts)
+    return np.array([*map(float, texts)] if all(map(_is_number, set(texts))) else texts)
 
 
 def _bad_line(path: Path, number: int, error: ValueError) -> DataError:
@@ -164,4 +282,7 @@ def _bad_line(path: Path, number: int, error: ValueError) -> DataError:
             f"{path}:{number}: has {now} columns, but the lines above have {before}; use one "
             "column per pixel and one for the label"
         )
+    if found := re.search(r"invalid column index (\d+) at row \d+ with (\d+) columns", str(error)):
+        wanted, now = map(int, found.groups())
+        return DataError(f"{path}:{number}: has {now} columns, but needs {wanted + 1}; correct it")
     return DataError(f"{path}:{number}: is not a line of numbers ({reason(error)}); correct it")

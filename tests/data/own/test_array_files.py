@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
-from cnnbench.data.catalog import ArrayOptions, ImageForm
+from cnnbench.data.catalog import SPLITS, ArrayOptions, ImageForm
 from cnnbench.data.dataset import dataset_of
 from cnnbench.data.own import array_files
 from cnnbench.data.own.array_files import ArrayData, read_array_files
@@ -268,6 +268,44 @@ def test_csv_without_a_header_and_with_a_numbered_column(tmp_path: Path, number:
     assert_read(read_array_files(files, ArrayOptions((("labels", number),))), GRAY[:, :5])
     spec = DatasetSpec.model_validate({"arrays": "a.csv", "keys": {"labels": int(number)}})
     assert spec.keys == {"labels": number}
+
+
+USAGE = np.array(["Training"] * 6 + ["PublicTest"] * 3 + ["PrivateTest"] * 3)
+ROLES_OF_USAGE = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
+
+
+def faces(images: Any = GRAY[:, :5], **columns: Any) -> pd.DataFrame:
+    """FER-2013: all pixels of an image in a cell, and its split."""
+    texts = [" ".join(map(str, image.ravel())) for image in images]
+    return pd.DataFrame({"emotion": LABELS, "pixels": texts, "Usage": USAGE, **columns})
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        faces(),
+        faces().rename(columns=lambda name: f" {name}"),  # as in Kaggle's icml_face_data.csv
+        faces()[["Usage", "pixels", "emotion"]],
+        table(name="emotion").rename(columns={"emotion": "label"}).assign(split=USAGE),
+        table(name="kind").assign(Subset=list(map(ROLES_OF_USAGE.get, USAGE))),
+    ],
+)
+def test_csv_with_a_column_of_splits(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    options = ArrayOptions((("labels", "kind"),) if "kind" in frame else ())
+    data = read_array_files(tmp_path / "a.csv", options)
+    assert set(data.arrays) == {f"{s}_{k}" for s in SPLITS for k in ("images", "labels")}
+    for usage, split in ROLES_OF_USAGE.items():
+        chosen = usage == USAGE
+        np.testing.assert_array_equal(data.arrays[f"{split}_images"][..., 0], GRAY[chosen, :5])
+        np.testing.assert_array_equal(data.arrays[f"{split}_labels"], LABELS[chosen])
+
+
+def test_csv_with_pixels_in_a_named_column(tmp_path: Path) -> None:
+    frame = faces(COLOR, id=range(12)).rename(columns={"pixels": "face", "emotion": "label"})
+    files = write(frame.drop(columns="Usage"), tmp_path)
+    options = ArrayOptions((("images", "face"),), (6, 5, 3), "channels_last")
+    assert_read(read_array_files(files, options), COLOR)
 
 
 def encoded(pixels: Any, kind: str = "PNG", **options: Any) -> bytes:
@@ -665,6 +703,22 @@ def test_name_of_a_column_that_is_not_text(tmp_path: Path) -> None:
             "0.5,1\n1,2\n",
             "a.csv: column 1: label 0.5 of image 0 is not an integer; correct it",
         ),
+        ("y,pixels\n0,1 2\n1,1 x\n", "a.csv:3: pixel 'x' is not a number; use 0 to 255"),
+        (
+            "y,pixels\n0,1 2\n1,1\n",
+            "a.csv:3: the number of pixels is 1, but 2 in the lines above; use images of the same "
+            "size",
+        ),
+        ("pixels,y\n1,1\n2\n", "a.csv:3: has 1 columns, but needs 2; correct it"),
+        (
+            "y,pixels,usage\n0,1,train\n1,1,holdout\n",
+            "a.csv: usage: 'holdout' is not a split; use train, validation or test",
+        ),
+        (
+            "a,pixels,b\n0,1,2\n",
+            "a.csv: no column is named label, labels, class, target, y, digit or fine_label, only "
+            "a, pixels and b; set dataset.keys: {labels: NAME}",
+        ),
         (
             "label,a,b\n0,1,1\n1,2,2\n",
             "a.csv: has 2 pixel values per image, which is not a square number; set dataset.shape: "
@@ -730,7 +784,10 @@ def test_bad_parquet(tmp_path: Path, columns: dict[str, Any], message: str) -> N
 def test_keys_that_have_no_effect(tmp_path: Path) -> None:
     files = write(table(), tmp_path, header=False)
     assert error_of(files, tmp_path, keys={"images": "label"}) == (
-        "train.csv: dataset.keys.images has no effect on .csv files; use labels"
+        "train.csv: has no header for dataset.keys.images: label; remove the key"
+    )
+    assert error_of(files, tmp_path, keys={"labels": "kind"}) == (
+        "train.csv: has no header for dataset.keys.labels: kind; use the number of a column"
     )
     assert error_of(files, tmp_path, keys={"labels": "26"}) == (
         "train.csv: column 26 is out of range for 26 columns; use 0 to 25 for dataset.keys.labels"
