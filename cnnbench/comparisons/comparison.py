@@ -183,6 +183,22 @@ def compare(runs: Sequence[RunResult], criteria: Criteria = JUDGED) -> Compariso
     return _comparison(finished, _arms(finished), criteria)
 
 
+def run_values(runs: Sequence[RunResult], metric: str | None) -> list[tuple[str, list[float]]]:
+    """Label of each run, and its values after the last epoch, one per seed.
+
+    Args:
+      runs: at least one.
+      metric: the metric; None for the median seconds per epoch of seeds trained one at a time.
+
+    Raises:
+      IncomparableError: a run is unfinished.
+      UsageError: a run does not have the metric.
+    """
+    arms = _arms(finished_runs(runs, metric))
+    found = [(arm.names[0], arm.values if metric else arm.epoch_s) for arm in arms]
+    return [(label, list(values.values())) for label, values in found]
+
+
 def compare_groups(
     runs: Sequence[RunResult], criteria: Criteria = JUDGED
 ) -> tuple[Comparison, ...]:

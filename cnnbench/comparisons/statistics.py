@@ -44,13 +44,14 @@ def estimate(values: Iterable[float]) -> Estimate:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean; NaN if any value is not finite."""
+    """Arithmetic mean, between the smallest and largest value; NaN if any is not finite."""
     if not all(map(math.isfinite, values)):
         return math.nan
     largest = max(map(abs, values))
     if largest > 1e300:  # a sum of several could overflow
         return largest * mean([value / largest for value in values])
-    return math.fsum(values) / len(values)
+    # Division may round past the values: fsum([0.1] * 3) / 3 > 0.1.
+    return min(max(math.fsum(values) / len(values), min(values)), max(values))
 
 
 def sample_std(values: Sequence[float]) -> float | None:

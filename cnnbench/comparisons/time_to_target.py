@@ -35,8 +35,13 @@ class TimeToTarget:
     longest_s: float
 
 
-def parse_target(text: str, metric: str) -> float:
+def parse_target(text: str, metric: str, option: str = "--target") -> float:
     """Parse a value of a metric; fractions may be given in percent.
+
+    Args:
+      text: the value.
+      metric: name of the metric.
+      option: option name for the error message.
 
     Raises:
       UsageError: `text` is not a value of the metric.
@@ -51,7 +56,7 @@ def parse_target(text: str, metric: str) -> float:
     if found and (fraction or not found[2]) and not (fraction and not 0 <= value <= 1):
         return value
     like = "0.98 or 98%" if fraction else "0.03"
-    message = f"--target: '{text}' is not a value of {words(metric)}"
+    message = f"{option}: '{text}' is not a value of {words(metric)}"
     raise UsageError(f"{message}; write, for example, {like}.")
 
 

@@ -132,11 +132,23 @@ def test_small_differences_do_not_matter(results: Path) -> None:
         (["--fail-if", "test_accuracy:-0.2pp"], 0, "test_accuracy:-0.2pp passed: "),
         ([*WORSE, "--fail-if", "test_loss:+0.1"], 0, "test_loss:+0.1 passed: "),
         (["--fail-if", "train_s:+10%"], 0, "train_s:+10% passed: "),
+        (["--fail-if", "accuracy<90%"], 0, "accuracy<90% passed: Standard CNN: accuracy "),
+        (["--fail-if", "test_accuracy<100%"], 3, "test_accuracy<100% failed: Modified CNN: "),
+        (["--fail-if", "train_s>1h"], 2, "'1h' is not a time per epoch"),
     ],
 )
 def test_limits_decide_the_exit_code(results: Path, words: list[str], code: int, text: str) -> None:
     done = compare(results, "standard", "modified", *words)
     assert (done.exit_code, text in done.stderr) == (code, True), done.stderr
+
+
+def test_an_absolute_limit_needs_no_second_run(results: Path) -> None:
+    done = compare(results, "standard", "--fail-if", "accuracy<90%")
+    assert done.exit_code == 0
+    assert done.stderr.startswith("accuracy<90% passed: Standard CNN: accuracy ")
+    done = compare(results, "single", "--fail-if", "accuracy<90%")
+    assert done.exit_code == 4
+    assert "with one seed, so no CI" in done.stderr
 
 
 def test_one_seed_cannot_be_judged(results: Path) -> None:
@@ -191,8 +203,8 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
         ),
         (
             ["--fail-if", "slow"],
-            "--fail-if: 'slow' is not a threshold; write, for example, accuracy:-0.2pp or "
-            "train_s:+10%.\n",
+            "--fail-if: 'slow' is not a threshold; write, for example, accuracy:-0.2pp, "
+            "train_s:+10% or test_accuracy<95%.\n",
         ),
     ],
 )

@@ -52,6 +52,12 @@ def test_equal_values_have_a_std_of_exactly_zero() -> None:
     assert statistics.estimate([0.1] * 10) == statistics.Estimate((0.1,) * 10, 0.1, 0.0)
 
 
+@given(st.lists(st.floats(-1e300, 1e300), min_size=1))
+def test_a_mean_lies_between_the_values(values: list[float]) -> None:
+    assert min(values) <= statistics.mean(values) <= max(values)
+    assert statistics.mean([values[0]] * 3) == values[0]
+
+
 @pytest.mark.parametrize("lost", [math.nan, math.inf, -math.inf])
 def test_a_diverged_seed_makes_the_mean_nan(lost: float) -> None:
     found = statistics.estimate([0.9, lost, 0.8])

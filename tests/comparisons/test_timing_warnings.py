@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnbench.comparisons.comparison import Comparison, compare
-from cnnbench.comparisons.thresholds import check_threshold, parse_threshold
+from cnnbench.comparisons.thresholds import Threshold, check_threshold
 from cnnbench.comparisons.timing_warnings import Timed, TimingWarning, summary
 from cnnbench.comparisons.timing_warnings import warnings as found_in
-from cnnbench.comparisons.verdict import Criteria
+from cnnbench.comparisons.verdict import Criteria, Effect
 from cnnbench.report import csv_json
 from cnnbench.report.columns import sort_runs
 from cnnbench.report.comparison import markdown, terminal_table
@@ -327,7 +327,9 @@ def test_no_zero_that_was_measured_divides(seconds: list[float], cost: Cost) -> 
     assert csv_json.csv_text([found]).count("\n") == 5
     assert json.loads(csv_json.json_text([found]))["comparisons"]
     assert "</html>" in table_page([found])
-    check_threshold(parse_threshold("train_s:+10%"), found.verdicts[0])
+    check_threshold(
+        Threshold("train_s", 1, Effect(0.1, "relative"), "train_s:+10%"), found.verdicts[0]
+    )
 
 
 def test_a_run_beside_itself_shows_nothing() -> None:

@@ -16,8 +16,8 @@ from cnnbench.cli.app import app
 from cnnbench.cli.progress import epoch_line, headline, seed_line
 from cnnbench.comparisons.comparison import compare
 from cnnbench.comparisons.learning_curves import costs_text, curves, curves_text, read_curve
-from cnnbench.comparisons.thresholds import check_threshold, parse_threshold
-from cnnbench.comparisons.verdict import Criteria, Finding
+from cnnbench.comparisons.thresholds import Threshold, check_threshold
+from cnnbench.comparisons.verdict import Criteria, Effect, Finding
 from cnnbench.errors import IncomparableError, Location, StoreError
 from cnnbench.report import csv_json
 from cnnbench.report.comparison import grid, list_table, notes
@@ -179,7 +179,7 @@ def test_verdicts_always_use_the_test_images() -> None:
         assert verdict.differences == pytest.approx([0.01] * 6)
     (verdict,) = compare(runs, Criteria(metric="loss")).verdicts
     assert verdict.metric == "test_loss"
-    judged = check_threshold(parse_threshold("loss:+5%"), verdict)
+    judged = check_threshold(Threshold("loss", 1, Effect(0.05, "relative"), "loss:+5%"), verdict)
     assert judged.text.startswith("loss:+5% passed: Modified CNN: test_loss +0.01 (")
 
 

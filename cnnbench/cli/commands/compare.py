@@ -1,6 +1,6 @@
 """``cnnbench compare``: tables of runs, and a verdict on each against the baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -20,12 +20,15 @@ from cnnbench.cli.options import (
 )
 from cnnbench.cli.terminal import print_document, stdout, tell, warn
 from cnnbench.comparisons.comparability import judgeable, run_path
-from cnnbench.comparisons.comparison import Comparison, compare_groups
+from cnnbench.comparisons.comparison import Comparison, compare_groups, run_values
 from cnnbench.comparisons.comparison import compare as compare_runs
 from cnnbench.comparisons.thresholds import (
     TIME,
+    Limit,
     Threshold,
+    ThresholdResult,
     ThresholdStatus,
+    check_limit,
     check_threshold,
     parse_threshold,
     validate_threshold,
@@ -55,7 +58,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
         list[str] | None,
         typer.Option(
             help="Exit with 3 if the interval exceeds a limit, with 4 if that is inconclusive:"
-            " accuracy:-0.2pp, train_s:+10% (repeatable).",
+            " accuracy:-0.2pp, train_s:+10%, 'test_accuracy<95%' (repeatable).",
             metavar="LIMIT",
             show_default=False,
         ),
@@ -139,7 +142,7 @@ def side_by_side(
     return (compare_runs(selection.runs, criteria),), selection
 
 
-def _check(thresholds: Sequence[Threshold], runs: Sequence[RunResult]) -> None:
+def _check(thresholds: Sequence[Threshold | Limit], runs: Sequence[RunResult]) -> None:
     """Raises UsageError if a run lacks the metric of a limit."""
     own = {run_path(run.record): judgeable(run.summary) for run in runs if run.summary}
     known = [*dict.fromkeys(metric for metrics in own.values() for metric in metrics), TIME]
@@ -158,7 +161,7 @@ def _check(thresholds: Sequence[Threshold], runs: Sequence[RunResult]) -> None:
 
 
 def _judge(
-    thresholds: Sequence[Threshold],
+    thresholds: Sequence[Threshold | Limit],
     comparisons: Sequence[Comparison],
     runs: Sequence[RunResult],
     criteria: Criteria,
@@ -170,22 +173,37 @@ def _judge(
     """
     outcomes = []
     for threshold in thresholds:
-        judged = comparisons
-        if threshold.metric != TIME:
-            judged = compare_groups(
-                runs, replace(criteria, metric=threshold.metric, min_effect=ANY, target=None)
-            )
-        for comparison in judged:
-            for verdict in comparison.verdicts:
-                result = check_threshold(threshold, verdict)
-                tell(result.text)
-                outcomes.append(result.outcome)
-    if not outcomes:
-        raise UsageError("--fail-if: there is no run to compare with the baseline; name two runs.")
+        results = list(_results(threshold, comparisons, runs, criteria))
+        if not results:
+            message = "--fail-if: there is no run to compare with the baseline"
+            raise UsageError(f"{message}; name two runs.")
+        for result in results:
+            tell(result.text)
+        outcomes += [result.outcome for result in results]
     if ThresholdStatus.FAILED in outcomes:
         raise typer.Exit(BROKEN)
     if ThresholdStatus.INCONCLUSIVE in outcomes:
         raise typer.Exit(INCONCLUSIVE)
+
+
+def _results(
+    threshold: Threshold | Limit,
+    comparisons: Sequence[Comparison],
+    runs: Sequence[RunResult],
+    criteria: Criteria,
+) -> Iterator[ThresholdResult]:
+    """A change is checked on every run but the baseline, a limit on every run."""
+    timed, metric = threshold.metric == TIME, threshold.metric
+    if isinstance(threshold, Limit):
+        for label, values in run_values(runs, None if timed else metric):
+            yield check_limit(threshold, label, values, criteria.alpha)
+        return
+    judged = comparisons
+    if not timed:
+        judged = compare_groups(runs, replace(criteria, metric=metric, min_effect=ANY, target=None))
+    for comparison in judged:
+        for verdict in comparison.verdicts:
+            yield check_threshold(threshold, verdict)
 
 
 def _print(comparisons: Sequence[Comparison], format: Format, look: TableOptions) -> None:  # noqa: A002
