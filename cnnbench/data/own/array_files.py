@@ -1,4 +1,4 @@
-"""Reads labeled images from array files: ``.npz``, ``.npy``, CSV and Parquet.
+"""Reads labeled images from array files: ``.npz``, ``.npy``, CSV, Parquet and Arrow.
 
 Nothing is ever unpickled. Images become uint8 ``(n, h, w, c)``, labels become int32 ``(n,)``.
 """
@@ -26,11 +26,11 @@ from cnnbench.data.catalog import (
     random_order,
 )
 from cnnbench.data.dataset import decoded_files
+from cnnbench.data.own.arrow_files import read_arrow_file
 from cnnbench.data.own.csv_files import read_table
 from cnnbench.data.own.labels import to_classes
 from cnnbench.data.own.numpy_files import read_npy, read_npz
-from cnnbench.data.own.parquet_files import read_parquet
-from cnnbench.data.own.pixels import require_count, to_pixels
+from cnnbench.data.own.pixels import require_count, resized_images, to_pixels
 from cnnbench.data.own.roles import in_split, role_of, split_of
 from cnnbench.data.own.stored import Raw, listed, unequal
 from cnnbench.data.published.downloads import sha256_of
@@ -40,7 +40,8 @@ from cnnbench.system.arrays import Array, NamedArrays
 from cnnbench.system.cache import CacheEntry
 
 TABLES = (".csv", ".tsv", ".txt")
-SUFFIXES = (".npz", ".npy", *TABLES, ".parquet")
+ARROW = (".parquet", ".arrow", ".feather")
+SUFFIXES = (".npz", ".npy", *TABLES, *ARROW)
 DEFAULTS = ArrayOptions()
 
 
@@ -68,8 +69,8 @@ def read_array_files(
     """Reads images and labels from array files.
 
     Args:
-      files: a file (``.npz``, CSV or Parquet) or a folder of files named by split; or files by
-        ``train``, ``validation`` and ``test``; or ``.npy`` files by ``train_images``,
+      files: a file (``.npz``, CSV, Parquet or Arrow), a folder of files named by split, files by
+        ``train``, ``validation`` and ``test``, or ``.npy`` files by ``train_images``,
         ``train_labels`` and so on.
       options: what cannot be recognized.
 
@@ -85,6 +86,8 @@ def read_array_files(
         require_count(each, labels[f"{split_of(role)}_labels"])
     classes, class_names, num_classes = to_classes(labels, names)
     pixels, notes = to_pixels(images, options)
+    if options.form and options.form.size:
+        pixels = {role: resized_images(each, options.form) for role, each in pixels.items()}
     arrays: NamedArrays = {**pixels, **classes}
     return ArrayData(
         {role: arrays[role] for role in ROLES if role in arrays}, num_classes, class_names, notes
@@ -245,16 +248,32 @@ def _existing(path: Path) -> Path:
 
 
 def _in_folder(folder: Path) -> tuple[tuple[str, Path], ...]:
-    """Files of a folder by the split in their names; datasets on the Hugging Face Hub use data/."""
-    for place in (folder, folder / "data"):
-        paths = sorted(path for path in place.glob("*") if _suffix(path) in SUFFIXES)
-        found = [(role_of(_stem(path)), path) for path in paths]
+    """Files of a folder by the split in their names or that of their folder."""
+    own = [(folder, ""), (folder / "data", "")]  # datasets on the Hugging Face Hub use data/
+    below = [(each, f"{each.name} ") for each in sorted(folder.iterdir()) if role_of(each.name)]
+    for places in (own[:1], own[1:], below):
+        found = [
+            (role_of(f"{name}{_stem(path)}"), path)
+            for place, name in places
+            for path in _array_files(place)
+        ]
         if roles := tuple((_role_in_folder(role, path), path) for role, path in found if role):
             return roles
+    if (folder / "state.json").is_file():  # of Dataset.save_to_disk
+        return tuple(("", path) for path in _array_files(folder))
     raise DataError(
         f"{folder}: has no array files named after a split; use names such as train.csv and "
         "test.csv, x_train.npy and y_train.npy, or train-00000.parquet, or list the files in "
         "dataset.arrays"
+    )
+
+
+def _array_files(folder: Path) -> list[Path]:
+    """Array files in a folder, without the results that datasets caches there."""
+    return sorted(
+        path
+        for path in folder.glob("*")
+        if _suffix(path) in SUFFIXES and not path.name.startswith(("cache-", "."))
     )
 
 
@@ -299,11 +318,6 @@ def _read_file(
     role: str, path: Path, keys: Mapping[str, str], form: ImageForm | None
 ) -> dict[str, Raw]:
     suffix = _suffix(path)
-    if form and form.size and suffix in SUFFIXES and suffix != ".parquet":
-        raise DataError(
-            f"{path}: dataset.resize has no effect on {suffix} files; resize the arrays and "
-            "remove it"
-        )
     if role in ROLES or role in KINDS:
         if suffix != ".npy":
             raise DataError(
@@ -322,8 +336,8 @@ def _read_file(
         found = read_npz(path, keys, role)
     elif suffix in TABLES:
         found = read_table(path, keys)
-    elif suffix == ".parquet":
-        found = read_parquet(path, keys, form)
+    elif suffix in ARROW:
+        found = read_arrow_file(path, keys, form)
     else:
         raise DataError(f"{path}: is not an array file; use one of {or_list(SUFFIXES)}")
     return {in_split(name, role or "train"): array for name, array in found.items()}

@@ -377,9 +377,96 @@ def test_parquet_of_mixed_sizes_is_resized_on_the_background(tmp_path: Path) -> 
     assert found.shape == (2, 4, 4, 3)
     assert (found[0, :, 1:3] == 9).all()
     assert (found[1] == form.background).all()
-    npz_path = keras(tmp_path, GRAY)
-    assert error_of(npz_path, tmp_path, form=form) == (
-        "data.npz: dataset.resize has no effect on .npz files; resize the arrays and remove it"
+
+
+def test_numbers_in_parquet(tmp_path: Path) -> None:
+    """As of datasets with a column of arrays, or of pandas with a column of lists."""
+    pa = pytest.importorskip("pyarrow", reason="Parquet files need pyarrow")
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(COLOR.ravel()), 90)
+    cases: tuple[tuple[Any, Any, dict[str, Any]], ...] = (
+        (GRAY, pa.array(GRAY.tolist(), pa.list_(pa.list_(pa.uint8()))), {}),
+        (COLOR, pa.array(COLOR.tolist()), {}),  # int64
+        (COLOR, pa.array((COLOR.transpose(0, 3, 1, 2) / 255).tolist()), {}),
+        (COLOR, flat, {"shape": (6, 5, 3), "layout": "channels_last"}),
+    )
+    for images, stored, options in cases:
+        columns = {"label": LABELS, "image": stored}
+        parquet(tmp_path / "train.parquet", {k: v[:8] for k, v in columns.items()})
+        parquet(tmp_path / "test.parquet", {k: v[8:] for k, v in columns.items()})
+        assert_read(read_array_files(tmp_path, ArrayOptions(**options)), images)
+
+
+@pytest.mark.parametrize("kind", ["stream", "file", "feather"])
+@pytest.mark.parametrize("saved", ["dict", "cache", "one"])
+def test_arrow(tmp_path: Path, kind: str, saved: str) -> None:
+    """As `save_to_disk` and the cache of datasets write it, or pandas' `to_feather`."""
+    pa = pytest.importorskip("pyarrow", reason="Arrow files need pyarrow")
+    from pyarrow import feather
+
+    arrow = pa.table({"image": cells(COLOR), "label": LABELS})
+    parts = {"": slice(12)} if saved == "one" else {"train": slice(8), "test": slice(8, 12)}
+    for split, part in parts.items():
+        name = f"mnist-{split}" if saved == "cache" else f"{split}/data-00000-of-00001"
+        suffix = "feather" if kind == "feather" else "arrow"
+        path = tmp_path / f"{name.removeprefix('/')}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        rows = arrow.slice(part.start or 0, part.stop - (part.start or 0))
+        if kind == "feather":
+            feather.write_feather(rows, path)
+        else:
+            new = pa.ipc.new_stream if kind == "stream" else pa.ipc.new_file
+            with new(str(path), rows.schema) as writer:
+                writer.write_table(rows, max_chunksize=3)
+        (path.parent / "cache-17.arrow").write_bytes(b"a result of map")
+        (path.parent / "state.json").write_text("{}")
+    data = read_array_files(tmp_path)
+    if saved == "one":
+        np.testing.assert_array_equal(data.arrays["train_images"], COLOR)
+    else:
+        assert_read(data, COLOR)
+
+
+def resized_by_pillow(images: Any, method: str) -> Any:
+    """4x8 from 6x5: stretched, or the whole image on black, or cropped to its middle."""
+    found = []
+    for image in images:
+        of = Image.fromarray(image)
+        if method == "stretch":
+            scaled = of.resize((8, 4), Image.Resampling.BILINEAR)
+        elif method == "crop":
+            box = (0, 1.75, 5, 4.25)  # 2:1
+            scaled = of.resize((8, 4), Image.Resampling.BILINEAR, box)
+        else:
+            scaled = Image.new(of.mode, (8, 4))
+            scaled.paste(of.resize((3, 4), Image.Resampling.BILINEAR), (2, 0))
+        found.append(np.asarray(scaled))
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("method", ["stretch", "crop", "fit"])
+@pytest.mark.parametrize("images", [GRAY, COLOR])
+def test_arrays_are_resized_as_image_files(tmp_path: Path, method: Any, images: Any) -> None:
+    form = ImageForm((4, 8), method, 3, (0, 0, 0))
+    wanted = resized_by_pillow(images, method)
+    assert_read(read_array_files(keras(tmp_path, images), ArrayOptions(form=form)), wanted)
+    unchanged = ImageForm((6, 5), method, 3, (0, 0, 0))
+    assert_read(read_array_files(keras(tmp_path, images), ArrayOptions(form=unchanged)), images)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_channels_that_are_no_colors_are_resized_one_by_one(tmp_path: Path, channels: int) -> None:
+    images = np.concatenate([COLOR, COLOR[..., ::-1]], axis=-1)[..., :channels]
+    form = ImageForm((4, 8), "stretch", 3, (0, 0, 0))
+    found = read_array_files(keras(tmp_path, images), ArrayOptions(form=form))
+    each = [resized_by_pillow(images[..., i], "stretch") for i in range(channels)]
+    assert_read(found, np.stack(each, axis=-1))
+
+
+def test_resizing_beyond_the_memory_is_refused(tmp_path: Path) -> None:
+    form = ImageForm((30_000, 30_000), "stretch", 3, (0, 0, 0))
+    assert error_of(keras(tmp_path, GRAY), tmp_path, form=form) == (
+        "dataset.resize: 8 images need 6.7 GiB of memory, more than the 4 GiB allowed; use a "
+        "smaller size"
     )
 
 
@@ -774,11 +861,35 @@ PNG = encoded(GRAY[0])
             {"image": [PNG, PNG], "label": [[0], [1, 2]]},
             "a.parquet: label: has several labels per image; use one",
         ),
+        (
+            {"image": [[[1, 2], [3, 4]], [[1, 2]]], "label": [0, 1]},
+            "a.parquet: image: images differ in size; use images of the same size",
+        ),
+        (
+            {"image": [[[1, 2], [3, 4]], None], "label": [0, 1]},
+            "a.parquet: image: images differ in size; use images of the same size",
+        ),
+        (
+            {"image": [[["a"]], [["b"]]], "label": [0, 1]},
+            "a.parquet: image: has dtype object; save pixels as uint8",
+        ),
+        ({"image": [], "label": []}, "a.parquet: image: has no images; check the file"),
     ],
 )
 def test_bad_parquet(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     path = parquet(tmp_path / "a.parquet", columns)
     assert error_of(path, tmp_path) == message
+
+
+def test_columns_of_the_same_name(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="Parquet files need pyarrow")
+    import pyarrow.parquet as pq
+
+    arrow = pa.Table.from_arrays([pa.array([PNG]), pa.array([1]), pa.array([2])], [*"xyy"])
+    pq.write_table(arrow, tmp_path / "a.parquet")
+    assert error_of(tmp_path / "a.parquet", tmp_path) == (
+        "a.parquet: has several columns named 'y'; rename them"
+    )
 
 
 def test_keys_that_have_no_effect(tmp_path: Path) -> None:
@@ -803,7 +914,8 @@ def test_bad_files(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", GRAY)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     for name, message in {
-        "a.h5": "a.h5: is not an array file; use one of .npz, .npy, .csv, .tsv, .txt or .parquet",
+        "a.h5": "a.h5: is not an array file; use one of .npz, .npy, .csv, .tsv, .txt, .parquet, "
+        ".arrow or .feather",
         "a.npy": "a.npy: contains a single array, without labels; use arrays: "
         "{train_images: a.npy, "
         "train_labels: ...}",
