@@ -21,7 +21,8 @@ from cnnbench.bench.frameworks import initial_weights
 from cnnbench.bench.worker import WorkerAnswer
 from cnnbench.data.batches import batches
 from cnnbench.data.catalog import KNOWN
-from cnnbench.data.dataset import Dataset, Split
+from cnnbench.data.dataset import Dataset
+from cnnbench.data.splits import Split
 from cnnbench.runs.environment import environment
 from cnnbench.runs.records import EpochRecord
 from cnnbench.system.settings import pinned

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from cnnbench.bench.measurements import Benchmark, Ratio
-from cnnbench.data.dataset import Split
+from cnnbench.data.splits import Split
 from cnnbench.errors import SpecError
 from cnnbench.spec.loader import Loaded, load_experiment
 

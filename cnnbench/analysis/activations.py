@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.analysis.trained_network import TrainedNetwork
-from cnnbench.data.dataset import Split
+from cnnbench.data.splits import Split
 from cnnbench.errors import UsageError
 from cnnbench.layers.activation import softmax
 from cnnbench.spec.experiment import Task

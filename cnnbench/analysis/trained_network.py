@@ -156,7 +156,9 @@ class TrainedNetwork:
         return list(jax.eval_shape(self._activations, image))
 
     def dataset(self, data_dir: Path | None, notify: Notify) -> Dataset:
-        """Loads the dataset of the run, including one used as a fallback.
+        """Loads the dataset of the run, with the training and validation images of this seed.
+
+        It may be a fallback.
 
         Args:
           data_dir: where datasets are looked up.
@@ -173,7 +175,7 @@ class TrainedNetwork:
         if found.digest != used.digest:
             message = f"{self.path}: '{found.info.name}' is not what the run was trained on"
             raise DataError(f"{message} ({used.source}); name its folder with --data-dir")
-        return found
+        return found.of_seed(self.seed)
 
 
 def load_trained(

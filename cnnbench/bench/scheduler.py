@@ -25,7 +25,7 @@ from cnnbench.bench.measurements import (
 )
 from cnnbench.bench.worker import PRODUCT
 from cnnbench.bench.worker_process import BenchVariant, LostError, RefusedError, Worker, closing_all
-from cnnbench.data.dataset import Split
+from cnnbench.data.splits import Split
 from cnnbench.errors import CnnbenchError, Notify, UsageError
 from cnnbench.graph.flops import training_flops
 from cnnbench.spec.loader import Loaded

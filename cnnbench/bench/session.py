@@ -12,7 +12,8 @@ from cnnbench.bench.measurements import Benchmark
 from cnnbench.bench.report import Report, best_notes, json_text, markdown
 from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_benchmark
 from cnnbench.bench.worker_process import BenchVariant
-from cnnbench.data.dataset import Split, dataset_of
+from cnnbench.data.dataset import dataset_of
+from cnnbench.data.splits import Split
 from cnnbench.errors import Notify, StoreError, UsageError, cannot_write, or_list
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.spec.vocabulary import FAMILY
@@ -99,8 +100,10 @@ def make_task(loaded: Loaded, data_dir: Path | None, notify: Notify) -> BenchTas
       DataError: the dataset is not available.
     """
     dataset = dataset_of(loaded.experiment.dataset, data_dir, notify)
-    loaded = loaded.with_statistics(dataset.train.images, dataset.train.labels)
-    return task_on(loaded, dataset.train, dataset.test, dataset.info.name, data_dir)
+    known = dataset.pool or dataset.train
+    loaded = loaded.with_statistics(known.images, known.labels)
+    train = dataset.of_seed(loaded.experiment.seeds[0]).train
+    return task_on(loaded, train, dataset.test, dataset.info.name, data_dir)
 
 
 def task_on(

@@ -120,6 +120,13 @@ class OwnData(Protocol):
           the same of ``validation`` and ``test``.
         """
 
+    def has_test(self, decoded: "CacheEntry") -> bool:
+        """Returns True if the files have test images, False if `split` takes them off.
+
+        Args:
+          decoded: result of `decode`, or its copy from the cache.
+        """
+
 
 def _emnist(config: str, num_classes: int, train: int, test: int, title: str) -> DatasetInfo:
     return DatasetInfo(f"emnist{config}", (28, 28, 1), num_classes, train, test, title)

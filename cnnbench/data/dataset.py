@@ -8,12 +8,11 @@ that the cache never hides different files of the same name.
 import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnbench.data.catalog import (
     EMBEDDED,
@@ -22,7 +21,6 @@ from cnnbench.data.catalog import (
     default_data_dir,
     describe,
     is_noise,
-    split_sizes,
 )
 from cnnbench.data.published import sources
 from cnnbench.data.published.downloads import UnavailableError, sha256_of
@@ -45,10 +43,25 @@ from cnnbench.data.published.tfds import (
     prepared_source,
     read_prepared,
 )
+from cnnbench.data.splits import (
+    RandomSplit,
+    Rows,
+    Split,
+    divide_at_random,
+    divide_by_size,
+    first_test_images,
+    joined,
+    require_divisible,
+    require_within,
+    size_of_validation,
+    split_of,
+)
 from cnnbench.errors import DataError, Notify
 from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
 from cnnbench.system.locks import in_turn
+
+_MOST_SEEDS = 64  # whose rows are kept
 
 
 class DatasetRequest(Protocol):
@@ -70,43 +83,29 @@ class DatasetRequest(Protocol):
     def train_examples(self) -> int | None:
         """Number of training images to use, from the first; None for all."""
 
-
-@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
-class Split:
-    """Images with labels.
-
-    Args:
-      images: uint8, shape ``(n, height, width, channels)``.
-      labels: int32, shape ``(n,)``.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def first(self, num: int) -> "Split":
-        """The first `num` images."""
-        return Split(self.images[:num], self.labels[:num])
-
-    def last(self, num: int) -> "Split":
-        """The last `num` images."""
-        return Split(self.images[len(self) - num :], self.labels[len(self) - num :])
+    @property
+    def random_split(self) -> RandomSplit | None:
+        """The random split of the training images; None by number, or by the source."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Dataset:
     """The dataset of a run.
 
+    If each seed has its own training and validation images, `train` and `validation` have the
+    right sizes but not the images of any seed; `of_seed` has.
+
     Args:
       info: metadata of the full dataset.
       train: training split.
       validation: validation split, evaluated after each epoch; may be empty.
       test: test split, evaluated after training.
-      digest: ``sha256:`` and the hash of the three splits.
+      digest: ``sha256:`` and the hash of all images and labels.
       stand_in_for: the requested dataset, if this one is its fallback; else None.
       source: one-line description of the source of the images.
+      random: how validation images are held out; None by number, or by the files of the user.
+      pool: the images that each seed divides into `train` and `validation`; None if all seeds
+        have the same.
     """
 
     info: DatasetInfo
@@ -116,6 +115,42 @@ class Dataset:
     digest: str
     stand_in_for: str | None
     source: str
+    random: RandomSplit | None = None
+    pool: Split | None = None
+    _rows: dict[int, Rows] = field(default_factory=dict, init=False, repr=False)  # known ones
+
+    @property
+    def stored(self) -> tuple[Split, ...]:
+        """All images, in the order that `rows` refers to."""
+        return (
+            (self.train, self.validation, self.test)
+            if self.pool is None
+            else (self.pool, self.test)
+        )
+
+    def rows(self, seed: int) -> Rows:
+        """Indices of the images of a seed in `stored`."""
+        if seed not in self._rows:
+            if len(self._rows) == _MOST_SEEDS:
+                self._rows.clear()
+            self._rows[seed] = self._new_rows(seed)
+        return self._rows[seed]
+
+    def _new_rows(self, seed: int) -> Rows:
+        number, held = len(self.train), len(self.validation)
+        every = np.arange(sum(map(len, self.stored)), dtype=np.int32)
+        train, validation = every[:number], every[number : number + held]
+        if self.pool is not None and self.random is not None:
+            train, validation = divide_at_random(self.pool.labels, self.random, held, seed)
+        return Rows(train[:number], validation, every[len(every) - len(self.test) :])
+
+    def of_seed(self, seed: int) -> "Dataset":
+        """The dataset with the training and validation images of a seed."""
+        if self.pool is None:
+            return self
+        rows = self.rows(seed)
+        train, validation = self.pool.at(rows.train), self.pool.at(rows.validation)
+        return replace(self, train=train, validation=validation, pool=None)
 
 
 def load_dataset(
@@ -124,6 +159,7 @@ def load_dataset(
     offline: str | None = None,
     splits: Mapping[str, int] | None = None,
     train_examples: int | None = None,
+    split: RandomSplit | None = None,
     data_dir: Path | None = None,
     notify: Notify = warnings.warn,
 ) -> Dataset:
@@ -141,6 +177,8 @@ def load_dataset(
       splits: number of images in ``train``, ``validation`` (0 for none) and ``test``; for
         defaults, see `catalog.split_sizes`.
       train_examples: number of training images to use, from the first; None for all.
+      split: random split of the training images, together with any validation images of the
+        source; None for a split by number.
       data_dir: folder of prepared data and manually placed files; default: that of
         tensorflow-datasets.
       notify: receives messages for the user; warnings by default.
@@ -162,11 +200,13 @@ def load_dataset(
             offline=None,
             splits={"validation": 0} if (splits or {}).get("validation") == 0 else None,
             train_examples=train_examples,
+            split=split,
             data_dir=data_dir,
             notify=notify,
         )
         return replace(fallback, stand_in_for=name)
-    return _dataset(describe(name, data_dir), entry, splits or {}, train_examples)
+    options = _Options(splits or {}, train_examples, split)
+    return _dataset(describe(name, data_dir), entry, options, notify)
 
 
 def dataset_of(spec: DatasetRequest, data_dir: Path | None, notify: Notify) -> Dataset:
@@ -174,13 +214,16 @@ def dataset_of(spec: DatasetRequest, data_dir: Path | None, notify: Notify) -> D
     source = spec.source
     splits = {name: size for name, size in spec.splits if size is not None}
     if not isinstance(source, str):
-        entry = source.split(decoded_files(source, source.key(), notify), notify)
-        return _dataset(source.info(), entry, splits, spec.train_examples)
+        decoded = decoded_files(source, source.key(), notify)
+        entry, has_test = source.split(decoded, notify), source.has_test(decoded)
+        options = _Options(splits, spec.train_examples, spec.random_split, of_all=not has_test)
+        return _dataset(source.info(), entry, options, notify)
     return load_dataset(
         source,
         offline=spec.offline,
         splits=splits,
         train_examples=spec.train_examples,
+        split=spec.random_split,
         data_dir=data_dir,
         notify=notify,
     )
@@ -324,67 +367,58 @@ def _fetch(name: str, data_dir: Path, notify: Notify, *, is_prepared: bool) -> C
     return prepare_with_tensorflow(name, data_dir, notify)
 
 
-def _dataset(
-    info: DatasetInfo, entry: CacheEntry, splits: Mapping[str, int], train_examples: int | None
-) -> Dataset:
-    train, validation, test = _divide(info.name, entry.arrays, splits)
-    if train_examples is not None:
-        _require_within(f"dataset '{info.name}': train_examples", train_examples, len(train))
-        train = train.first(train_examples)
+class _Options(NamedTuple):
+    """Choice of images; `of_all` if a fraction for validation includes the test images."""
+
+    sizes: Mapping[str, int]
+    train_examples: int | None
+    random: RandomSplit | None
+    of_all: bool = False
+
+
+def _dataset(info: DatasetInfo, entry: CacheEntry, options: _Options, notify: Notify) -> Dataset:
+    where, pool = f"dataset '{info.name}'", None
+    if options.random is None:
+        train, validation, test = divide_by_size(info.name, entry.arrays, options.sizes)
+    else:
+        pool = _pool(entry.arrays)
+        test = first_test_images(info.name, entry.arrays, options.sizes)
+        every = len(pool) + len(entry.arrays["test_labels"]) if options.of_all else None
+        number = size_of_validation(options.random, len(pool), every)
+        require_divisible(info.name, pool.labels, options.random, number, notify)
+        train, validation = _divided(pool, options.random, number)
+    if options.train_examples is not None:
+        require_within(f"{where}: train_examples", options.train_examples, len(train))
+        train = train.first(options.train_examples)
     num_train = len(entry.arrays["train_labels"]) + len(entry.arrays.get("validation_labels", ()))
-    return Dataset(
+    found = Dataset(
         info=replace(info, num_train=num_train, num_test=len(entry.arrays["test_labels"])),
         train=train,
         validation=validation,
         test=test,
-        digest=_digest({"train": train, "validation": validation, "test": test}),
+        digest="",
         stand_in_for=None,
         source=entry.source,
+        random=options.random,
+        pool=pool if options.random and options.random.varies else None,
     )
+    return replace(found, digest=_digest(found))
 
 
-def _divide(
-    name: str, arrays: NamedArrays, splits: Mapping[str, int]
-) -> tuple[Split, Split, Split]:
-    pool, test = _pool(arrays, "train"), _pool(arrays, "test")
-    own = "validation_labels" in arrays
-    held_out = _pool(arrays, "validation") if own else pool
-    num_train, num_validation = split_sizes(splits, len(pool), len(held_out) if own else None)
-    num_test = splits.get("test", len(test))
-    where = f"dataset '{name}': splits"
-    if "train" in splits or own:
-        _require_within(f"{where}.train", num_train, len(pool))
-    if "validation" in splits or own:
-        _require_within(f"{where}.validation", num_validation, len(held_out), least=0)
-    elif num_validation < 1:
-        raise DataError(
-            f"{where}.train: {num_train} images leave none of {len(pool)} for validation; use "
-            f"validation: 0 to train without validation images, or train: {max(1, len(pool) - 1)} "
-            "or less"
-        )
-    if num_train < 1:
-        raise DataError(
-            f"{where}.validation: {num_validation} images leave none of {len(pool)} for training; "
-            f"use {len(pool) - 1} or less"
-        )
-    _require_within(f"{where}.test", num_test, len(test))
-    if not own and num_train + num_validation > len(pool):
-        raise DataError(
-            f"{where}: train {num_train} and validation {num_validation} overlap, with only "
-            f"{len(pool)} training images; use sizes that add up to at most {len(pool)}"
-        )
-    return pool.first(num_train), held_out.last(num_validation), test.first(num_test)
+def _pool(arrays: NamedArrays) -> Split:
+    """The training images, with any validation images of the source."""
+    parts = [
+        split_of(arrays, name) for name in ("train", "validation") if f"{name}_labels" in arrays
+    ]
+    return parts[0] if len(parts) == 1 else joined(parts)
 
 
-def _pool(arrays: Mapping[str, NDArray[Any]], split: str) -> Split:
-    return Split(arrays[f"{split}_images"], arrays[f"{split}_labels"])
-
-
-def _require_within(where: str, num: int, available: int, least: int = 1) -> None:
-    if not least <= num <= available:
-        raise DataError(
-            f"{where}: {num} is out of range for {available} images; use {least} to {available}"
-        )
+def _divided(pool: Split, split: RandomSplit, number: int) -> tuple[Split, Split]:
+    """Training and validation images: those of all seeds, or any that have the right sizes."""
+    if split.varies:
+        return pool.first(len(pool) - number), pool.last(number)
+    train, validation = divide_at_random(pool.labels, split, number)
+    return pool.at(train), pool.at(validation)
 
 
 def _require_same_kind(name: str, offline: str, data_dir: Path | None) -> None:
@@ -412,10 +446,13 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _digest(splits: Mapping[str, Split]) -> str:
+def _digest(dataset: Dataset) -> str:
     digest = hashlib.sha256()
-    for name, split in splits.items():
+    names = ("train", "validation", "test") if dataset.pool is None else ("pool", "test")
+    for name, split in zip(names, dataset.stored, strict=True):
         for array in (split.images, split.labels):
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
             digest.update(np.ascontiguousarray(array).data)
+    if dataset.pool is not None:
+        digest.update(f"{dataset.random} {len(dataset.train)} {len(dataset.validation)}".encode())
     return f"sha256:{digest.hexdigest()}"

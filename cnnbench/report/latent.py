@@ -7,7 +7,7 @@ import numpy as np
 
 from cnnbench.analysis.latent import codes, decibels, denoise, divergences, layer_of
 from cnnbench.analysis.trained_network import TrainedNetwork
-from cnnbench.data.dataset import Split
+from cnnbench.data.splits import Split
 from cnnbench.formatting import clean
 from cnnbench.layers.base import shape_text
 from cnnbench.runs.folder import read_run

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cnnbench.analysis.confusion import Kernels, Mistake
     from cnnbench.analysis.trained_network import TrainedNetwork
-    from cnnbench.data.dataset import Split
+    from cnnbench.data.splits import Split
     from cnnbench.nn.submodules import Outline
 
     TestImages = Callable[[TrainedNetwork], Split]

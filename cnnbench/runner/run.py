@@ -259,8 +259,8 @@ class TrainingRun:
             with self._watch.part("data_s"):
                 spec = self._loaded.experiment.dataset
                 self._dataset = dataset_of(spec, request.data_dir, self._listener.note)
-                images, labels = self._dataset.train.images, self._dataset.train.labels
-                self._loaded = self._loaded.with_statistics(images, labels)
+                known = self._dataset.pool or self._dataset.train
+                self._loaded = self._loaded.with_statistics(known.images, known.labels)
 
     def train(self, seeds: tuple[int, ...]) -> None:
         """Trains a group of seeds; opens the run's folder and compiles before the first.

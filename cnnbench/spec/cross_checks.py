@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.data.catalog import KNOWN, LIST, DatasetInfo, describe, split_sizes
+from cnnbench.data.splits import size_of_validation
 from cnnbench.errors import DataError, Issue, did_you_mean, or_list, quoted
 from cnnbench.graph.build import use_one_of
 from cnnbench.layers import Sample, VectorQuantizer
@@ -24,6 +25,7 @@ from cnnbench.spec.experiment import (
     Evaluation,
     ModelSpec,
     Splits,
+    SplitSpec,
     Task,
     TrainSpec,
     foreign_keys,
@@ -289,6 +291,8 @@ def _selection_issues(
 
 
 def _lacks_validation(dataset: DatasetSpec, info: DatasetInfo | None) -> bool:
+    if dataset.random_split:
+        return not (dataset.random_split.folds or dataset.random_split.validation)
     number = dataset.splits.validation
     if info and number is None and info.num_validation is not None:
         return info.num_validation == 0
@@ -355,8 +359,30 @@ def _source_issues(spec: DatasetSpec) -> Iterator[Issue]:
     for key in foreign_keys(given[0]):
         if getattr(spec, key) != DatasetSpec.model_fields[key].default:
             message = f"{key} is not available with {given[0]}"
-            remedy = "use splits" if key == "split" else "remove it"
-            yield Issue(("dataset", key), message, remedy, of_key=True)
+            yield Issue(("dataset", key), message, "remove it", of_key=True)
+    if spec.split:
+        yield from _random_split_issues(spec, spec.split)
+
+
+def _random_split_issues(spec: DatasetSpec, split: SplitSpec) -> Iterator[Issue]:
+    """Keys of a random split that contradict each other, or have no effect."""
+    at = ("dataset", "split")
+    if spec.name and "test" in split.model_fields_set:
+        message = f"{spec.name} has test images of its own"
+        yield Issue((*at, "test"), message, "remove test, or set splits.test", of_key=True)
+    if split.folds:
+        for key in ("validation", "by_seed"):
+            if key in split.model_fields_set and getattr(split, key):
+                message = f"{key} has no effect with folds, each of which validates a seed"
+                yield Issue((*at, key), message, f"remove {key} or folds", of_key=True)
+    elif split.by_seed and not split.validation:
+        message = "by_seed without validation images has no effect"
+        yield Issue((*at, "by_seed"), message, "remove it, or raise validation", of_key=True)
+    if spec.random_split:
+        for key, instead in (("train", "use train_examples"), ("validation", "remove it or split")):
+            if getattr(spec.splits, key) is not None:
+                message = f"splits.{key} contradicts split, which divides the training images"
+                yield Issue(("dataset", "splits", key), message, instead, of_key=True)
 
 
 def _split_issues(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Issue]:
@@ -388,6 +414,9 @@ def _limits(info: DatasetInfo) -> dict[str, int | None]:
 def _sizes(spec: DatasetSpec, info: DatasetInfo) -> tuple[int | None, int | None]:
     """Images for training, and for validation if they share a pool; None if unknown."""
     pool = info.num_train
+    if pool and spec.name and (split := spec.random_split):
+        number = size_of_validation(split, pool)
+        return pool - number, number
     if pool and info.name in KNOWN and not info.num_validation:
         return split_sizes(spec.splits.model_dump(exclude_none=True), pool)
     return spec.splits.train or _limits(info)["train"], None

@@ -14,7 +14,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
 from cnnbench.data.catalog import (
     CLASS_NAMES,
@@ -32,11 +39,13 @@ from cnnbench.data.catalog import (
 )
 from cnnbench.data.own.folder import FolderSource
 from cnnbench.data.scaling import Scaling
+from cnnbench.data.splits import RandomSplit
 from cnnbench.errors import did_you_mean, or_list, quoted
 from cnnbench.layers import LayerOp
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.fields import (
     ADDED,
+    MAX_SEEDS,
     VALUE,
     Count,
     CountOrNone,
@@ -451,17 +460,37 @@ class Resize(Model):
     )
 
 
-class SplitSpec(Model):
-    """Random split of images that have no splits of their own."""
+Folds = Annotated[int, Field(ge=2)]
 
-    validation: Fraction = Field(0.15, description="fraction of the images for validation")
+
+class SplitSpec(Model):
+    """Random split of the images into training and validation images, and test images if needed."""
+
+    validation: Fraction = Field(
+        0.15,
+        description="fraction of the images for validation: of the training images of a named"
+        " dataset, of all images of a folder or arrays without test images",
+    )
     test: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.15, description="fraction of the images for testing"
+        0.15, description="fraction of the images for testing, for a folder or arrays without them"
     )
     stratified: bool = Field(
         True, description="split each class separately, so that all splits have the same class mix"
     )
     seed: CountOrNone = Field(0, description="seed of the random split")
+    by_seed: Annotated[bool, ADDED] = Field(
+        False,
+        description="give each seed its own random training and validation images; the test images"
+        " stay the same",
+    )
+    folds: Annotated[Folds | None, ADDED] = Field(
+        None,
+        description="k-fold cross-validation instead of validation: seed s validates on fold s"
+        " modulo folds and trains on the others; seeds defaults to this number",
+    )
+
+
+_OLD_SPLIT = {"validation": 0.15, "test": 0.15, "stratified": True, "seed": 0}
 
 
 class DatasetSpec(Model):
@@ -493,8 +522,10 @@ class DatasetSpec(Model):
     on_error: Annotated[Literal["stop", "skip"], ADDED] = Field(
         "stop", description="for a folder: stop at the first unreadable image, or skip all of them"
     )
-    split: Annotated[SplitSpec, ADDED] = Field(
-        SplitSpec(), description="fractions for the splits that a folder or arrays lack"
+    split: Annotated[SplitSpec | None, ADDED] = Field(
+        None,
+        description="random split; default: the last training images of a named dataset validate"
+        " (splits), and a folder or arrays are split at random where they have no splits",
     )
     arrays: Annotated[ArrayFiles | None, ADDED] = Field(
         None,
@@ -538,6 +569,15 @@ class DatasetSpec(Model):
         None, description="data augmentation of the training images"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_old_default(cls, data: Any) -> Any:
+        """Older runs wrote the defaults of `split`, without effect, for any dataset."""
+        match data:
+            case {"name": str(), "split": {"test": _} as split} if split == _OLD_SPLIT:
+                return {**data, "split": None}
+        return data
+
     @property
     def label(self) -> str:
         """Name of the dataset, or of its folder or file."""
@@ -553,8 +593,20 @@ class DatasetSpec(Model):
         if self.folder is None:
             return self.name or ""
         form = self._image_form()
-        shares = Shares(**self.split.model_dump())
-        return FolderSource(Path(self.folder), form, shares, skip=self.on_error == "skip")
+        return FolderSource(Path(self.folder), form, self._shares(), skip=self.on_error == "skip")
+
+    @property
+    def random_split(self) -> RandomSplit | None:
+        """The random split of the training images; None by number, or by the files."""
+        spec = self.split
+        if spec is None or not (self.name or spec.by_seed or spec.folds):
+            return None
+        return RandomSplit(spec.validation, spec.stratified, spec.seed, spec.by_seed, spec.folds)
+
+    def _shares(self) -> Shares:
+        spec = self.split or SplitSpec()
+        validation = 0.0 if self.random_split else spec.validation
+        return Shares(validation, spec.test, spec.stratified, spec.seed)
 
     def _image_form(self) -> ImageForm:
         size = self.resize.size if self.resize else None
@@ -573,7 +625,7 @@ class DatasetSpec(Model):
         keys = tuple((self.keys or {}).items())
         form = self._image_form()
         options = ArrayOptions(keys, self.shape, self.layout, self.value_range, form)
-        return ArraySource(files, options, Shares(**self.split.model_dump()))
+        return ArraySource(files, options, self._shares())
 
     def describe(self, data_dir: Path | None = None) -> DatasetInfo:
         """Shape, classes and sizes of the dataset, without reading the images.
@@ -599,7 +651,7 @@ class DatasetSpec(Model):
 SOURCES = ("name", "folder", "arrays")  # exactly one of them
 PATHS = ("folder", "arrays")  # sources that are relative to the file
 _OWN_KEYS: Mapping[str, tuple[str, ...]] = {  # keys that belong to one source, or two
-    "name": ("offline",),
+    "name": ("offline", "split"),
     "folder": ("resize", "channels", "background", "on_error", "split"),
     "arrays": ("keys", "shape", "layout", "value_range", "resize", "background", "split"),
 }
@@ -736,7 +788,18 @@ class Experiment(Model):
         Evaluation(), description="evaluation of validation and test images"
     )
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="checkpointing")
-    seeds: Seeds = Field((0,), description="number of seeds, or a list of seeds")
+    seeds: Seeds = Field(
+        (0,), description="number of seeds, or a list of seeds; with folds, default: one per fold"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_per_fold(cls, data: Any) -> Any:
+        """The default of `seeds` with cross-validation."""
+        match data:
+            case {"dataset": {"split": {"folds": int(folds)}}} if 1 < folds <= MAX_SEEDS:
+                return {**data, "seeds": data.get("seeds", folds)}
+        return data
 
     @property
     def type_title(self) -> str:
@@ -754,6 +817,8 @@ class Experiment(Model):
         ignored["dataset"] = set(PATHS)  # its content has a digest, wherever it is
         content = self.model_dump(mode="json", exclude=ignored)
         drop_unchanged_additions(content, self)
+        if not self.dataset.name and self.dataset.split == SplitSpec():
+            content["dataset"].pop("split", None)  # the default, whether it is written or not
         above = INPUT
         for name, layer in content["model"]["layers"].items():
             if layer["inputs"] == [above]:

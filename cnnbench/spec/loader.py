@@ -106,6 +106,11 @@ class Loaded:
     def resolved(self) -> str:
         """The experiment as YAML with all defaults written out; loading it gives the same one."""
         data = self.experiment.model_dump(mode="json")
+        if split := data["dataset"]["split"]:  # without keys that have no effect
+            without = ["test"] * bool(data["dataset"]["name"]) + ["validation"] * bool(
+                split["folds"]
+            )
+            data["dataset"]["split"] = {k: v for k, v in split.items() if k not in without}
         for layer in data["model"]["layers"].values():
             if layer.get("tie"):
                 for key in OWNERS_KEYS:

@@ -24,6 +24,7 @@ from cnnbench.spec.experiment import (
     Ema,
     Experiment,
     Splits,
+    SplitSpec,
 )
 from cnnbench.spec.optimizers import (
     DEFAULT_OPTIMIZER,
@@ -57,6 +58,7 @@ _CHOICES: Mapping[KeyPath, Mapping[str, type[BaseModel]]] = {
 }
 _WITHIN: Mapping[KeyPath, type[BaseModel]] = {  # sections of sections
     ("dataset", "splits"): Splits,
+    ("dataset", "split"): SplitSpec,
     ("train", "clip"): Clip,
     ("train", "ema"): Ema,
     ("train", "early_stopping"): EarlyStopping,
@@ -357,7 +359,8 @@ def _paths(section: KeyPath) -> list[str]:
     for name, model in _SECTIONS.items():
         paths += [f"{name}.{key}" for key in model.model_fields]
     for at, model in _WITHIN.items():
-        paths += [f"{dotted(at)}.{key}" for key in model.model_fields]
+        # A seed elsewhere is one of the run rather than that of a split.
+        paths += [f"{dotted(at)}.{key}" for key in model.model_fields if key != "seed"]
     for key, models in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         names = dict.fromkeys(name for model in models.values() for name in model.model_fields)
         paths += [f"train.{key}.{name}" for name in names if name != "name"]

@@ -1,12 +1,13 @@
 """Evaluation on held-out images, with compiled functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnbench.data.splits import Rows
 from cnnbench.runs.records import Direction
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.metrics import higher_is_better
@@ -22,41 +23,61 @@ def metric_directions(experiment: Experiment) -> dict[str, Direction]:
     return {n: Direction.HIGHER if higher_is_better(n) else Direction.LOWER for n in names}
 
 
-def evaluate(executables: Executables, state: TrainState, rows: range) -> list[dict[str, float]]:
-    """Means of loss and metrics over the images in `rows`, by seed.
+def evaluate(
+    executables: Executables, state: TrainState, rows: Sequence[NDArray[np.int32]]
+) -> list[dict[str, float]]:
+    """Means of loss and metrics over images, by seed.
 
     The last chunk is padded with images of weight zero.
+
+    Args:
+      executables: compiled functions for this number of seeds.
+      state: state of the seeds.
+      rows: indices of the images of each seed, (n,); the same for all unless `own_rows`.
     """
+    own = rows if executables.own_rows else rows[:1]
     sums = []
-    for start in range(rows.start, rows.stop, EVAL_BATCH):
-        indices = np.arange(start, start + EVAL_BATCH, dtype=np.int32)
-        weights = (indices < rows.stop).astype(np.float32)
-        indices = np.minimum(indices, rows.stop - 1)
-        sums.append(executables.evaluate(*state.model, executables.arrays, indices, weights))
+    for start in range(0, max(map(len, own)), EVAL_BATCH):
+        chunks = [_chunk(indices, start) for indices in own]
+        pair = [np.stack(each) for each in zip(*chunks, strict=True)]
+        given = pair if executables.own_rows else [each[0] for each in pair]
+        sums.append(executables.evaluate(*state.model, executables.arrays, *given))
     host = jax.device_get(sums)
     totals = {
         key: np.sum([np.float64(part[key]) for part in host], axis=0).reshape(-1) for key in host[0]
     }
     return [
-        {key: float(total[number] / len(rows)) for key, total in totals.items()}
-        for number in range(executables.at_once)
+        {key: float(total[number] / len(indices)) for key, total in totals.items()}
+        for number, indices in enumerate(rows)
     ]
 
 
-def code_accuracies(executables: Executables, state: TrainState) -> list[float | None]:
+def _chunk(indices: NDArray[np.int32], start: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Indices from `start` on, padded with the last one, and their weights, (EVAL_BATCH,) each."""
+    places = np.arange(start, start + EVAL_BATCH)
+    weights = (places < len(indices)).astype(np.float32)
+    return indices[np.minimum(places, len(indices) - 1)], weights
+
+
+def code_accuracies(
+    executables: Executables, state: TrainState, seeds: Sequence[int]
+) -> list[float | None]:
     """Linear-probe accuracy of the code, by seed; None without a code."""
     job, number = executables.job, executables.at_once
     if executables.codes is None:
         return [None] * number
-    train, test = job.dataset.train, job.dataset.test
-    size = min(MOST_TRAIN, len(train))
-    first_test = len(train) + len(job.dataset.validation)
-    indices = np.r_[0:size, first_test : first_test + len(test)].astype(np.int32)
     return [
-        probe_accuracy(codes[:size], train.labels[:size], codes[size:], test.labels)
-        for one in unstack(state, number)
-        for codes in [_codes(executables.codes, one, executables.arrays, indices)]
+        _probe(executables, one, job.dataset.rows(seed))
+        for seed, one in zip(seeds, unstack(state, number), strict=True)
     ]
+
+
+def _probe(executables: Executables, state: TrainState, rows: Rows) -> float:
+    assert executables.codes is not None
+    train, labels = rows.train[:MOST_TRAIN], np.asarray(executables.arrays.labels)
+    codes = _codes(executables.codes, state, executables.arrays, np.r_[train, rows.test])
+    size = len(train)
+    return probe_accuracy(codes[:size], labels[train], codes[size:], labels[rows.test])
 
 
 def _codes(
@@ -69,13 +90,19 @@ def _codes(
 
 
 def samples(
-    executables: Executables, state: TrainState, start: int
+    executables: Executables, state: TrainState, rows: NDArray[np.int32]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
-    """The first test images and their reconstructions by each seed, (seeds, n, h, w, c)."""
+    """The first test images and their reconstructions by each seed, (seeds, n, h, w, c).
+
+    Args:
+      executables: compiled functions for this number of seeds.
+      state: state of the seeds.
+      rows: indices of the test images.
+    """
     job = executables.job
     inputs = job.dataset.test.images[:NUM_SAMPLES]
     if executables.outputs is None:
         return inputs, None
-    indices = np.arange(start, start + len(inputs), dtype=np.int32)
+    indices = rows[:NUM_SAMPLES]
     outputs = np.asarray(executables.outputs(*state.model, executables.arrays, indices))
     return inputs, outputs.reshape(-1, *inputs.shape) * job.experiment.dataset.pixel_scale

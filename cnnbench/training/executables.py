@@ -14,6 +14,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnnbench.data.dataset import Dataset
+from cnnbench.data.splits import joined
 from cnnbench.graph.autoencoder import code_layer
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import Conv
@@ -121,7 +122,7 @@ class Executables:
       job: the training job.
       strategy: the training strategy.
       mesh: devices that share a batch; None for a single device.
-      arrays: all splits, on every device.
+      arrays: all images, on every device.
       at_once: seeds trained in parallel by one program.
       train: (state, arrays, indices (steps, batch)) to state and losses (steps,).
       train_last: the same for the incomplete last batch, (1, batch); None without one.
@@ -144,6 +145,11 @@ class Executables:
     codes: Callable[..., jax.Array] | None = None
     num_slow: int = 0
 
+    @property
+    def own_rows(self) -> bool:
+        """True if indices and weights of `evaluate` have a seed axis, for images of their own."""
+        return self.at_once > 1 and self.job.dataset.pool is not None
+
     def network(self, seed: int) -> Network:
         """The model with the initial parameters of a seed, and its random numbers."""
         augments = self.rules(training=True).augment is not None
@@ -157,7 +163,7 @@ class Executables:
         form, row = self.strategy.form, self.strategy.row
         cut = Microbatching(row, self.mesh) if row and has_batch_statistics(job.plan) else None
         net = GraphNet(job.plan, form=form, rngs=nnx.Rngs(seed), cut=cut)
-        _whiten(net, job.plan, job)
+        _whiten(net, job.plan, job, seed)
         return split_network(net)
 
     def state(self, *networks: Network) -> TrainState:
@@ -186,11 +192,12 @@ class Executables:
         return make_rules(self.job.experiment, rows, **options)
 
 
-def _whiten(net: GraphNet, plan: Plan, job: Job) -> None:
+def _whiten(net: GraphNet, plan: Plan, job: Job, seed: int) -> None:
     """Set the kernels that depend on the training images."""
     for node in plan.nodes:
         if isinstance(node.op, Conv) and node.op.init == "whitening":
-            pixels = job.dataset.train.images[:WHITENING_IMAGES].astype(np.float32)
+            train = job.dataset.of_seed(seed).train
+            pixels = train.images[:WHITENING_IMAGES].astype(np.float32)
             images = job.experiment.dataset.scaling.apply(pixels)
             net.weights[node.name]["kernel"][...] = whitening_kernel(images, node.op.kernel)
 
@@ -207,10 +214,10 @@ def _place(tree: Any, mesh: Mesh | None, first: jax.Device) -> Any:
 
 
 def to_arrays(dataset: Dataset) -> Arrays:
-    """All splits concatenated, so that one program evaluates any of them."""
-    splits = (dataset.train, dataset.validation, dataset.test)
-    images: Any = np.concatenate([split.images for split in splits])
-    labels: Any = np.concatenate([split.labels for split in splits])
+    """All images, so that one program evaluates any of them; `Dataset.rows` says where they are."""
+    every = joined(dataset.stored)
+    images: Any = every.images
+    labels: Any = every.labels
     return Arrays(images, labels)
 
 
@@ -263,12 +270,13 @@ def compile_all(setup: Executables, network: Network, state: TrainState) -> Exec
     """
     job, rules = setup.job, setup.rules(training=False)
     evaluate = partial(eval_step, graphdef=network.scoring, rules=rules)
-    evaluate = setup.each_seed(evaluate, (0, 0, None, None, None))
+    own = 0 if setup.own_rows else None
+    evaluate = setup.each_seed(evaluate, (0, 0, None, own, own))
     # For these few images XLA's own convolutions suffice, at a third of the compile time.
     plain = replace(setup, strategy=replace(setup.strategy, form="plain", row=None))
     outputs = partial(outputs_of, graphdef=plain.network(0).evaluation, rules=rules)
     outputs = setup.each_seed(outputs, (0, 0, None, None))
-    chunk, weights = np.zeros(EVAL_BATCH, np.int32), np.ones(EVAL_BATCH, np.float32)
+    chunk = (setup.at_once, EVAL_BATCH) if setup.own_rows else EVAL_BATCH
     sample = np.zeros(min(NUM_SAMPLES, len(job.dataset.test.labels)), np.int32)
     model, arrays = state[:2], setup.arrays
     reconstructs = job.experiment.task is Task.RECONSTRUCT
@@ -278,7 +286,9 @@ def compile_all(setup: Executables, network: Network, state: TrainState) -> Exec
     ready = partial(_lowered, setup, quick=quick)
     programs = {
         "train": lower_train(setup, network, state),
-        "evaluate": ready(evaluate, *model, arrays, chunk, weights),
+        "evaluate": ready(
+            evaluate, *model, arrays, np.zeros(chunk, np.int32), np.ones(chunk, np.float32)
+        ),
     }
     if job.num_last:
         programs["train_last"] = _lower_last(setup, state)

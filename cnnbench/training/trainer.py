@@ -157,15 +157,14 @@ class Trainer:
         Returns:
           The new state, and a record for each seed.
         """
-        job, num_train = self.job, self.job.num_train
-        num_validation = len(job.dataset.validation.labels)
+        job = self.job
         traced = job.profile and (seeds[0], epoch) == (job.experiment.seeds[0], 1)
         with jax.profiler.trace(str(job.profile)) if traced else nullcontext():
             state, losses = self._train_steps(executables, state, seeds, epoch)
         values: list[dict[str, float]] = [{}] * len(seeds)
         with self.watch.part("eval_s"):
-            if num_validation:
-                rows = range(num_train, num_train + num_validation)
+            if len(job.dataset.validation):
+                rows = [job.dataset.rows(seed).validation for seed in seeds]
                 values = evaluate(executables, state, rows)
         return state, [
             _record(job, (seed, epoch), losses[:, number], values[number], len(seeds))
@@ -248,11 +247,10 @@ class Trainer:
         self, executables: Executables, state: TrainState, records: Records, compile_s: float
     ) -> None:
         """Test trained seeds; compilation time is attributed to the first of them."""
-        splits, train = self.job.dataset, self.job.experiment.train
-        first = self.job.num_train + len(splits.validation.labels)
-        tests = evaluate(executables, state, range(first, first + len(splits.test.labels)))
-        worths = code_accuracies(executables, state)
-        inputs, outputs = samples(executables, state, first)
+        train, rows = self.job.experiment.train, [self.job.dataset.rows(s).test for s in records]
+        tests = evaluate(executables, state, rows)
+        worths = code_accuracies(executables, state, tuple(records))
+        inputs, outputs = samples(executables, state, rows[0])
         for number, (seed, weights) in enumerate(_weights(self.job, state, tuple(records))):
             summary = summarize_seed(
                 records[seed],
@@ -442,11 +440,13 @@ def _mean_loss(job: Job, losses: Any) -> float:
 def _calls(executables: Executables, seeds: Sequence[int], epoch: int) -> Iterator[Any]:
     """The program of each call, and its image indices, (steps, [seeds,] batch)."""
     job = executables.job
+    own = [job.dataset.rows(seed).train for seed in seeds]
+    numbered = list(zip(seeds, own, strict=True))
     sizes = job.num_train, job.batch_size
-    orders = np.stack([batches(seed, epoch, *sizes) for seed in seeds], axis=1)
+    orders = np.stack([rows[batches(seed, epoch, *sizes)] for seed, rows in numbered], axis=1)
     orders = orders if executables.at_once > 1 else orders[:, 0]
     for indices in orders.reshape(-1, executables.strategy.steps_per_call, *orders.shape[1:]):
         yield executables.train, indices
     if executables.train_last:
-        rest = np.stack([last_batch(seed, epoch, *sizes) for seed in seeds])
+        rest = np.stack([rows[last_batch(seed, epoch, *sizes)] for seed, rows in numbered])
         yield executables.train_last, (rest if executables.at_once == 1 else rest[None])

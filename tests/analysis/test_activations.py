@@ -23,7 +23,8 @@ from cnnbench.analysis.activations import (
 )
 from cnnbench.analysis.trained_network import TrainedNetwork, load_trained
 from cnnbench.cli.progress import Silent
-from cnnbench.data.dataset import Dataset, Split
+from cnnbench.data.dataset import Dataset
+from cnnbench.data.splits import Split
 from cnnbench.errors import UsageError
 from cnnbench.report.inspection import layers_table, predictions_table, units_table
 from cnnbench.report.plots.image_grid import Panel, activation_panels, layer_panels, page

@@ -13,7 +13,7 @@ from cnnbench.bench.measurements import VariantStatus
 from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_benchmark
 from cnnbench.bench.worker import metrics, read_weights
 from cnnbench.bench.worker_process import BenchVariant, LostError, Worker
-from cnnbench.data.dataset import Split
+from cnnbench.data.splits import Split
 from cnnbench.errors import UsageError
 from cnnbench.spec.loader import load_experiment
 from tests.support.paths import ROOT

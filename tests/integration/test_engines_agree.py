@@ -16,8 +16,9 @@ import pytest
 from flax import nnx
 
 from cnnbench.data.catalog import DatasetInfo
-from cnnbench.data.dataset import Dataset, Split
+from cnnbench.data.dataset import Dataset
 from cnnbench.data.published.mnist_5k import load_embedded
+from cnnbench.data.splits import Split
 from cnnbench.graph.plan import Plan
 from cnnbench.nn import graph_net
 from cnnbench.nn.graph_net import GraphNet

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from cnnbench.data.batches import batches
 from cnnbench.data.catalog import DatasetInfo
-from cnnbench.data.dataset import Dataset, Split
+from cnnbench.data.dataset import Dataset
+from cnnbench.data.splits import Split
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import BatchNorm, Conv, ConvTranspose, output_of
 from cnnbench.layers.activation import ACTIVATION_NAMES

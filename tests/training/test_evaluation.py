@@ -14,7 +14,7 @@ from scipy import special
 from sklearn import metrics
 
 from cnnbench.analysis.confusion import confusion
-from cnnbench.data.dataset import Split
+from cnnbench.data.splits import Split
 from cnnbench.training import executables
 from cnnbench.training.evaluation import evaluate
 from cnnbench.training.executables import EVAL_BATCH, compile_all, set_up
@@ -88,7 +88,7 @@ def test_evaluation_matches_scikit_learn_for_any_number_of_images(
     for size in SIZES:
         split = dataset.validation.first(size)
         outputs = (split.images / 255).reshape(size, -1) @ kernel + bias
-        (got,) = evaluate(compiled, state, range(NUM_TRAIN, NUM_TRAIN + size))
+        (got,) = evaluate(compiled, state, [np.arange(NUM_TRAIN, NUM_TRAIN + size, dtype=np.int32)])
         want = oracle(outputs, split)
         assert got == pytest.approx(want, rel=1e-5), size
         assert all(map(math.isfinite, got.values()))

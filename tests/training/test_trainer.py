@@ -17,7 +17,8 @@ from flax import nnx
 
 from cnnbench.data.batches import epoch_order
 from cnnbench.data.catalog import DatasetInfo
-from cnnbench.data.dataset import Dataset, Split
+from cnnbench.data.dataset import Dataset
+from cnnbench.data.splits import Split
 from cnnbench.errors import UsageError
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.runs.records import BestValue, Direction, EngineRecord, EpochRecord

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from cnnbench.bench.frameworks.interface import LayerGradients
 from cnnbench.data.catalog import DatasetInfo
-from cnnbench.data.dataset import Dataset, Split
+from cnnbench.data.dataset import Dataset
+from cnnbench.data.splits import Split
 from cnnbench.graph.plan import Plan
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system.arrays import LayerWeights

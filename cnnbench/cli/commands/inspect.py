@@ -10,7 +10,7 @@ import typer
 
 from cnnbench.cli.options import DataDir, ResultsDir, Run, Seed
 from cnnbench.cli.terminal import PICTURES, computing, file_form, stdout, tell, warn, write_file
-from cnnbench.data.dataset import Split
+from cnnbench.data.splits import Split
 from cnnbench.errors import UsageError
 from cnnbench.runs.find import find_run
 

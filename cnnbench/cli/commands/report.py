@@ -23,7 +23,7 @@ from cnnbench.comparisons.comparison import Comparison
 from cnnbench.comparisons.learning_curves import runs_of
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.comparisons.verdict_text import parse_effect
-from cnnbench.data.dataset import Split
+from cnnbench.data.splits import Split
 from cnnbench.errors import UsageError
 from cnnbench.formatting import clean
 from cnnbench.report.author_notes import read_notes

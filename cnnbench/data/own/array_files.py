@@ -167,6 +167,10 @@ class ArraySource:
         notes = "".join(f"; {note}" for note in _about(decoded.arrays)["notes"])
         return CacheEntry(arrays, f"{self.place}{notes}", decoded.key)
 
+    def has_test(self, decoded: CacheEntry) -> bool:
+        """Returns True if the files have test images."""
+        return "test_labels" in decoded.arrays
+
     def _given(self) -> Path | dict[str, Path]:
         return self.files if isinstance(self.files, Path) else dict(self.files)
 

@@ -181,6 +181,10 @@ class FolderSource:
             arrays |= {f"{name}_images": images[where[kept]], f"{name}_labels": labels[kept]}
         return CacheEntry(arrays, f"the folder {self.path}", decoded.key)
 
+    def has_test(self, decoded: "CacheEntry") -> bool:  # noqa: ARG002
+        """Returns True if there is a folder of test images."""
+        return "test" in self.listing().files
+
     def listing(self) -> ImageListing:
         """Finds the images and classes.
 

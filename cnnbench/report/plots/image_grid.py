@@ -20,7 +20,7 @@ from cnnbench.analysis.latent import (
     walk,
 )
 from cnnbench.analysis.trained_network import TrainedNetwork
-from cnnbench.data.dataset import Split
+from cnnbench.data.splits import Split
 from cnnbench.formatting import clean
 from cnnbench.graph.plan import Plan
 from cnnbench.graph.receptive_field import receptive_field
