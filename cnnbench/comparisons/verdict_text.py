@@ -94,7 +94,8 @@ def _lack(v: Verdict) -> str:
     if len(v.seeds) == 1:
         found = f"{words(v.metric)} {size(v.metric, v.difference)} with one seed"
     else:
-        found = _named_evidence(v)
+        # Without p, which no difference, however large, could bring to alpha.
+        found = f"{words(v.metric)} {_interval(v)}, {len(v.seeds)} seeds)"
     return f"{found}; p < {v.alpha:g} takes at least {v.fewest} seeds: {advice}"
 
 
@@ -103,12 +104,17 @@ def _named_evidence(v: Verdict) -> str:
 
 
 def _evidence(v: Verdict) -> str:
-    assert v.interval is not None
     assert v.p is not None
+    return f"{_interval(v)}, {_p(v.p)}, {len(v.seeds)} seeds)"
+
+
+def _interval(v: Verdict) -> str:
+    """The difference, and the interval after an opening parenthesis."""
+    assert v.interval is not None
     low, high = (size(v.metric, end).split()[0] for end in (v.interval.low, v.interval.high))
     level = f"{100 * (1 - v.alpha):g}% CI"
     difference = size(v.metric, v.difference)
-    return f"{difference} ({level} {low} to {high}, {_p(v.p)}, {len(v.seeds)} seeds)"
+    return f"{difference} ({level} {low} to {high}"
 
 
 def size(metric: str, value: float) -> str:

@@ -306,7 +306,7 @@ SENTENCES = [
         pair(LIFT[:3]),
         Criteria(),
         "Too few seeds to compare Run 1 with Run 0: accuracy +0.50 points (95% CI +0.25 to +0.75, "
-        f"p = 0.25, 3 seeds); p < 0.05 takes at least 6 seeds: run both with --seeds 6; {AS_LONG}",
+        f"3 seeds); p < 0.05 takes at least 6 seeds: run both with --seeds 6; {AS_LONG}",
     ),
     (
         pair(LIFT[:1]),
