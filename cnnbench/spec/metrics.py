@@ -1,8 +1,10 @@
 """The table of metrics; their formulas are in `training.losses`.
 
-To add a metric, add its name to `MetricName`, a row to the table, and its formula to
-`training.losses.per_image_metric`. Checks of experiment files, messages, tables, charts, verdicts
-and docs/reference/spec.md read the table.
+To add a metric that is a mean over images, add its name to `ImageMetricName`, a row to the table,
+and its formula for one image to `training.losses.per_image_metric`. For any other function of the
+outputs and targets of a split, add its name to `SplitMetricName`, and its formula to
+`training.metrics.split.split_metric`. Checks of experiment files, messages, tables, charts,
+verdicts and docs/reference/spec.md read the table.
 """
 
 import math
@@ -16,7 +18,15 @@ if TYPE_CHECKING:
 
     LayerOps = Mapping[str, LayerOp]
 
-MetricName = Literal["accuracy", "top5_accuracy", "brier_score", "mse", "mae", "psnr", "ssim", "kl"]
+ImageMetricName = Literal[
+    "accuracy", "top5_accuracy", "brier_score", "mse", "mae", "psnr", "ssim", "kl"
+]
+"""Metrics that are means over images."""
+
+SplitMetricName = Literal["balanced_accuracy", "macro_f1", "ece"]
+"""Metrics that are functions of the outputs and targets of a whole split."""
+
+MetricName = Literal[ImageMetricName, SplitMetricName]
 """Names that `train.metrics` accepts."""
 
 SSIM_WINDOW = 11  # pixels; no smaller image has an SSIM
@@ -111,6 +121,44 @@ _TABLE = (
         other_names=("brier", "brier_score_loss", "brier_loss"),
     ),
     Metric(
+        name="balanced_accuracy",
+        title="balanced accuracy",
+        description="mean over classes of the fraction of a class's images that are classified"
+        " correctly (recall): all classes count the same, however many images they have; classes"
+        " without images do not count",
+        tasks=_CLASSIFY,
+        higher_is_better=True,
+        is_fraction=True,
+        other_names=(
+            *("balanced_acc", "bal_acc", "bacc", "balanced_accuracy_score"),
+            *("macro_accuracy", "macro_recall", "recall_macro", "unweighted_average_recall", "uar"),
+            *("mean_per_class_accuracy", "mean_class_accuracy", "per_class_accuracy"),
+        ),
+    ),
+    Metric(
+        name="macro_f1",
+        title="macro F1",
+        description="mean over classes of the F1 score, the harmonic mean of precision and recall;"
+        " classes that are neither label nor prediction of any image do not count",
+        tasks=_CLASSIFY,
+        higher_is_better=True,
+        is_fraction=True,
+        other_names=("f1", "f1_score", "f1_macro", "macro_f1_score", "multiclass_f1_score"),
+    ),
+    Metric(
+        name="ece",
+        title="ECE",
+        description="expected calibration error (Guo et al. 2017): distance between the mean"
+        " probability of the predicted class (confidence) and the accuracy, in 15 bins of equal"
+        " width by confidence, averaged over images",
+        tasks=_CLASSIFY,
+        is_fraction=True,
+        other_names=(
+            *("expected_calibration_error", "calibration_error", "calibration"),
+            "multiclass_calibration_error",
+        ),
+    ),
+    Metric(
         name="mse",
         title="MSE",
         description="mean squared error over pixels",
@@ -158,9 +206,9 @@ _TABLE = (
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _TABLE}
 NO_METRICS = (
-    "precision recall f1 f1_score auc roc_auc confusion_matrix iou dice mape r2"
+    "precision recall micro_f1 weighted_f1 auc roc_auc confusion_matrix iou dice mape r2"
     " rmse msle perplexity"
-    " top3 top3_accuracy top10_accuracy lpips fid ms_ssim cohen_kappa balanced_accuracy"
+    " top3 top3_accuracy top10_accuracy lpips fid ms_ssim cohen_kappa mcc matthews_corrcoef mce"
 )
 """Metrics of other libraries that are not supported, so that no similar name is suggested."""
 
@@ -171,7 +219,7 @@ def names_of(task: str) -> tuple[str, ...]:
     """Metrics that are available for a task.
 
     >>> names_of("classify")
-    ('accuracy', 'top5_accuracy', 'brier_score', 'kl')
+    ('accuracy', 'top5_accuracy', 'brier_score', 'balanced_accuracy', 'macro_f1', 'ece', 'kl')
     """
     return tuple(name for name, metric in METRICS.items() if task in metric.tasks)
 

@@ -1,6 +1,6 @@
 """Evaluation on held-out images, with compiled functions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from cnnbench.data.splits import Rows
 from cnnbench.runs.records import Direction
 from cnnbench.spec.experiment import Experiment
-from cnnbench.spec.metrics import higher_is_better
+from cnnbench.spec.metrics import SplitMetricName, higher_is_better
 from cnnbench.training.executables import EVAL_BATCH, NUM_SAMPLES, Executables
 from cnnbench.training.linear_probe import MOST_TRAIN, probe_accuracy
-from cnnbench.training.losses import metric_names
+from cnnbench.training.losses import metric_names, split_metric_names
+from cnnbench.training.metrics.split import split_metric
 from cnnbench.training.state import Arrays, TrainState, unstack
+from cnnbench.training.step import Evaluated
 
 
 def metric_directions(experiment: Experiment) -> dict[str, Direction]:
@@ -26,7 +28,7 @@ def metric_directions(experiment: Experiment) -> dict[str, Direction]:
 def evaluate(
     executables: Executables, state: TrainState, rows: Sequence[NDArray[np.int32]]
 ) -> list[dict[str, float]]:
-    """Means of loss and metrics over images, by seed.
+    """Loss and metrics of images, by seed.
 
     The last chunk is padded with images of weight zero.
 
@@ -36,19 +38,18 @@ def evaluate(
       rows: indices of the images of each seed, (n,); the same for all unless `own_rows`.
     """
     own = rows if executables.own_rows else rows[:1]
-    sums = []
+    parts = []
     for start in range(0, max(map(len, own)), EVAL_BATCH):
         chunks = [_chunk(indices, start) for indices in own]
         pair = [np.stack(each) for each in zip(*chunks, strict=True)]
         given = pair if executables.own_rows else [each[0] for each in pair]
-        sums.append(executables.evaluate(*state.model, executables.arrays, *given))
-    host = jax.device_get(sums)
-    totals = {
-        key: np.sum([np.float64(part[key]) for part in host], axis=0).reshape(-1) for key in host[0]
-    }
+        parts.append(executables.evaluate(*state.model, executables.arrays, *given))
+    host, several = jax.device_get(parts), executables.at_once > 1
+    names = split_metric_names(executables.job.experiment)
     return [
-        {key: float(total[number] / len(indices)) for key, total in totals.items()}
+        _means(of_seed, len(indices)) | _split_metrics(names, of_seed, len(indices))
         for number, indices in enumerate(rows)
+        for of_seed in [jax.tree.map(lambda leaf, n=number: leaf[n], host) if several else host]
     ]
 
 
@@ -57,6 +58,23 @@ def _chunk(indices: NDArray[np.int32], start: int) -> tuple[NDArray[np.int32], N
     places = np.arange(start, start + EVAL_BATCH)
     weights = (places < len(indices)).astype(np.float32)
     return indices[np.minimum(places, len(indices) - 1)], weights
+
+
+def _means(parts: Sequence[Evaluated], size: int) -> dict[str, float]:
+    """Means of loss and metrics over `size` images, from the parts of a split."""
+    return {
+        name: float(np.sum([np.float64(part.sums[name]) for part in parts]) / size)
+        for name in parts[0].sums
+    }
+
+
+def _split_metrics(
+    names: Iterable[SplitMetricName], parts: Sequence[Evaluated], size: int
+) -> dict[str, float]:
+    """Metrics of a whole split of `size` images, from its parts; the last ones are padded."""
+    values = (part.values for part in parts)
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size], *values)
+    return {name: split_metric(name, whole) for name in names}
 
 
 def code_accuracies(

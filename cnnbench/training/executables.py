@@ -33,7 +33,7 @@ from cnnbench.training.inference import activations_of, outputs_of
 from cnnbench.training.optim.optimizer import build_optimizer
 from cnnbench.training.resume import Resume
 from cnnbench.training.state import Arrays, Network, TrainState, init_state, split_network, stack
-from cnnbench.training.step import StepConfig, eval_step, make_rules, train_step
+from cnnbench.training.step import Evaluated, StepConfig, eval_step, make_rules, train_step
 from cnnbench.training.strategy import Strategy, for_batch, has_batch_statistics
 
 EVAL_BATCH = 500  # images
@@ -140,7 +140,7 @@ class Executables:
     at_once: int = 1
     train: Callable[..., tuple[TrainState, jax.Array]] = _not_compiled
     train_last: Callable[..., tuple[TrainState, jax.Array]] | None = None
-    evaluate: Callable[..., dict[str, jax.Array]] = _not_compiled
+    evaluate: Callable[..., Evaluated] = _not_compiled
     outputs: Callable[..., jax.Array] | None = None
     codes: Callable[..., jax.Array] | None = None
     num_slow: int = 0

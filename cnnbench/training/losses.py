@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from cnnbench.data.scaling import BRIGHTEST
 from cnnbench.layers import Sample, VectorQuantizer
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Experiment, Loss, Task
-from cnnbench.spec.metrics import SSIM_WINDOW, MetricName
+from cnnbench.spec.metrics import SSIM_WINDOW, ImageMetricName, MetricName, SplitMetricName
 
 SIGMA = 1.5  # pixels: standard deviation of SSIM's Gaussian window
 K1, K2 = 0.01, 0.03
@@ -101,11 +101,12 @@ def score_in_mean(experiment: Experiment) -> Score:
 
 
 def scores(experiment: Experiment) -> dict[str, Score]:
-    """The metrics other than the loss, by name."""
+    """The metrics other than the loss that are means over images, by name."""
     data_range = BRIGHTEST / experiment.dataset.pixel_scale
     return {
         name: partial(per_image_metric, name, data_range=data_range)
-        for name in metric_names(experiment)
+        for name in get_args(ImageMetricName)
+        if name in metric_names(experiment)
     }
 
 
@@ -176,7 +177,7 @@ def _image_mean(value: PerImage) -> PerImage:
 
 
 def per_image_metric(
-    name: MetricName, result: Result, targets: jax.Array, *, data_range: float
+    name: ImageMetricName, result: Result, targets: jax.Array, *, data_range: float
 ) -> jax.Array:
     """Metric of each image, (n,); the mean over images is the metric.
 
@@ -325,3 +326,9 @@ def metric_names(experiment: Experiment) -> tuple[MetricName, ...]:
     """Names of the metrics reported in addition to the loss."""
     default: tuple[MetricName, ...] = ("accuracy",) if experiment.task is Task.CLASSIFY else ()
     return default if experiment.train.metrics is None else experiment.train.metrics
+
+
+def split_metric_names(experiment: Experiment) -> tuple[SplitMetricName, ...]:
+    """Names of the metrics that are functions of a whole split."""
+    asked = metric_names(experiment)
+    return tuple(name for name in get_args(SplitMetricName) if name in asked)

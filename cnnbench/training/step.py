@@ -34,7 +34,15 @@ from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Augment, Experiment, Task
 from cnnbench.system.devices import BATCH
-from cnnbench.training.losses import Score, class_weights_of, objective, scores, total_weight
+from cnnbench.training.losses import (
+    Score,
+    class_weights_of,
+    objective,
+    scores,
+    split_metric_names,
+    total_weight,
+)
+from cnnbench.training.metrics.split import Gathered, gathered_of
 from cnnbench.training.state import Arrays, Indices, TrainState, Tree
 
 
@@ -67,6 +75,7 @@ class StepConfig(NamedTuple):
     augment: Augment | None = None
     class_weights: tuple[float, ...] | None = None
     test_augment: str | None = None
+    gathers: bool = False
 
 
 class Part(NamedTuple):
@@ -107,6 +116,7 @@ def make_rules(
         None if augment == Augment() else augment,
         class_weights_of(experiment) if training else None,
         None if training else experiment.evaluation.augment,
+        bool(split_metric_names(experiment)),
     )
 
 
@@ -160,7 +170,7 @@ def gradients(
     """
     sums: Callable[..., Any] = partial(_gradient_sums, graphdef=graphdef, rules=rules)
     if _shares(rules) > 1:
-        sums = _shared(partial(_one_share, sums), rules)
+        sums = _shared(partial(_one_share, sums), rules, P())
     draws = None
     if rules.augment and state.stream:
         draws = draw_augmentation(rules.augment, state.stream, indices, arrays.images.shape[1:3])
@@ -175,11 +185,18 @@ def gradients(
     return jax.tree.map(lambda g: g / total, gradient), rest, loss / total
 
 
-def _shared(function: Callable[..., Any], rules: StepConfig) -> Callable[..., Any]:
-    """A function of (params, rest, arrays, rows), with the rows sharded over the devices."""
+def _shared(function: Callable[..., Any], rules: StepConfig, results: Any) -> Callable[..., Any]:
+    """A function of (params, rest, arrays, rows), with the rows sharded over the devices.
+
+    Args:
+      function: the function of one device.
+      rules: the step configuration.
+      results: how results are sharded; `P()` if all devices have the same.
+    """
     specs = (P(), P(), P(), P(BATCH))
+    options: Any = {"mesh": rules.mesh, "in_specs": specs, "out_specs": results}
     # Results end with a psum, which the replication check cannot see through a scan.
-    return jax.shard_map(function, mesh=rules.mesh, in_specs=specs, out_specs=P(), check_vma=False)
+    return jax.shard_map(function, **options, check_vma=False)
 
 
 def _one_share(
@@ -338,6 +355,18 @@ def _loss_sum(  # noqa: PLR0913, PLR0917 - differentiated by argument position
     return total, split_model(model)[2]
 
 
+class Evaluated(NamedTuple):
+    """Loss and metrics of some images.
+
+    Args:
+      sums: weighted sums of the loss and of metrics per image, by name.
+      values: values of each image, for metrics of a whole split; empty if there are none.
+    """
+
+    sums: dict[str, jax.Array]
+    values: Gathered
+
+
 def eval_step(
     params: Tree,
     rest: Tree,
@@ -347,8 +376,8 @@ def eval_step(
     *,
     graphdef: Any,
     rules: StepConfig,
-) -> dict[str, jax.Array]:
-    """Weighted sums of the loss and the metrics over the images at `indices`.
+) -> Evaluated:
+    """Loss and metrics of the images at `indices`.
 
     Args:
       params: the parameters.
@@ -359,17 +388,23 @@ def eval_step(
       graphdef: graph definition for scoring.
       rules: the step configuration, with loss and metrics.
     """
-    sums: Callable[..., Any] = partial(_metric_sums, graphdef=graphdef, rules=rules)
+    evaluate: Callable[..., Evaluated] = partial(_evaluated, graphdef=graphdef, rules=rules)
     if _shares(rules) > 1:
-        one = sums
-        sums = _shared(lambda *args: lax.psum(one(*args), BATCH), rules)
+        shards: Any = P(), P(BATCH)
+        evaluate = _shared(partial(_evaluated_share, evaluate), rules, Evaluated(*shards))
     # Variational codes are sampled by image index, independent of the rest of the batch.
     rows = _rows(Part(indices, weights, indices), rules)
-    totals: dict[str, jax.Array] = sums(params, rest, arrays, rows)
-    return totals
+    sums, values = evaluate(params, rest, arrays, rows)
+    return Evaluated(sums, jax.tree.map(lambda value: value[: len(indices)], values))
 
 
-def _metric_sums(
+def _evaluated_share(evaluate: Callable[..., Evaluated], *args: Any) -> Evaluated:
+    """Sums over the rows of all devices, and the values of the images of one device."""
+    sums, values = evaluate(*args)
+    return Evaluated(lax.psum(sums, BATCH), values)
+
+
+def _evaluated(
     params: Tree,
     rest: Tree,
     arrays: Arrays,
@@ -377,20 +412,24 @@ def _metric_sums(
     *,
     graphdef: Any,
     rules: StepConfig,
-) -> dict[str, jax.Array]:
+) -> Evaluated:
     prepared = _prepared(graphdef, params, rest, rules)
 
-    def sums(part: Part) -> dict[str, jax.Array]:
+    def of_row(part: Part) -> Evaluated:
         images, targets = pick(arrays, part.indices, rules)
         result = _mean_result(
             lambda view: results_of(graphdef, params, rest, view, prepared, rules, part.numbers),
             views_of(rules.test_augment, images),
         )
-        values = {"loss": rules.loss(result, targets)}
-        values |= {name: metric(result, targets) for name, metric in rules.metrics.items()}
-        return {name: jnp.sum(value * part.weights) for name, value in values.items()}
+        scores = {"loss": rules.loss(result, targets)}
+        scores |= {name: metric(result, targets) for name, metric in rules.metrics.items()}
+        sums = {name: jnp.sum(score * part.weights) for name, score in scores.items()}
+        return Evaluated(sums, gathered_of(rules.task, result, targets) if rules.gathers else ())
 
     if len(rows.indices) == 1:  # convolutions inside a loop are slow on CPUs
-        return sums(_first(rows))
-    totals: dict[str, jax.Array] = jax.tree.map(jnp.sum, lax.map(sums, rows))
-    return totals
+        return of_row(_first(rows))
+    sums, values = lax.map(of_row, rows)
+    return Evaluated(
+        jax.tree.map(jnp.sum, sums),
+        jax.tree.map(lambda value: value.reshape(-1, *value.shape[2:]), values),
+    )

@@ -469,12 +469,12 @@ class TestOverrides:
             (
                 "train.metrics=[bogus]",
                 "train.metrics.0: unknown metric 'bogus'; use accuracy, top5_accuracy, "
-                "brier_score, mse, mae, psnr, ssim or kl.",
+                "brier_score, mse, mae, psnr, ssim, kl, balanced_accuracy, macro_f1 or ece.",
             ),
             (
                 "train.metrics.0=mse",
                 "train.metrics.0: metric 'mse' is not available for task: classify; use accuracy,"
-                " top5_accuracy, brier_score or kl.",
+                " top5_accuracy, brier_score, balanced_accuracy, macro_f1, ece or kl.",
             ),
             (
                 "train.groups.0.weight_decay=0",

@@ -16,7 +16,7 @@ from cnnbench.spec.metrics import (
 
 
 def test_the_table_has_every_metric_that_a_file_can_ask_for() -> None:
-    assert tuple(name for name, metric in METRICS.items() if metric.tasks) == get_args(MetricName)
+    assert {name for name, metric in METRICS.items() if metric.tasks} == set(get_args(MetricName))
     assert {name for name, metric in METRICS.items() if not metric.tasks} == {
         "loss",
         "code_accuracy",
@@ -33,6 +33,9 @@ def test_the_table_has_every_metric_that_a_file_can_ask_for() -> None:
         ("training_loss", "Training loss", False, False),
         ("test_psnr", "Test PSNR", False, True),
         ("test_brier_score", "Test Brier score", False, False),
+        ("test_balanced_accuracy", "Test balanced accuracy", True, True),
+        ("validation_macro_f1", "Validation macro F1", True, True),
+        ("test_ece", "Test ECE", True, False),
         ("ssim", "SSIM", False, True),
         ("test_kl", "Test KL divergence", False, False),
         ("validation_mse", "Validation MSE", False, False),

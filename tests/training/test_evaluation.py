@@ -15,6 +15,7 @@ from sklearn import metrics
 
 from cnnbench.analysis.confusion import confusion
 from cnnbench.data.splits import Split
+from cnnbench.spec.metrics import names_of
 from cnnbench.training import executables
 from cnnbench.training.evaluation import evaluate
 from cnnbench.training.executables import EVAL_BATCH, compile_all, set_up
@@ -27,6 +28,17 @@ Values = Mapping[str, float]
 BLURRED: Layers = {**MIRROR, "chance": {"op": "activation", "activation": "sigmoid"}}
 NUM_TRAIN, MOST = 20, EVAL_BATCH + 503
 SIZES = (1, EVAL_BATCH - 1, EVAL_BATCH, EVAL_BATCH + 1, MOST)
+
+
+def calibration_error(chances: Array, labels: Array, bins: int = 15) -> float:
+    """Guo et al. 2017, equation 3, bin by bin."""
+    confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
+    error = 0.0
+    for number in range(bins):
+        inside = (confidence > number / bins) & (confidence <= (number + 1) / bins)
+        if inside.any():
+            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return error
 
 
 def of_classes(logits: Array, split: Split) -> Values:
@@ -43,6 +55,11 @@ def of_classes(logits: Array, split: Split) -> Values:
             labels, special.softmax(logits, axis=1), labels=every
         ),
         "top5_accuracy": metrics.top_k_accuracy_score(labels, logits, k=5, labels=every),
+        "balanced_accuracy": metrics.recall_score(
+            labels, logits.argmax(axis=1), labels=np.unique(labels), average="macro"
+        ),
+        "macro_f1": metrics.f1_score(labels, logits.argmax(axis=1), average="macro"),
+        "ece": calibration_error(special.softmax(logits, axis=1), labels),
     }
 
 
@@ -62,7 +79,7 @@ def of_chances(outputs: Array, split: Split) -> Values:
 
 
 CASES: Mapping[str, tuple[Layers, dict[str, Any], Callable[[Array, Split], Values]]] = {
-    "classes": (LINEAR, {"metrics": ["accuracy", "top5_accuracy", "brier_score"]}, of_classes),
+    "classes": (LINEAR, {"metrics": names_of("classify")[:-1]}, of_classes),
     "images": (MIRROR, {"task": "reconstruct", "metrics": ["mae"]}, of_images),
     "chances": (BLURRED, {"task": "reconstruct", "loss": "binary_cross_entropy"}, of_chances),
 }

@@ -16,7 +16,7 @@ from cnnbench.data.scaling import BRIGHTEST
 from cnnbench.nn.augment import MixedLabels, mixed
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import LOSSES, Experiment
-from cnnbench.spec.metrics import METRICS, MetricName
+from cnnbench.spec.metrics import METRICS, ImageMetricName
 from cnnbench.training.losses import (
     loss_name,
     metric_names,
@@ -198,8 +198,8 @@ def test_metrics_of_reconstructions_are_the_losses_of_that_name(name: str) -> No
     np.testing.assert_allclose(got, numpy_loss(name, outputs, targets), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", get_args(MetricName))
-def test_better_directions_in_the_table_are_right(name: MetricName) -> None:
+@pytest.mark.parametrize("name", get_args(ImageMetricName))
+def test_better_directions_in_the_table_are_right(name: ImageMetricName) -> None:
     labels = jnp.arange(NUM_CLASSES)
     images = jnp.asarray(special.expit(normal(0, NUM_CLASSES, 12, 12, 1)))
     zeros, ones = jnp.zeros(NUM_CLASSES), jnp.ones(NUM_CLASSES)

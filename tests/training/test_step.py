@@ -11,6 +11,7 @@ import optax
 import pytest
 from flax import nnx
 from jax.sharding import Mesh
+from scipy import special
 
 from cnnbench.data.scaling import Scaling
 from cnnbench.nn.augment import first_stream
@@ -358,7 +359,8 @@ def test_evaluation_averages_the_logits_of_views(microbatch: int | None) -> None
     for augment, want in (("flip", logits["same"]), ("flip_translate", whole)):
         how = rules(microbatch)._replace(test_augment=augment)
         evaluate = functools.partial(eval_step, graphdef=network.evaluation, rules=how)
-        sums = jax.jit(evaluate)(network.params, network.rest, arrays, indices, np.ones(7))
+        evaluated = jax.jit(evaluate)(network.params, network.rest, arrays, indices, np.ones(7))
+        sums = evaluated.sums
         labels = np.asarray(arrays.labels)[indices]
         losses_of_images = oracles.cross_entropy(want, labels)
         assert float(sums["loss"]) == pytest.approx(losses_of_images.sum(), rel=1e-5)
@@ -371,9 +373,9 @@ def test_evaluation_counts_the_images_of_weight_one(
 ) -> None:
     network, arrays = small_network(), some_arrays()
     indices, weights = np.array([4, 1, 11, 0, 7, 2, 2, 2]), np.array([1, 1, 1, 1, 0, 1, 0, 0])
-    how = rules(microbatch, mesh_of(num_devices))
+    how = rules(microbatch, mesh_of(num_devices))._replace(gathers=True)
     evaluate = functools.partial(eval_step, graphdef=network.evaluation, rules=how)
-    sums = jax.jit(evaluate)(
+    sums, values = jax.jit(evaluate)(
         network.params,
         network.rest,
         arrays,
@@ -385,6 +387,12 @@ def test_evaluation_counts_the_images_of_weight_one(
     assert set(sums) == {"loss", "accuracy"}
     assert float(sums["loss"]) == pytest.approx(oracles.cross_entropy(logits, labels).sum(), 1e-5)
     assert float(sums["accuracy"]) == (logits.argmax(axis=1) == labels).sum()
+    # Values of all images, padding included, in the order of the indices.
+    logits, labels = _logits(network, arrays, indices), np.asarray(arrays.labels)[indices]
+    np.testing.assert_array_equal(values.labels, labels)
+    np.testing.assert_array_equal(values.classes, logits.argmax(axis=1))
+    chances = special.softmax(logits, axis=1).max(axis=1)
+    np.testing.assert_allclose(values.confidences, chances, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("form", "row"), [("plain", 3), ("direct", 4), ("fast", 1)])
@@ -406,7 +414,7 @@ def test_evaluation_samples_the_code_of_an_image_by_its_index(
         how, graphdef = rules(row, mesh_of(devices)), getattr(network, mode)
         evaluate = jax.jit(functools.partial(eval_step, graphdef=graphdef, rules=how))
         indices, weights = jnp.asarray(images, jnp.int32), jnp.ones(len(images))
-        return float(evaluate(network.params, network.rest, arrays, indices, weights)["loss"])
+        return float(evaluate(network.params, network.rest, arrays, indices, weights).sums["loss"])
 
     want = loss([4, 1, 11, 0, 7, 2])
     assert loss([4, 1, 11, 0, 7, 2], mode="evaluation") != pytest.approx(want, rel=1e-3)

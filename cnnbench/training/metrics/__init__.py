@@ -1,0 +1,1 @@
+"""Metrics of a whole split, such as balanced accuracy, which are not means over its images."""
