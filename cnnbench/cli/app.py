@@ -25,7 +25,7 @@ class Commands(LazyGroup):
         ),
         "new": LazyCommand(
             "cnnbench.cli.commands.new:new",
-            "Create an experiment file that extends another one.",
+            "Create an experiment file that extends another one, or that fits a dataset.",
         ),
         "watch": LazyCommand(
             "cnnbench.cli.commands.watch:watch",

@@ -139,10 +139,11 @@ def _facts(
     source: FolderSource, splits: Mapping[str, Sequence[str]], images: "NDArray[np.uint8]"
 ) -> Iterator[str]:
     """Sizes, modes, duplicates and statistics, a line each."""
-    from cnnbench.data.own.decoding import header
+    from cnnbench.data.own.decoding import header, quiet
     from cnnbench.data.scaling import channel_statistics
 
-    found = [header(source.path / file) for files in splits.values() for file in files]
+    with quiet():
+        found = [header(source.path / file) for files in splits.values() for file in files]
     known = [each for each in found if each]
     heights, widths = (sorted(getattr(h, side) for h in known) for side in ("height", "width"))
     yield ""

@@ -29,7 +29,7 @@ def size_of(file: Path) -> tuple[int, int]:
     Raises:
       DataError: the file is not an image.
     """
-    with _quiet(), opened(file) as image:
+    with quiet(), opened(file) as image:
         return _upright_size(image)
 
 
@@ -73,7 +73,7 @@ def decode_files(
             return str(error)
         return ""
 
-    with _quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
         errors = []
         for error in pool.map(read, range(len(files))):
             errors.append(error)
@@ -99,7 +99,7 @@ def read_as_trained(
     """
     if not file.is_file():
         raise UsageError(f"{file}: no such file; specify a {READABLE} file.")
-    with _quiet():
+    with quiet():
         (height, width), pixels = size_of(file), decode(file, shape[:2], form)
     border = float(border_of(pixels).mean())
     return PreparedImage(
@@ -170,7 +170,7 @@ def _too_large(file: Path, most: int) -> DataError:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences Pillow's warnings; not thread-safe, so never inside of a thread."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -186,19 +186,22 @@ class ImageHeader:
       mode: Pillow's mode, such as ``RGB``, ``P`` or ``L``.
       height: in pixels, upright.
       width: in pixels, upright.
+      has_alpha: True if pixels can be transparent.
     """
 
     format: str
     mode: str
     height: int
     width: int
+    has_alpha: bool = False
 
 
 def header(file: Path) -> ImageHeader | None:
-    """The header of an image; None if it cannot be read."""
+    """The header of an image; None if it cannot be read. Call it within `quiet`."""
     try:
-        with _quiet(), opened(file) as image:
+        with opened(file) as image:
             height, width = _upright_size(image)
-            return ImageHeader(image.format or "", image.mode, height, width)
+            has_alpha = image.has_transparency_data
+            return ImageHeader(image.format or "", image.mode, height, width, has_alpha)
     except DataError:
         return None

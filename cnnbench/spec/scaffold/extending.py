@@ -1,21 +1,26 @@
 """Scaffolds a new experiment file that extends another."""
 
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnbench.errors import SpecError, UsageError, quoted
+from cnnbench.errors import UsageError
 from cnnbench.spec.document import inline_text, read_document
-from cnnbench.spec.experiment import MAX_NAME, NAME_PATTERN
+from cnnbench.spec.experiment import PATHS
 from cnnbench.spec.inheritance import lineage, read_with_parents
-from cnnbench.spec.json_schema import FILE as SCHEMA_FILE
 from cnnbench.spec.loader import load_experiment
-from cnnbench.spec.shipped import ENDINGS, is_in_package
-
-_NAMING = "start with a letter and use letters, digits, '-' and '_'"
+from cnnbench.spec.scaffold.naming import (
+    check_path,
+    checked_name,
+    name_lines,
+    refuse_taken,
+    schema_line,
+    siblings,
+)
+from cnnbench.spec.shipped import is_in_package
+from cnnbench.system.files import expand_home
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +31,14 @@ class Scaffold:
       path: the new file.
       name: name of the experiment.
       text: content of the file.
-      parent: path of the file that it extends, after copying.
+      parent: path of the file that it extends, after copying; None if it extends none.
       copies: source file by target, for parents outside of the new file's folder.
     """
 
     path: Path
     name: str
     text: str
-    parent: Path
+    parent: Path | None
     copies: Mapping[Path, Path]
 
 
@@ -50,16 +55,18 @@ def scaffold_experiment(path: Path, parent: Path, name: str | None = None) -> Sc
       UsageError: invalid or existing name or path, or a copy would overwrite another file.
       SpecError: the parent is invalid.
     """
-    _check_path(path)
-    name = _checked_name(path, name)
+    check_path(path)
+    name = checked_name(path, name)
     base = load_experiment(parent).experiment
     sources = lineage(parent)
     if path.exists() and any(path.samefile(source) for source in sources):
         raise UsageError(
             f"{path}: the new file would overwrite a file that it extends; choose another."
         )
-    _refuse_taken(name, {*_siblings(parent), *_siblings(path)} - {path})
+    refuse_taken(name, {*siblings(parent), *siblings(path)} - {path})
     copies = _copies(path, sources)
+    if copies:
+        _require_findable(path, sources)
     if base.model.python and not path.parent.samefile(parent.parent):
         message = f"{path}: the Python model of {parent} must be in the folder of the experiment"
         raise UsageError(f"{message}; choose a file in {parent.parent}.")
@@ -69,42 +76,26 @@ def scaffold_experiment(path: Path, parent: Path, name: str | None = None) -> Sc
     return Scaffold(path, name, "\n".join([*lines, ""]), target, copies)
 
 
-def _check_path(path: Path) -> None:
-    if path.suffix not in ENDINGS:
-        raise UsageError(f"{path}: the name of an experiment file must end in .yaml; add it.")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: no such folder '{path.parent}'; create it first.")
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; specify a file.")
+def _require_findable(path: Path, sources: tuple[Path, ...]) -> None:
+    """Checks that the files to copy have no images at a path relative to their folder.
+
+    Raises:
+      UsageError: one has.
+    """
+    for source in sources:
+        if _is_relative(read_document(source).data.get("dataset")):
+            message = f"{path}: the images of {source} have a path relative to its folder"
+            raise UsageError(f"{message}; choose a file in {source.parent}.")
 
 
-def _checked_name(path: Path, name: str | None) -> str:
-    where = str(path) if name is None else "--name"
-    remedy = f"use --name NAME ({_NAMING})" if name is None else _NAMING
-    found = path.stem if name is None else name
-    if not re.fullmatch(NAME_PATTERN, found):
-        raise UsageError(f"{where}: {quoted(found)} is not a valid experiment name; {remedy}.")
-    if len(found) > MAX_NAME:
-        remedy = f"use at most {MAX_NAME} characters" + ("" if name else " with --name")
-        raise UsageError(f"{where}: the name {quoted(found)} is too long; {remedy}.")
-    return found
-
-
-def _siblings(path: Path) -> list[Path]:
-    """Experiment files in the folder of a path."""
-    return [file for ending in ENDINGS for file in path.parent.glob(f"*{ending}")]
-
-
-def _refuse_taken(name: str, files: Iterable[Path]) -> None:
-    """Raises UsageError if an experiment has this name: they would share a run folder."""
-    for file in sorted(files):
-        try:
-            data = read_document(file).data
-        except SpecError:
-            continue
-        if isinstance(data, dict) and data.get("name") == name:
-            message = f"the name {quoted(name)} is already used by {file}"
-            raise UsageError(f"{message}; choose another with --name.")
+def _is_relative(dataset: Any) -> bool:
+    found = [dataset.get(key) for key in PATHS] if isinstance(dataset, dict) else []
+    paths = [
+        path for value in found for path in (value.values() if isinstance(value, dict) else [value])
+    ]
+    return any(
+        isinstance(path, str) and not expand_home(Path(path)).is_absolute() for path in paths
+    )
 
 
 def _copies(path: Path, sources: tuple[Path, ...]) -> dict[Path, Path]:
@@ -127,13 +118,11 @@ def _copies(path: Path, sources: tuple[Path, ...]) -> dict[Path, Path]:
 
 
 def _head(name: str, base: str, extends: str) -> Iterator[str]:
-    title = re.sub("[_-]+", " ", name).strip().capitalize()
-    yield f"# yaml-language-server: $schema={SCHEMA_FILE}"
+    yield schema_line()
     yield f"# Everything not set here is inherited from {base}."
     yield ""
     yield f"extends: {inline_text(extends)}"
-    yield f"name: {inline_text(name)}"
-    yield f"title: {inline_text(title)}"
+    yield from name_lines(name)
 
 
 def _body(data: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""New experiment files: one that extends another, or one for a dataset."""
