@@ -11,7 +11,7 @@ import re
 import textwrap
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -356,6 +356,17 @@ def describe(name: str, data_dir: Path | None = None) -> DatasetInfo:
     if is_noise(name):
         return _noise(name)
     return info_of(name, open_builder(name, default_data_dir(data_dir)))
+
+
+def resized_info(info: DatasetInfo, form: ImageForm | None) -> DatasetInfo:
+    """Metadata of a dataset by name whose images are resized.
+
+    >>> resized_info(describe("mnist"), ImageForm((32, 32), "fit", 3, (0, 0, 0))).shape
+    (32, 32, 1)
+    """
+    if form is None or form.size is None:
+        return info
+    return replace(info, shape=(*form.size, info.shape[2]))
 
 
 def is_noise(name: str) -> bool:

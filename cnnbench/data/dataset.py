@@ -17,10 +17,12 @@ import numpy as np
 from cnnbench.data.catalog import (
     EMBEDDED,
     DatasetInfo,
+    ImageForm,
     OwnData,
     default_data_dir,
     describe,
     is_noise,
+    resized_info,
 )
 from cnnbench.data.published import sources
 from cnnbench.data.published.downloads import UnavailableError, sha256_of
@@ -43,6 +45,7 @@ from cnnbench.data.published.tfds import (
     prepared_source,
     read_prepared,
 )
+from cnnbench.data.resizing import resized_splits
 from cnnbench.data.splits import (
     RandomSplit,
     Rows,
@@ -74,6 +77,10 @@ class DatasetRequest(Protocol):
     @property
     def offline(self) -> str | None:
         """Name of the fallback dataset; None for none."""
+
+    @property
+    def form(self) -> ImageForm | None:
+        """Size of the images of a dataset by name; None to keep theirs."""
 
     @property
     def splits(self) -> Iterable[tuple[str, int | None]]:
@@ -153,13 +160,14 @@ class Dataset:
         return replace(self, train=train, validation=validation, pool=None)
 
 
-def load_dataset(
+def load_dataset(  # noqa: PLR0913 - all but the name are optional
     name: str,
     *,
     offline: str | None = None,
     splits: Mapping[str, int] | None = None,
     train_examples: int | None = None,
     split: RandomSplit | None = None,
+    form: ImageForm | None = None,
     data_dir: Path | None = None,
     notify: Notify = warnings.warn,
 ) -> Dataset:
@@ -179,6 +187,7 @@ def load_dataset(
       train_examples: number of training images to use, from the first; None for all.
       split: random split of the training images, together with any validation images of the
         source; None for a split by number.
+      form: size that images are scaled to; None to keep theirs.
       data_dir: folder of prepared data and manually placed files; default: that of
         tensorflow-datasets.
       notify: receives messages for the user; warnings by default.
@@ -192,7 +201,7 @@ def load_dataset(
     except UnavailableError as error:
         if offline is None or offline == name:
             raise DataError(_unavailable(error)) from error
-        _require_same_kind(name, offline, data_dir)
+        _require_same_kind(name, offline, form, data_dir)
         searched = f"{error.searched}. " if data_dir and error.searched else ""
         notify(f"{_sentence(str(error))}; using '{offline}' instead. {searched}".rstrip())
         fallback = load_dataset(
@@ -201,12 +210,15 @@ def load_dataset(
             splits={"validation": 0} if (splits or {}).get("validation") == 0 else None,
             train_examples=train_examples,
             split=split,
+            form=form,
             data_dir=data_dir,
             notify=notify,
         )
         return replace(fallback, stand_in_for=name)
     options = _Options(splits or {}, train_examples, split)
-    return _dataset(describe(name, data_dir), entry, options, notify)
+    info = resized_info(describe(name, data_dir), form)
+    entry = replace(entry, arrays=resized_splits(entry.arrays, form))
+    return _dataset(info, entry, options, notify)
 
 
 def dataset_of(spec: DatasetRequest, data_dir: Path | None, notify: Notify) -> Dataset:
@@ -224,6 +236,7 @@ def dataset_of(spec: DatasetRequest, data_dir: Path | None, notify: Notify) -> D
         splits=splits,
         train_examples=spec.train_examples,
         split=spec.random_split,
+        form=spec.form,
         data_dir=data_dir,
         notify=notify,
     )
@@ -421,8 +434,10 @@ def _divided(pool: Split, split: RandomSplit, number: int) -> tuple[Split, Split
     return pool.at(train), pool.at(validation)
 
 
-def _require_same_kind(name: str, offline: str, data_dir: Path | None) -> None:
-    wanted, got = describe(name, data_dir), describe(offline, data_dir)
+def _require_same_kind(
+    name: str, offline: str, form: ImageForm | None, data_dir: Path | None
+) -> None:
+    wanted, got = (resized_info(describe(each, data_dir), form) for each in (name, offline))
     if (wanted.shape, wanted.num_classes) != (got.shape, got.num_classes):
         raise DataError(
             f"dataset '{offline}' cannot replace '{name}' ({_kind(got)}, not {_kind(wanted)}); "

@@ -7,7 +7,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from cnnbench.data.catalog import KNOWN, LIST, DatasetInfo, describe, split_sizes
+from cnnbench.data.catalog import (
+    KNOWN,
+    LIST,
+    DatasetInfo,
+    ImageForm,
+    describe,
+    resized_info,
+    split_sizes,
+)
 from cnnbench.data.splits import size_of_validation
 from cnnbench.errors import DataError, Issue, did_you_mean, or_list, quoted
 from cnnbench.graph.build import use_one_of
@@ -94,7 +102,7 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
         batch_size = parts.train.batch_size if parts.train else None
         issues += _augment_issues(parts.dataset.augment, batch_size, parts.task, info)
     if parts.dataset and parts.dataset.offline and parts.dataset.name:
-        issues += _offline_issues(parts.dataset.offline, info, data_dir)
+        issues += _offline_issues(parts.dataset.offline, parts.dataset.form, info, data_dir)
     return issues
 
 
@@ -449,9 +457,11 @@ def _overlap(splits: Splits, train: int, validation: int, info: DatasetInfo) -> 
         yield Issue(("dataset", "splits"), message, remedy)
 
 
-def _offline_issues(name: str, info: DatasetInfo | None, data_dir: Path | None) -> Iterator[Issue]:
+def _offline_issues(
+    name: str, form: ImageForm | None, info: DatasetInfo | None, data_dir: Path | None
+) -> Iterator[Issue]:
     try:
-        fallback = describe(name, data_dir)
+        fallback = resized_info(describe(name, data_dir), form)
     except DataError as error:
         yield dataset_issue("offline", error)
         return

@@ -36,6 +36,7 @@ from cnnbench.data.catalog import (
     ResizeMethod,
     Shares,
     describe,
+    resized_info,
 )
 from cnnbench.data.own.folder import FolderSource
 from cnnbench.data.scaling import Scaling
@@ -508,16 +509,15 @@ class DatasetSpec(Model):
     )
     resize: Annotated[Resize | None, ADDED] = Field(
         None,
-        description="for a folder or Parquet files: image size; default: all images must already"
-        " have the same size",
+        description="image size; default: that of the images, which must all have the same size",
     )
     channels: Annotated[Literal[1, 3], ADDED] = Field(
         3, description="for a folder: 1 converts images to gray, 3 to RGB"
     )
     background: Annotated[Background, ADDED] = Field(
         "white",
-        description="for a folder or Parquet files: color behind transparent pixels, and of the"
-        " padding with method: fit: white, black, or [red, green, blue] from 0 to 255",
+        description="color of the padding with method: fit, and behind transparent pixels: white,"
+        " black, or [red, green, blue] from 0 to 255",
     )
     on_error: Annotated[Literal["stop", "skip"], ADDED] = Field(
         "stop", description="for a folder: stop at the first unreadable image, or skip all of them"
@@ -608,6 +608,11 @@ class DatasetSpec(Model):
         validation = 0.0 if self.random_split else spec.validation
         return Shares(validation, spec.test, spec.stratified, spec.seed)
 
+    @property
+    def form(self) -> ImageForm | None:
+        """Size of the images of a dataset by name; None to keep theirs."""
+        return self._image_form() if self.resize and self.name else None
+
     def _image_form(self) -> ImageForm:
         size = self.resize.size if self.resize else None
         method = self.resize.method if self.resize else "stretch"
@@ -637,7 +642,9 @@ class DatasetSpec(Model):
           DataError: unknown dataset, or its images are not supported.
         """
         source = self.source
-        return describe(source, data_dir) if isinstance(source, str) else source.info()
+        if not isinstance(source, str):
+            return source.info()
+        return resized_info(describe(source, data_dir), self.form)
 
     @property
     def scaling(self) -> Scaling:
@@ -651,7 +658,7 @@ class DatasetSpec(Model):
 SOURCES = ("name", "folder", "arrays")  # exactly one of them
 PATHS = ("folder", "arrays")  # sources that are relative to the file
 _OWN_KEYS: Mapping[str, tuple[str, ...]] = {  # keys that belong to one source, or two
-    "name": ("offline", "split"),
+    "name": ("offline", "split", "resize", "background"),
     "folder": ("resize", "channels", "background", "on_error", "split"),
     "arrays": ("keys", "shape", "layout", "value_range", "resize", "background", "split"),
 }

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import requests
 import scipy.stats
+from PIL import Image
 
+from cnnbench.data.catalog import ImageForm, ResizeMethod
 from cnnbench.data.dataset import Dataset, load_dataset, prepare
 from cnnbench.data.published.mnist_5k import load_embedded
 from cnnbench.errors import DataError
@@ -71,6 +73,29 @@ def test_by_default_the_last_sixth_validates(data_dir: Path) -> None:
     data = _load("mnist", data_dir=data_dir)
     assert (len(data.train), len(data.validation), len(data.test)) == (50, 10, 12)
     np.testing.assert_array_equal(data.validation.labels, tiny().train_labels[50:])
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "box"),
+    [("stretch", (32, 16), None), ("crop", (32, 16), (7, 0, 21, 28)), ("fit", (16, 16), None)],
+)
+def test_images_of_any_dataset_are_resized(
+    method: ResizeMethod, size: tuple[int, int], box: Any, data_dir: Path
+) -> None:
+    form = ImageForm((32, 16), method, 3, (0, 0, 0))
+    data, plain = (_load("mnist", data_dir=data_dir, form=each) for each in (form, None))
+    assert data.info.shape == (32, 16, 1)
+    for image, before in zip(data.train.images[:3], plain.train.images, strict=False):
+        whole = Image.fromarray(before[..., 0])
+        scaled = np.asarray(whole.resize(size[::-1], Image.Resampling.BILINEAR, box))
+        rest = (32 - size[0]) // 2
+        np.testing.assert_array_equal(image[..., 0], np.pad(scaled, ((rest, rest), (0, 0))))
+
+
+def test_images_of_the_fallback_are_resized() -> None:
+    form = ImageForm((20, 30), "crop", 3, (0, 0, 0))
+    data = _load("kmnist", offline="mnist_5k", form=form, notify=lambda _: None)
+    assert data.test.images.shape == (500, 20, 30, 1)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +406,7 @@ def test_an_absent_network_costs_seconds_and_no_noise(tmp_path: Path) -> None:
     code = """
 import requests
 import scipy.stats
+from PIL import Image
 def no_network(*_, **__):
     raise requests.ConnectionError("no network")
 requests.Session.request = no_network

@@ -30,10 +30,11 @@ from cnnbench.data.own.arrow_files import read_arrow_file
 from cnnbench.data.own.csv_files import read_table
 from cnnbench.data.own.labels import to_classes
 from cnnbench.data.own.numpy_files import read_npy, read_npz
-from cnnbench.data.own.pixels import require_count, resized_images, to_pixels
+from cnnbench.data.own.pixels import require_count, to_pixels
 from cnnbench.data.own.roles import in_split, role_of, split_of
 from cnnbench.data.own.stored import Raw, listed, unequal
 from cnnbench.data.published.downloads import sha256_of
+from cnnbench.data.resizing import resized_splits
 from cnnbench.errors import DataError, Notify, or_list
 from cnnbench.formatting import enumeration
 from cnnbench.system.arrays import Array, NamedArrays
@@ -86,9 +87,7 @@ def read_array_files(
         require_count(each, labels[f"{split_of(role)}_labels"])
     classes, class_names, num_classes = to_classes(labels, names)
     pixels, notes = to_pixels(images, options)
-    if options.form and options.form.size:
-        pixels = {role: resized_images(each, options.form) for role, each in pixels.items()}
-    arrays: NamedArrays = {**pixels, **classes}
+    arrays: NamedArrays = {**resized_splits(pixels, options.form), **classes}
     return ArrayData(
         {role: arrays[role] for role in ROLES if role in arrays}, num_classes, class_names, notes
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnbench.data.catalog import CLASS_NAMES, ImageForm
-from cnnbench.data.own.decoding import FORMATS, resized
+from cnnbench.data.own.decoding import FORMATS
 from cnnbench.data.own.image_files import BROKEN, MAX_PIXELS
 from cnnbench.data.own.stored import (
     LABEL_COLUMNS,
@@ -25,6 +25,7 @@ from cnnbench.data.own.stored import (
     no_such,
     unreadable,
 )
+from cnnbench.data.resizing import resized
 from cnnbench.errors import DataError, or_list, quoted
 from cnnbench.system import commands
 from cnnbench.system.arrays import Array, Pixels

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cnnbench.data.catalog import READABLE, ImageForm
 from cnnbench.data.own.image_files import BROKEN, PreparedImage, border_of, flattened
+from cnnbench.data.resizing import resized
 from cnnbench.errors import DataError, UsageError
 from cnnbench.system.arrays import Pixels
 
@@ -125,19 +126,6 @@ def decode(file: Path, size: tuple[int, int], form: ImageForm) -> Pixels:
             f" {size[0]}x{size[1]}; add resize: {{size: [{size[0]}, {size[1]}]}} to dataset"
         )
     return np.asarray(resized(seen, size, form)).reshape(*size, form.channels)
-
-
-def resized(image: "Image", size: tuple[int, int], form: ImageForm) -> "Image":
-    """Scales an image; Pillow averages all pixels that are merged (antialiasing)."""
-    from PIL import Image, ImageOps
-
-    shape, bilinear = (size[1], size[0]), Image.Resampling.BILINEAR
-    if form.method == "crop":
-        return ImageOps.fit(image, shape, bilinear)
-    if form.method == "fit":
-        ground = Image.new("RGB", (1, 1), form.background).convert(image.mode).getpixel((0, 0))
-        return ImageOps.pad(image, shape, bilinear, color=ground)  # type: ignore[arg-type]
-    return image.resize(shape, bilinear)
 
 
 @contextmanager

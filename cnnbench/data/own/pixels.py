@@ -1,15 +1,12 @@
 """Converts stored arrays to images, uint8 ``(n, h, w, c)``."""
 
 import math
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from cnnbench.data.catalog import ArrayOptions, ChannelOrder, ImageForm
-from cnnbench.data.own.decoding import resized
-from cnnbench.data.own.stored import MOST_BYTES, Raw, short, unequal
+from cnnbench.data.catalog import ArrayOptions, ChannelOrder
+from cnnbench.data.own.stored import Raw, short, unequal
 from cnnbench.errors import DataError
 from cnnbench.system.arrays import Array, Pixels
 
@@ -173,39 +170,3 @@ def _to_bytes(images: Array, black: float, white: float) -> Pixels:
         scaled = (part - black) * (255 / (white - black))
         pixels[start : start + _AT_ONCE] = scaled.round().clip(0, 255)
     return pixels
-
-
-def resized_images(images: Pixels, form: ImageForm) -> Pixels:
-    """Scales images as those in a folder, ``(n, h, w, c)``.
-
-    Raises:
-      DataError: the result needs too much memory.
-    """
-    size = form.size or images.shape[1:3]
-    if images.shape[1:3] == size:
-        return images
-    shape = (len(images), *size, images.shape[3])
-    if (needed := math.prod(shape)) > MOST_BYTES:
-        raise DataError(
-            f"dataset.resize: {len(images):,} images need {needed / 2**30:.1f} GiB of memory, more "
-            f"than the {MOST_BYTES >> 30} GiB allowed; use a smaller size"
-        )
-    scaled = np.empty(shape, np.uint8)
-
-    def scale(at: int) -> None:
-        scaled[at] = _resized_image(images[at], size, form)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(scale, range(len(images))):
-            pass
-    return scaled
-
-
-def _resized_image(image: Pixels, size: tuple[int, int], form: ImageForm) -> Pixels:
-    """Scales an image, ``(h, w, c)``: colors together, any other channels one by one."""
-    from PIL import Image
-
-    if image.shape[2] == 3:
-        return np.asarray(resized(Image.fromarray(image), size, form))
-    channels = [Image.fromarray(image[..., i]) for i in range(image.shape[2])]
-    return np.stack([np.asarray(resized(each, size, form)) for each in channels], axis=-1)

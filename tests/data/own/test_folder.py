@@ -307,10 +307,10 @@ def test_wrong_keys_of_a_folder(tmp_path: Path) -> None:
         ".../own.yaml:4:3: dataset: has name and folder; specify exactly one of them."
     )
     named = write(tmp_path, SPEC.replace("folder: pics", "name: mnist\n  split: {test: 0.1}"))
-    assert problems(named, "model.out.units=10") == (
+    assert problems(named, "model.out.units=10", "dataset.channels=1") == (
         ".../own.yaml:5:11: dataset.split.test: mnist has test images of its own; remove test, or"
         " set splits.test.\n"
-        ".../own.yaml:6:3: dataset.resize: resize is not available with name; remove it."
+        "command line: dataset.channels: channels is not available with name; remove it."
     )
     path = write(tmp_path, SPEC.replace("  resize: {size: 4}", "  background: [0, 0, 256]"))
     assert problems(path, "dataset.offline=mnist") == (
