@@ -1,7 +1,7 @@
 """Checks that runs are comparable: same task, data, number of steps and device."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -9,6 +9,7 @@ from cnnbench.errors import IncomparableError, UsageError, or_list
 from cnnbench.formatting import clean, enumeration, epochs_text
 from cnnbench.runs.records import Direction, EpochRecord, RunRecord, RunResult, Status, Summary
 from cnnbench.runs.summary import lost_seeds, with_missing
+from cnnbench.spec.metrics import names_of
 from cnnbench.spec.vocabulary import METRIC
 from cnnbench.system import commands
 
@@ -95,8 +96,7 @@ def _finished(run: RunResult, metric: str | None) -> Finished:
         raise IncomparableError(f"{run_path(record)} has no summary.json; {again}")
     known = judgeable(summary)
     if metric is not None and metric not in known:
-        message = f"--metric: {run_path(record)} has no '{metric}'{METRIC.hint(metric, known)}"
-        raise UsageError(f"{message}; write {or_list(known)}.")
+        raise UsageError(_no_such_metric(metric, record, known))
     judged_by = metric or summary.headline
     by_test = not record.dataset.num_validation or (not metric and record.task == "reconstruct")
     judged_by = f"{TEST}{judged_by.removeprefix(TEST)}" if by_test else judged_by
@@ -104,6 +104,15 @@ def _finished(run: RunResult, metric: str | None) -> Finished:
     if missing := next(_missing(finished), None):
         raise IncomparableError(f"{run_path(record)} is incomplete: no {missing}; {again}")
     return finished
+
+
+def _no_such_metric(metric: str, record: RunRecord, known: Mapping[str, Direction]) -> str:
+    """Message for a metric that a run does not have, perhaps because it was not requested."""
+    message = f"--metric: {run_path(record)} has no '{metric}'"
+    name = METRIC.find_alias(metric.removeprefix(TEST), names_of(record.task))
+    if name and name not in known:
+        return f"{message}; add {name} to train.metrics and rerun it, or write {or_list(known)}."
+    return f"{message}{METRIC.hint(metric, known)}; write {or_list(known)}."
 
 
 def judgeable(summary: Summary) -> dict[str, Direction]:

@@ -130,7 +130,7 @@ _TABLE = (
         higher_is_better=True,
         is_fraction=True,
         other_names=(
-            *("balanced_acc", "bal_acc", "bacc", "balanced_accuracy_score"),
+            *("balanced_acc", "bal_accuracy", "bal_acc", "bacc", "balanced_accuracy_score"),
             *("macro_accuracy", "macro_recall", "recall_macro", "unweighted_average_recall", "uar"),
             *("mean_per_class_accuracy", "mean_class_accuracy", "per_class_accuracy"),
         ),

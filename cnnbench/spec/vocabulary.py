@@ -357,7 +357,9 @@ OPTIMIZER = KnownNames(_OPTIMIZERS, _NO_OPTIMIZERS, _WITH)
 SCHEDULE = KnownNames(_SCHEDULES, _NO_SCHEDULES)
 LOSS = KnownNames(_LOSSES, _NO_LOSSES)
 _METRICS = {m.name: m.other_names for m in METRICS.values() if m.tasks}
-METRIC = KnownNames(_METRICS | {"loss": ("val_loss", "validation_loss")}, NO_METRICS)
+_OF_TEST = {f"test_{name}": tuple(f"test_{w}" for w in ws) for name, ws in _METRICS.items()}
+_LOSS = {"loss": ("val_loss", "validation_loss")}
+METRIC = KnownNames(_METRICS | _OF_TEST | _LOSS, NO_METRICS)
 KEY = KnownNames(_KEYS, _NO_KEYS)
 FAMILY = KnownNames(
     {"torch": ("pytorch",), "keras": ("tensorflow", "tf"), "flax": ("nnx", "jax", "linen")}

@@ -172,6 +172,16 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
             " write accuracy, loss, test_accuracy or test_loss.\n",
         ),
         (
+            ["--metric", "test_f1"],
+            "--metric: standard/20251123T063012Z-a1b2 has no 'test_f1'; add macro_f1 to"
+            " train.metrics and rerun it, or write accuracy, loss, test_accuracy or test_loss.\n",
+        ),
+        (
+            ["--metric", "test_acc"],
+            "--metric: standard/20251123T063012Z-a1b2 has no 'test_acc' (did you mean"
+            " 'test_accuracy'?); write accuracy, loss, test_accuracy or test_loss.\n",
+        ),
+        (
             ["--sort-by", "speed"],
             "--sort-by: there is no column 'speed' (did you mean 'images/s'?); write type, epoch, "
             "accuracy, time, seeds, test, params, images/s, forward, backward, memory, p50, "

@@ -23,6 +23,7 @@ from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
 
 LOSS_NAMES = {name for names in LOSSES.values() for name in names}
 METRIC_NAMES = {name for name, metric in METRICS.items() if metric.tasks}
+TEST_NAMES = {f"test_{name}" for name in METRIC_NAMES}
 SPEC = """\
 name: idea
 task: classify
@@ -50,7 +51,7 @@ NOUNS: dict[str, tuple[KnownNames, Iterable[str]]] = {
     "optimizer": (vocabulary.OPTIMIZER, OPTIMIZERS),
     "schedule": (vocabulary.SCHEDULE, SCHEDULES),
     "loss": (vocabulary.LOSS, LOSS_NAMES),
-    "metric": (vocabulary.METRIC, (*METRIC_NAMES, "loss")),
+    "metric": (vocabulary.METRIC, (*METRIC_NAMES, *TEST_NAMES, "loss")),
     "task": (vocabulary.TASK, list(Task)),
     "precision": (vocabulary.PRECISION, ["float32", "bfloat16"]),
     "key": (vocabulary.KEY, keys()),

@@ -18,11 +18,12 @@ from flax import nnx
 from cnnbench.data.batches import epoch_order
 from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.dataset import Dataset
-from cnnbench.data.splits import Split
+from cnnbench.data.splits import RandomSplit, Split, joined
 from cnnbench.errors import UsageError
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.runs.records import BestValue, Direction, EngineRecord, EpochRecord
 from cnnbench.spec.experiment import Experiment
+from cnnbench.spec.metrics import names_of
 from cnnbench.system.devices import pick_devices
 from cnnbench.system.stopwatch import Stopwatch, Timing
 from cnnbench.training import executables
@@ -474,13 +475,28 @@ AUTOENCODER: Layers = {
 }
 
 
-@pytest.mark.parametrize(("layers", "task"), [(DROPOUT, "classify"), (AUTOENCODER, "reconstruct")])
-@pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.parametrize(
+    ("layers", "task", "num_devices", "split"),
+    [
+        (DROPOUT, "classify", 1, RandomSplit(0.2, by_seed=True)),
+        (DROPOUT, "classify", 2, None),
+        (AUTOENCODER, "reconstruct", 1, None),
+        (AUTOENCODER, "reconstruct", 2, None),
+    ],
+)
 def test_parallel_seeds_equal_sequential_seeds(
-    layers: Layers, task: str, num_devices: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    layers: Layers,
+    task: str,
+    num_devices: int,
+    split: RandomSplit | None,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each seed has its own order, masks, initial weights and results; the first is sequential."""
     dataset = make_dataset(20, 3, 4)
+    if split:
+        pool = joined([dataset.train, dataset.validation])
+        dataset = dataclasses.replace(dataset, random=split, pool=pool)
 
     def run(accelerator: bool) -> tuple[list[EpochRecord], list[SeedDone], EngineRecord]:
         monkeypatch.setattr(Job, "accelerator", accelerator)
@@ -490,6 +506,7 @@ def test_parallel_seeds_equal_sequential_seeds(
             "batch_size": 4,
             "task": task,
             "num_devices": num_devices,
+            "metrics": ["mae"] if task == "reconstruct" else names_of(task)[:-1],
         }
         job = make_job(layers, dataset, seeds=(5, 0, 3, 9), **shared, **options)
         events = run_job(job)
