@@ -69,6 +69,7 @@ class DatasetInfo:
       num_validation: number of images of `num_train` that are a validation set of their own; None
         without one.
       license: license of the images, where the authors state one.
+      form: how images of various sizes are decoded; None for images of one size.
     """
 
     name: str
@@ -80,6 +81,12 @@ class DatasetInfo:
     classes: tuple[str, ...] = ()
     num_validation: int | None = None
     license: str = ""
+    form: "ImageForm | None" = None
+
+    @property
+    def varies(self) -> bool:
+        """True if the images have various sizes, so that height and width are 0."""
+        return 0 in self.shape
 
 
 class OwnData(Protocol):
@@ -172,6 +179,29 @@ _MEDMNIST = (
     _medmnist("organc", 1, 11, (12_975, 2_392, 8_216), "abdominal CT, coronal"),
     _medmnist("organs", 1, 11, (13_932, 2_452, 8_827), "abdominal CT, sagittal"),
 )
+_V1, _V2 = (12_894, 500), (9_469, 3_925)  # images for training and testing
+_IMAGENETTE = tuple(
+    DatasetInfo(
+        f"imagenette{config}",
+        (0, 0, 3),
+        10,
+        *sizes,
+        title,
+        (
+            *("tench", "English springer", "cassette player", "chain saw", "church"),
+            *("French horn", "garbage truck", "gas pump", "golf ball", "parachute"),
+        ),
+    )
+    for config, sizes, title in (
+        ("", _V2, "10 classes of ImageNet"),
+        ("/160px-v2", _V2, "the same as imagenette"),
+        ("/320px-v2", _V2, "imagenette, larger"),
+        ("/full-size-v2", _V2, "imagenette, original size"),
+        ("/160px", _V1, "earlier split"),
+        ("/320px", _V1, "earlier split, larger"),
+        ("/full-size", _V1, "earlier split, original"),
+    )
+)
 _UNSUITABLE = MappingProxyType(
     {
         "chestmnist": "has several labels per image (14 findings); choose a dataset with one, such"
@@ -201,6 +231,7 @@ KNOWN: Mapping[str, DatasetInfo] = MappingProxyType(
             ),
             DatasetInfo("stl10", (96, 96, 3), 10, 5_000, 8_000, "photos"),
             *_MEDMNIST,
+            *_IMAGENETTE,
             DatasetInfo(
                 EMBEDDED,
                 (28, 28, 1),
@@ -361,12 +392,21 @@ def describe(name: str, data_dir: Path | None = None) -> DatasetInfo:
 def resized_info(info: DatasetInfo, form: ImageForm | None) -> DatasetInfo:
     """Metadata of a dataset by name whose images are resized.
 
+    Raises:
+      DataError: the images have various sizes, and there is no size to scale them to.
+
     >>> resized_info(describe("mnist"), ImageForm((32, 32), "fit", 3, (0, 0, 0))).shape
     (32, 32, 1)
     """
     if form is None or form.size is None:
+        if info.varies:
+            raise DataError(
+                f"dataset '{info.name}' has images of various sizes; set dataset.resize, such as "
+                "{size: [128, 128]}"
+            )
         return info
-    return replace(info, shape=(*form.size, info.shape[2]))
+    own = form if info.varies else None
+    return replace(info, shape=(*form.size, info.shape[2]), form=own)
 
 
 def is_noise(name: str) -> bool:
@@ -452,15 +492,10 @@ def info_of(name: str, builder: Any) -> DatasetInfo:
       DataError: examples are not one image with one class label, or image sizes vary.
     """
     image, label = (builder.info.features[key] for key in supervised_keys(name, builder))
-    if None in image.shape:
-        raise DataError(
-            f"dataset '{name}' has images of varying size ({_sizes(image.shape)}); "
-            "cnnbench requires images of a fixed size, choose another dataset"
-        )
     splits = builder.info.splits
     return DatasetInfo(
         name=name,
-        shape=image.shape,
+        shape=(image.shape[0] or 0, image.shape[1] or 0, image.shape[2]),
         num_classes=label.num_classes,
         num_train=splits["train"].num_examples if "train" in splits else None,
         num_test=splits["test"].num_examples if "test" in splits else None,
@@ -565,7 +600,3 @@ def _missing_package(name: str, error: ModuleNotFoundError) -> str:
     package = str(error).rpartition("No module named ")[2].strip("'").partition(".")[0]
     install = TENSORFLOW_EXTRA if package == "tensorflow" else commands.pip_install(package)
     return f"dataset '{name}' requires the package '{package}'; {install}"
-
-
-def _sizes(shape: tuple[int | None, ...]) -> str:
-    return "x".join("?" if size is None else str(size) for size in shape)

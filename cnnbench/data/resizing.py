@@ -54,15 +54,20 @@ def resized_splits(arrays: NamedArrays, form: ImageForm | None) -> NamedArrays:
     }
 
 
+def require_memory(num: int, shape: tuple[int, ...]) -> None:
+    """Raises DataError if this number of images of a shape, in bytes, needs too much memory."""
+    if (needed := num * math.prod(shape)) > MOST_BYTES:
+        raise DataError(
+            f"dataset.resize: {num:,} images need {needed / 2**30:.1f} GiB of memory, more than the"
+            f" {MOST_BYTES >> 30} GiB allowed; use a smaller size"
+        )
+
+
 def _resized_images(images: Pixels, size: tuple[int, int], form: ImageForm) -> Pixels:
     if images.shape[1:3] == size:
         return images
     shape = (len(images), *size, images.shape[3])
-    if (needed := math.prod(shape)) > MOST_BYTES:
-        raise DataError(
-            f"dataset.resize: {len(images):,} images need {needed / 2**30:.1f} GiB of memory, more "
-            f"than the {MOST_BYTES >> 30} GiB allowed; use a smaller size"
-        )
+    require_memory(len(images), shape[1:])
     scaled = np.empty(shape, np.uint8)
 
     def scale(at: int) -> None:

@@ -220,7 +220,7 @@ def test_the_second_time_it_comes_from_the_cache(data_dir: Path) -> None:
 
 def test_a_corrupt_cache_is_rebuilt_with_a_notice(data_dir: Path, tmp_path: Path) -> None:
     first = _load("mnist", data_dir=data_dir)
-    (path,) = (tmp_path / "cache" / "datasets").iterdir()
+    (path,) = (tmp_path / "cache" / "datasets").glob("*.safetensors")
     content = bytearray(path.read_bytes())
     content[5_000] ^= 255
     path.write_bytes(content)

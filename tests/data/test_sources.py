@@ -73,7 +73,7 @@ def _sha256(path: Path) -> str:
 
 
 def _forget(tmp_path: Path) -> None:
-    (path,) = (tmp_path / "cache" / "datasets").iterdir()
+    (path,) = (tmp_path / "cache" / "datasets").glob("*.safetensors")
     path.unlink()
 
 
@@ -225,7 +225,7 @@ def test_a_wrong_file_is_an_error_whatever_else(
         f"{wrong}: not the published file of dataset 'mnist' (expected SHA-256 {expected}, "
         f"found {_sha256(wrong)}); remove it or replace it with the right file"
     )
-    assert not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 _REMEDY = "remove it or replace it with the right file"

@@ -116,7 +116,7 @@ def test_concurrent_downloads_of_a_dataset(
             r"(Downloading [1-4] files? of 'mnist' \([^)]*\) to fetched/downloads\.\n)?",
             answer["stderr"],
         )
-    (decoded,) = (tmp_path / "cache" / "datasets").iterdir()
+    (decoded,) = (tmp_path / "cache" / "datasets").glob("*.safetensors")
     assert _is_whole(decoded)
     fetched = [p.read_bytes() for p in (tmp_path / "fetched").rglob("*.gz")]
     assert sorted(fetched) == sorted((served / name).read_bytes() for name in FILENAMES)

@@ -50,9 +50,11 @@ def data_list() -> None:
         table.add_column(
             header, justify="right" if header in ("Classes", "Train", "Test") else "left"
         )
-    for info in KNOWN.values():
+    versions = [name for name in KNOWN if name.startswith("imagenette/")]  # too wide for the table
+    for info in (info for name, info in KNOWN.items() if name not in versions):
         sizes = (f"{n:,}" if n else "" for n in (info.num_train, info.num_test))
-        table.add_row(info.name, shape_text(info.shape), str(info.num_classes), *sizes, info.title)
+        shape = "varies" if info.varies else shape_text(info.shape)
+        table.add_row(info.name, shape, str(info.num_classes), *sizes, info.title)
     stated = sorted({info.license for info in KNOWN.values()} - {""})
     licenses = [
         f"{each}: {enumeration([info.name for info in KNOWN.values() if info.license == each])}"
@@ -62,7 +64,8 @@ def data_list() -> None:
         "Other image classification datasets in tensorflow-datasets work by name.\n"
         "random/224x224x3/1000 is random noise (HEIGHTxWIDTHxCHANNELS/CLASSES)."
     )
-    texts = ("Licenses of MedMNIST", *licenses, "", other)
+    larger = f"imagenette is imagenette/160px-v2; other versions: {enumeration(versions[1:])}."
+    texts = ("Licenses of MedMNIST", *licenses, "", larger, other)
     stdout().print(WrappedTable(table), "", *texts, sep="\n", highlight=False)
 
 

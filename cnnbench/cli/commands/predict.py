@@ -92,13 +92,15 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 
 def _form(path: Path, data_dir: Path | None) -> "ImageForm | None":
-    """How a run on a folder of images converts them; None if it was trained on something else."""
+    """How a run on image files converts them; None if it was trained on something else."""
     from cnnbench.data.own.folder import FolderSource
 
     overrides = read_run_entry(path).record.overrides
     loaded = load_experiment(path / RESOLVED_FILE, overrides, data_dir=data_dir)
-    source = loaded.experiment.dataset.source
-    return source.form if isinstance(source, FolderSource) else None
+    dataset = loaded.experiment.dataset
+    if isinstance(dataset.source, FolderSource):
+        return dataset.source.form
+    return loaded.info.form
 
 
 def _read(

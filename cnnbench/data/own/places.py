@@ -13,12 +13,14 @@ from cnnbench.data.catalog import (
     Shares,
     describe,
     is_noise,
+    resized_info,
 )
 from cnnbench.data.own.array_files import SUFFIXES, ArraySource, find_files
 from cnnbench.data.own.folder import FolderSource
 from cnnbench.errors import DataError
 from cnnbench.system.files import expand_home
 
+_SQUARE = ImageForm((128, 128), "crop", 3, (255, 255, 255))  # of images of various sizes
 _AS_IT_IS = ImageForm(None, "stretch", 3, (255, 255, 255))
 
 
@@ -50,7 +52,8 @@ class DataPlace:
           DataError: the files are not a dataset, or there is no dataset of this name.
         """
         if self.key == "name":
-            return describe(self.value, data_dir)
+            info = describe(self.value, data_dir)
+            return resized_info(info, _SQUARE if info.varies else None)
         path = Path(self.value)
         if self.key == "folder":
             return FolderSource(path, _AS_IT_IS, Shares()).info()

@@ -1,11 +1,13 @@
 """Reads members of archives in memory, which are never extracted."""
 
+import gzip
 import io
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from cnnbench.errors import DataError
 from cnnbench.formatting import enumeration
 from cnnbench.system.arrays import Array
 
+_HEADERS = 2**20  # bytes of the headers of an archive, at most, and of its padding
 DAMAGED = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
 
 
@@ -29,31 +32,72 @@ def read_tar(path: Path, names: Sequence[str], limit: int) -> dict[str, bytes]:
       DataError: not an archive, a member is missing or too large, or would leave its folder.
     """
     content: dict[str, bytes] = {}
-    try:
-        with tarfile.open(path, "r:gz") as archive:
-            for member in _safe_members(archive, path, limit):
-                name = str(PurePosixPath(member.name))
-                if name in names and (file := archive.extractfile(member)):
-                    content[name] = file.read()
-                if len(content) == len(set(names)):
-                    break
-    except DAMAGED as error:
-        raise DataError(f"{path}: is not a valid tar.gz archive ({error}); {REMEDY}") from error
+    for name, each in tar_files(path, limit, names.__contains__):
+        content[name] = each
+        if len(content) == len(set(names)):
+            break
     if missing := [name for name in names if name not in content]:
         raise DataError(f"{path}: has no member {enumeration(missing)}; {REMEDY}")
     return content
 
 
-def _safe_members(archive: tarfile.TarFile, path: Path, limit: int) -> Iterator[tarfile.TarInfo]:
-    total = 0
-    for member in archive:
-        require_inside(member.name, path)
-        if not (member.isfile() or member.isdir()):
-            raise DataError(f"{path}: member '{member.name}' is a link or device; {REMEDY}")
-        total += member.size
-        if total > limit:
-            raise too_large(path, member.name, limit)
-        yield member
+def tar_files(
+    path: Path, limit: int, wanted: Callable[[str], object], *, read: bool = True
+) -> Iterator[tuple[str, bytes]]:
+    """Name and content of some files of a gzipped tar archive, in its order.
+
+    Args:
+      path: the archive.
+      limit: maximum total size of all members in bytes.
+      wanted: true for the names of the files.
+      read: False to skip the content, which is empty then.
+
+    Raises:
+      DataError: not an archive, a member is too large, or would leave its folder.
+    """
+    try:
+        with (
+            gzip.open(path) as unpacked,
+            tarfile.open(fileobj=cast(Any, _Bounded(unpacked, path, limit)), mode="r|") as archive,
+        ):
+            for member in archive:
+                _require_safe(member, path, limit)
+                name = str(PurePosixPath(member.name))
+                if member.isfile() and wanted(name):
+                    file = archive.extractfile(member) if read else None
+                    yield name, file.read() if file else b""
+    except DAMAGED as error:
+        raise DataError(f"{path}: is not a valid tar.gz archive ({error}); {REMEDY}") from error
+
+
+class _Bounded:
+    """A file that is read up to a number of bytes, so that a small archive cannot fill the memory.
+
+    Args:
+      file: the file.
+      path: its archive, for errors.
+      limit: maximum number of bytes of the members, to which headers are added.
+    """
+
+    def __init__(self, file: gzip.GzipFile, path: Path, limit: int) -> None:
+        self._file, self._path, self._limit = file, path, limit
+        self._left = limit + limit // 4 + _HEADERS
+
+    def read(self, size: int) -> bytes:
+        """Reads at most `size` bytes."""
+        content = self._file.read(min(size, self._left + 1))
+        self._left -= len(content)
+        if self._left < 0:
+            raise DataError(f"{self._path}: exceeds the expected {self._limit:,} bytes; {REMEDY}")
+        return content
+
+
+def _require_safe(member: tarfile.TarInfo, path: Path, limit: int) -> None:
+    require_inside(member.name, path)
+    if not (member.isfile() or member.isdir()):
+        raise DataError(f"{path}: member '{member.name}' is a link or device; {REMEDY}")
+    if member.size > limit:
+        raise too_large(path, member.name, limit)
 
 
 def read_zip(path: Path, name: str, limit: int) -> bytes:

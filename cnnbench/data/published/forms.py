@@ -35,9 +35,10 @@ class Source:
     read: Reader
     folders: tuple[str, ...] = ()
 
-    def key(self, name: str) -> str:
-        """Cache key of a dataset, by the content of its files."""
-        return " ".join([f"{name} of", *(file.checksum for file in self.files)])
+    def key(self, info: DatasetInfo) -> str:
+        """Cache key of a dataset: the content of its files, and the form of decoded images."""
+        form = [f"as {info.form}"] if info.form else []
+        return " ".join([f"{info.name} of", *(file.checksum for file in self.files), *form])
 
 
 def size_limit(info: DatasetInfo) -> int:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from cnnbench.data.catalog import KNOWN, describe
+from cnnbench.data.catalog import KNOWN, DatasetInfo
 from cnnbench.data.published.downloads import (
     RegisteredFile,
     UnavailableError,
@@ -19,6 +19,7 @@ from cnnbench.data.published.downloads import (
 from cnnbench.data.published.forms import Source
 from cnnbench.data.published.readers.cifar import CIFAR, cifar10_1_sources, cifar_sources
 from cnnbench.data.published.readers.emnist import emnist_sources
+from cnnbench.data.published.readers.imagenette import ARCHIVES, imagenette_sources
 from cnnbench.data.published.readers.keras import keras_fashion_mnist, keras_mnist
 from cnnbench.data.published.readers.medmnist import MEDMNIST, medmnist_sources
 from cnnbench.data.published.readers.stl10 import stl10_sources
@@ -49,6 +50,7 @@ SOURCES: Mapping[str, Callable[[], tuple[Source, ...]]] = MappingProxyType(
             if name.partition("/")[0] == "emnist"
         },
         **{name: partial(medmnist_sources, name) for name in MEDMNIST},
+        **{name: partial(imagenette_sources, name) for name in ARCHIVES},
     }
 )
 
@@ -57,14 +59,14 @@ SOURCES: Mapping[str, Callable[[], tuple[Source, ...]]] = MappingProxyType(
 class Found:
     """The verified files of a source on the disk, in the order of `source.files`."""
 
-    name: str
+    info: DatasetInfo
     source: Source
     paths: tuple[Path, ...]
 
     @property
     def key(self) -> str:
         """Cache key of the dataset."""
-        return self.source.key(self.name)
+        return self.source.key(self.info)
 
     @property
     def text(self) -> str:
@@ -78,41 +80,43 @@ class Found:
         Raises:
           DataError: the files are damaged or unsafe.
         """
-        return CacheEntry(self.source.read(self.paths, describe(self.name)), self.text, self.key)
+        return CacheEntry(self.source.read(self.paths, self.info), self.text, self.key)
 
 
-def cache_keys(name: str) -> tuple[str, ...]:
+def cache_keys(info: DatasetInfo) -> tuple[str, ...]:
     """Cache keys of a dataset in any of its forms."""
-    return tuple(source.key(name) for source in SOURCES[name]())
+    return tuple(source.key(info) for source in SOURCES[info.name]())
 
 
-def find(name: str, data_dir: Path, notify: Notify) -> Found | None:
+def find(info: DatasetInfo, data_dir: Path, notify: Notify) -> Found | None:
     """Finds the files of a dataset in the data folder, or in the caches of other programs.
 
     Raises:
       DataError: a file in the data folder has the wrong checksum.
     """
+    name = info.name
     sources = (SOURCES if name in SOURCES else COPIES)[name]()
     for source in sources:
         paths = _in_data_dir(source, name, data_dir)
         for file, path in paths.items():
             verify_file(path, file, name)
         if len(paths) == len(source.files):
-            return Found(name, source, tuple(paths.values()))
+            return Found(info, source, tuple(paths.values()))
     for source in sources:
         paths = _in_folders(source, cache_folders())
         if len(paths) == len(source.files) and _are_right(paths, name, notify):
-            return Found(name, source, tuple(paths.values()))
+            return Found(info, source, tuple(paths.values()))
     return None
 
 
-def download(name: str, data_dir: Path, notify: Notify) -> Found:
+def download(info: DatasetInfo, data_dir: Path, notify: Notify) -> Found:
     """Downloads the files of a dataset that are not in the data folder, which are verified.
 
     Raises:
       UnavailableError: no network, or no server provides a file.
       DataError: a file has the wrong checksum, or cannot be written.
     """
+    name = info.name
     source = SOURCES[name]()[0]
     paths = _in_data_dir(source, name, data_dir)
     missing = [file for file in source.files if file not in paths]
@@ -120,13 +124,14 @@ def download(name: str, data_dir: Path, notify: Notify) -> Found:
         got = fetch(name, missing, data_dir, notify)
     except UnavailableError as error:
         raise UnavailableError(str(error), _searched(name, data_dir)) from error
-    return Found(name, source, tuple(paths.get(f) or got[f.filename] for f in source.files))
+    return Found(info, source, tuple(paths.get(f) or got[f.filename] for f in source.files))
 
 
 def cache_folders() -> tuple[Path, ...]:
-    """Folders in the home directory where Keras and medmnist keep their downloads."""
+    """Folders in the home directory where Keras, medmnist and fastai keep their downloads."""
     keras = Path(os.environ.get("KERAS_HOME") or expand_home(Path("~/.keras")))
-    return keras / "datasets", expand_home(Path("~/.medmnist"))
+    fastai = Path(os.environ.get("FASTAI_HOME") or expand_home(Path("~/.fastai")))
+    return keras / "datasets", expand_home(Path("~/.medmnist")), fastai / "archive"
 
 
 def _in_data_dir(source: Source, name: str, data_dir: Path) -> dict[RegisteredFile, Path]:

@@ -13,7 +13,6 @@ from cnnbench.data.catalog import (
     TENSORFLOW_EXTRA,
     DatasetInfo,
     has_tensorflow,
-    info_of,
     open_builder,
     private_api,
     quiet,
@@ -32,6 +31,7 @@ from cnnbench.data.published.downloads import (
 from cnnbench.data.published.idx import IDX_DATASETS
 from cnnbench.data.published.readers.emnist import as_read
 from cnnbench.data.published.sources import SOURCES
+from cnnbench.data.resizing import require_memory, resized_image
 from cnnbench.errors import DataError, or_list
 from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.cache import CacheEntry
@@ -39,20 +39,22 @@ from cnnbench.system.cache import CacheEntry
 _DESCRIPTION = "dataset_info.json"
 
 
-def prepared_key(name: str, data_dir: Path) -> str | None:
+def prepared_key(info: DatasetInfo, data_dir: Path) -> str | None:
     """Cache key of the prepared files of a dataset; None if it is not prepared.
 
     Hashes all files, which is faster than reading the decoded images, and does not import
     tensorflow-datasets.
 
     Args:
-      name: name of the dataset.
+      info: the dataset.
       data_dir: folder that contains ``NAME/VERSION/`` or ``NAME/CONFIG/VERSION/``.
 
     Raises:
       DataError: a file cannot be read.
     """
-    above = data_dir / name
+    name, above = info.name, data_dir / info.name
+    if info.form and name in SOURCES:
+        return None  # its archives are read instead
     try:
         descriptions = [*above.glob(f"*/{_DESCRIPTION}"), *above.glob(f"*/*/{_DESCRIPTION}")]
         files = sorted(f for each in descriptions for f in each.parent.iterdir() if f.is_file())
@@ -68,7 +70,8 @@ def prepared_key(name: str, data_dir: Path) -> str | None:
     for file in files:
         digest.update(f"{file.relative_to(above)} {sha256_of(file)}\n".encode())
     how = "prepared, in the order of its files" if name in SOURCES else "prepared"
-    return f"{name} {how} {digest.hexdigest()}"
+    form = f" as {info.form}" if info.form else ""
+    return f"{name} {how} {digest.hexdigest()}{form}"
 
 
 def prepared_source(name: str, data_dir: Path) -> str:
@@ -76,7 +79,9 @@ def prepared_source(name: str, data_dir: Path) -> str:
     return f"data prepared by tensorflow-datasets in {data_dir.absolute() / name}"
 
 
-def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> CacheEntry | None:
+def read_prepared(
+    info: DatasetInfo, data_dir: Path, notify: Callable[[str], None]
+) -> CacheEntry | None:
     """Reads a dataset that is prepared in `data_dir`.
 
     ArrayRecord data is read without TensorFlow, TFRecord data with it. Images are in the order of
@@ -90,6 +95,7 @@ def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> C
     Raises:
       DataError: no train or test split, or the data cannot be read.
     """
+    name = info.name
     builder = open_builder(name, data_dir)
     with quiet():
         if not builder.is_prepared():
@@ -100,15 +106,12 @@ def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> C
             raise DataError(f"{reason}; {TENSORFLOW_EXTRA}")
         notify(f"{reason}; looking for the original files of '{name}'.")
         return None
-    info = info_of(name, builder)
     if not {"train", "test"} <= set(builder.info.splits):
         raise DataError(
             f"dataset '{name}' has no train and test splits, only "
             f"{or_list(map(repr, builder.info.splits))}; choose another dataset"
         )
-    key = prepared_key(
-        name, data_dir
-    )  # before reading, because the files may be replaced meanwhile
+    key = prepared_key(info, data_dir)  # before reading, as the files may be replaced meanwhile
     notify(f"Decoding '{name}' from {builder.data_dir}.")
     arrays: dict[str, Any] = {}
     for split in ("train", "test"):
@@ -116,13 +119,16 @@ def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> C
     return CacheEntry(arrays, prepared_source(name, data_dir), key or "")
 
 
-def prepare_with_tensorflow(name: str, data_dir: Path, notify: Callable[[str], None]) -> CacheEntry:
+def prepare_with_tensorflow(
+    info: DatasetInfo, data_dir: Path, notify: Callable[[str], None]
+) -> CacheEntry:
     """Downloads and prepares a dataset with tensorflow-datasets, and reads it.
 
     Raises:
       UnavailableError: no network, or a server does not provide a file.
       DataError: TensorFlow is not installed, or a file has the wrong SHA-256.
     """
+    name = info.name
     if not has_tensorflow():
         raise DataError(
             f"dataset '{name}' is not prepared in {data_dir}, and preparing it requires "
@@ -139,7 +145,7 @@ def prepare_with_tensorflow(name: str, data_dir: Path, notify: Callable[[str], N
         require_network(name, files[0].url)
     notify(f"Downloading and preparing '{name}' in {data_dir}; this can take minutes.")
     _download_and_prepare(name, builder, data_dir)
-    entry = read_prepared(name, data_dir, notify)
+    entry = read_prepared(info, data_dir, notify)
     if entry is None:
         raise DataError(f"{builder.data_dir}: prepared, but not found; try another --data-dir")
     return entry
@@ -172,6 +178,7 @@ def _is_array_record(builder: Any) -> bool:
 
 def _read_split(info: DatasetInfo, builder: Any, split: str) -> NamedArrays:
     num = builder.info.splits[split].num_examples
+    require_memory(num, info.shape)
     images = np.empty((num, *info.shape), np.uint8)
     labels = np.empty(num, np.int32)
     image_key, label_key = supervised_keys(info.name, builder)
@@ -180,7 +187,9 @@ def _read_split(info: DatasetInfo, builder: Any, split: str) -> NamedArrays:
     try:
         with quiet():
             for at, row in zip(order, _rows(builder, split), strict=True):
-                images[at], labels[at] = row[image_key], row[label_key]
+                image = row[image_key]
+                images[at] = resized_image(image, info.shape[:2], info.form) if info.form else image
+                labels[at] = row[label_key]
     except (RuntimeError, ValueError, OSError) as error:
         raise DataError(
             f"{builder.data_dir}: the prepared data cannot be read ({error}); "

@@ -100,6 +100,7 @@ def scaffold_for_arrays(
     data = [
         f"  # {images}{tests} of {shape_text(info.shape)}, {info.num_classes:,} classes.",
         f"  {place.key}: {inline_text(place.relative_to(path.parent))}",
+        *([f"  resize: {{size: {list(info.shape[:2])}, method: crop}}"] if info.form else []),
         *_scaling_lines(constant=False),
         *_flip_lines(gray=info.shape[2] == 1),
     ]
