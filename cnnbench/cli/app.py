@@ -81,7 +81,7 @@ class Commands(LazyGroup):
         ),
         "data": LazyCommand(
             "cnnbench.cli.commands.data:data_app",
-            "List datasets, prepare one, or print where they are stored.",
+            "List, prepare, inspect and export datasets.",
         ),
     }
 

@@ -97,12 +97,16 @@ def test_inspection_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     cells = [line.split() for line in shown]
     assert ["a", "2", "0", "3"] in cells
     assert ["b", "3", "2", "0"] in cells
-    assert shown[-6:] == [
+    assert shown[-9:] == [
         "Height: 6 to 6 pixels, median 6.",
         "Width: 4 to 5 pixels, median 5.",
         "Formats and modes: PNG RGB 9.",
+        "Cannot be read: 1.",
+        "  pics/train/b/broken.png: is damaged, or not a PNG, JPEG, WebP, GIF, BMP or TIFF file;"
+        " save it again, or remove it",
         "Exact duplicates: 1.",
-        "In several splits: test/a/copy.png (test), train/a/1.png (train).",
+        "  In several splits: test/a/copy.png (test), train/a/1.png (train).",
+        "Near duplicates: 0.",
         "Training images, pixels from 0 to 1: mean 0.100, 0.200, 0.500, std 0.100, 0.200, 0.500.",
     ]
     with Image.open("sheet.png") as sheet:

@@ -1,9 +1,8 @@
-"""``cnnbench data``: lists datasets, prepares one, and prints where they are stored."""
+"""``cnnbench data``: lists, prepares, inspects and exports datasets."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -20,25 +19,23 @@ from cnnbench.cli.terminal import (
     tell,
     write_file,
 )
-from cnnbench.data.catalog import KNOWN, ImageForm, Shares, default_data_dir
-from cnnbench.data.dataset import prepare
-from cnnbench.data.own.folder import LISTED, FolderSource, few
-from cnnbench.errors import DataError
+from cnnbench.data.catalog import KNOWN, default_data_dir
+from cnnbench.data.dataset import Dataset, dataset_of, prepare
+from cnnbench.data.places import DataPlace, find_place
+from cnnbench.errors import UsageError
 from cnnbench.formatting import clean, enumeration
 from cnnbench.layers.base import shape_text
 from cnnbench.report.table import WrappedTable
+from cnnbench.spec.experiment import DatasetSpec
 from cnnbench.system.cache import cache_dir
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from cnnbench.report.plots.image_grid import Panel
+    from cnnbench.system.arrays import Pixels
 
-SIDE = 64  # pixels of the images that are drawn
-DRAWN = 10  # images of a class
+Inspected = tuple[Table, list[str], "list[Panel]"]
 
-data_app = App(
-    help="List datasets, prepare one, or print where they are stored.", no_args_is_help=True
-)
+data_app = App(help="List, prepare, inspect and export datasets.", no_args_is_help=True)
 
 
 @data_app.command(name="list")
@@ -88,10 +85,41 @@ def data_prepare(
     tell(f"{name}: {counts}, from {dataset.source}", err=False)
 
 
+@data_app.command(name="export")
+@reports_errors
+def data_export(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a dataset, or array files.",
+            metavar="DATA",
+            autocompletion=complete_datasets,
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(help="Folder to write.", metavar="FOLDER")],
+    data_dir: DataDir = None,
+) -> None:
+    """Write the images of a dataset as PNG files, a folder per split and class."""
+    from cnnbench.data.writing import write_folder
+
+    place = find_place(data, data_dir)
+    if place.key == "folder":
+        raise UsageError(f"{data}: is a folder of images already; name a dataset or array files.")
+    number = write_folder(_load(place, data_dir), folder)
+    tell(f"wrote {number:,} images to {folder}", err=False)
+
+
 @data_app.command(name="inspect")
 @reports_errors
 def data_inspect(
-    path: Annotated[Path, typer.Argument(help="A folder of images.", metavar="FOLDER")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of images, array files, or the name of a dataset.",
+            metavar="DATA",
+            autocompletion=complete_datasets,
+        ),
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -101,87 +129,53 @@ def data_inspect(
             metavar="FILE",
         ),
     ] = None,
+    data_dir: DataDir = None,
 ) -> None:
-    """Show classes, sizes, modes and duplicates of your own images."""
+    """Show classes, sizes, modes and duplicates of a dataset."""
     if output:
         file_form("--output", output, PICTURES)
-    form = ImageForm((SIDE, SIDE), "crop", 3, (255, 255, 255))
-    source = FolderSource(path, form, Shares(), skip=True)
-    listing, splits = source.listing(), source.splits()
-    stdout().print(WrappedTable(_classes_table(listing.classes, splits, source)))
-    entry = source.split(source.decode("", tell), tell)
-    for line in _facts(source, splits, entry.arrays["train_images"]):
+    place = find_place(data, data_dir)
+    table, lines, panels = (_folder if place.key == "folder" else _arrays)(place, data_dir)
+    stdout().print(WrappedTable(table), "")
+    for line in lines:
         tell(line, err=False)
     if output:
-        _draw_classes(output, path.name, listing.classes, entry.arrays)
+        from cnnbench.report.plots.image_grid import page
+
+        content = page(panels, place.title, file_form("--output", output, PICTURES))
+        write_file("--output", output, content)
 
 
-def _labels(source: FolderSource) -> dict[str, int]:
-    listing = source.listing()
-    return {
-        file: label
-        for pool, files in listing.files.items()
-        for file, label in zip(files, listing.labels[pool], strict=True)
-    }
+def _folder(place: DataPlace, data_dir: Path | None) -> Inspected:  # noqa: ARG001
+    from cnnbench.data.inspection.folder import inspect_folder
+    from cnnbench.report.data_inspection import classes_table, folder_lines
+
+    found = inspect_folder(Path(place.value), tell)
+    table = classes_table(found.classes, found.counts)
+    return table, list(folder_lines(found)), _panels(found.classes, found.samples)
 
 
-def _classes_table(
-    classes: Sequence[str], splits: Mapping[str, Sequence[str]], source: FolderSource
-) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in ("Class", "Train", "Validation", "Test"):
-        table.add_column(name, justify="left" if name == "Class" else "right")
-    labels = _labels(source)
-    counts = [Counter(labels[file] for file in files) for files in splits.values()]
-    for label, name in enumerate(classes):
-        table.add_row(clean(name), *(f"{count[label]:,}" for count in counts))
-    return table
+def _arrays(place: DataPlace, data_dir: Path | None) -> Inspected:
+    from cnnbench.data.inspection.arrays import inspect_dataset
+    from cnnbench.report.data_inspection import array_lines, classes_table
+
+    dataset = _load(place, data_dir)
+    found = inspect_dataset(dataset)
+    classes = dataset.info.classes or [str(label) for label in range(dataset.info.num_classes)]
+    lines = list(array_lines(dataset.info, found))
+    return classes_table(classes, found.counts), lines, _panels(classes, found.samples)
 
 
-def _facts(
-    source: FolderSource, splits: Mapping[str, Sequence[str]], images: "NDArray[np.uint8]"
-) -> Iterator[str]:
-    """Sizes, modes, duplicates and statistics, a line each."""
-    from cnnbench.data.own.decoding import header, quiet
-    from cnnbench.data.scaling import channel_statistics
+def _panels(classes: Sequence[str], samples: "Sequence[Pixels]") -> "list[Panel]":
+    from cnnbench.report.plots.image_grid import pixel_panel
 
-    with quiet():
-        found = [header(source.path / file) for files in splits.values() for file in files]
-    known = [each for each in found if each]
-    heights, widths = (sorted(getattr(h, side) for h in known) for side in ("height", "width"))
-    yield ""
-    for name, values in (("Height", heights), ("Width", widths)):
-        yield f"{name}: {values[0]} to {values[-1]} pixels, median {values[len(values) // 2]}."
-    kinds = Counter(f"{each.format} {each.mode}" for each in known).most_common()
-    yield f"Formats and modes: {', '.join(f'{kind} {number:,}' for kind, number in kinds)}."
-    split_of = {file: name for name, files in splits.items() for file in files}
-    groups = source.duplicates()
-    leaks = [group for group in groups if len({split_of[file] for file in group}) > 1]
-    yield f"Exact duplicates: {sum(len(group) - 1 for group in groups):,}."
-    for group in leaks[:LISTED]:
-        yield f"In several splits: {few([f'{clean(f)} ({split_of[f]})' for f in group])}."
-    if len(leaks) > LISTED:
-        yield f"In several splits: {len(leaks) - LISTED:,} more."
-    try:
-        mean, std = channel_statistics(images)
-    except DataError:  # its message is about an experiment
-        yield "Training images: all pixels of a channel have the same value."
-        return
-    numbers = (", ".join(f"{value:.3f}" for value in values) for values in (mean, std))
-    yield "Training images, pixels from 0 to 1: mean {}, std {}.".format(*numbers)
+    named = zip(classes, samples, strict=True)
+    return [pixel_panel(clean(name), images) for name, images in named if len(images)]
 
 
-def _draw_classes(
-    file: Path, title: str, classes: Sequence[str], arrays: "Mapping[str, NDArray[Any]]"
-) -> None:
-    from cnnbench.report.plots.image_grid import page, pixel_panel
-
-    images, labels = arrays["train_images"], arrays["train_labels"]
-    panels = [
-        pixel_panel(clean(name), images[labels == label][:DRAWN])
-        for label, name in enumerate(classes)
-    ]
-    write_file("--output", file, page(panels, title, file_form("--output", file, PICTURES)))
+def _load(place: DataPlace, data_dir: Path | None) -> Dataset:
+    """Loads a dataset as an experiment without further settings does."""
+    return dataset_of(DatasetSpec.model_validate({place.key: place.value}), data_dir, tell)
 
 
 @data_app.command(name="path")

@@ -23,7 +23,7 @@ from cnnbench.system import commands
 from cnnbench.system.files import write_atomic
 
 if TYPE_CHECKING:
-    from cnnbench.data.own.survey import Survey
+    from cnnbench.data.inspection.survey import Survey
 
 
 def new(
@@ -95,8 +95,8 @@ def _new_for_data(
     results_dir: Path,
 ) -> None:
     """Writes an experiment for a dataset, and prints what it was derived from."""
-    from cnnbench.data.own.places import find_place
-    from cnnbench.data.own.survey import survey
+    from cnnbench.data.inspection.survey import survey
+    from cnnbench.data.places import find_place
     from cnnbench.spec.scaffold.for_data import (
         default_path,
         scaffold_for_arrays,
@@ -124,9 +124,8 @@ def _new_for_data(
     tell(f"wrote {path}", err=False)
     tell("Next:\n", err=False)
     own = () if data_dir is None else ("--data-dir", data_dir)
-    if place.key == "folder":
-        picture = ("-o", path.with_suffix(".png"))
-        tell(f"    {commands.cnnbench('data', 'inspect', place.value, *picture)}", err=False)
+    picture = ("-o", path.with_suffix(".png"))
+    tell(f"    {commands.cnnbench('data', 'inspect', place.value, *picture, *own)}", err=False)
     options = (*own, *commands.results_dir_option(results_dir))
     tell(f"    {commands.cnnbench('run', path, *options)}", err=False)
     tell(f"    {commands.cnnbench('new', path, path.with_name('my_idea.yaml'))}", err=False)

@@ -118,14 +118,24 @@ def decode(file: Path, size: tuple[int, int], form: ImageForm) -> Pixels:
       DataError: the file is no image, is damaged or too large, or has another size and there is
         no `form.size`.
     """
+    return described(file, size, form)[1]
+
+
+def described(file: Path, size: tuple[int, int], form: ImageForm) -> "tuple[ImageHeader, Pixels]":
+    """The header of an image, and its pixels as from `decode`.
+
+    Raises:
+      DataError: as `decode`.
+    """
     with opened(file) as image:
+        found = _header(image)
         seen = flattened(file, image, form.channels, form.background)
     if form.size is None and (seen.height, seen.width) != size:
         raise DataError(
             f"{file}: has {seen.height}x{seen.width} pixels, but other images have"
             f" {size[0]}x{size[1]}; add resize: {{size: [{size[0]}, {size[1]}]}} to dataset"
         )
-    return np.asarray(resized(seen, size, form)).reshape(*size, form.channels)
+    return found, np.asarray(resized(seen, size, form)).reshape(*size, form.channels)
 
 
 @contextmanager
@@ -188,8 +198,11 @@ def header(file: Path) -> ImageHeader | None:
     """The header of an image; None if it cannot be read. Call it within `quiet`."""
     try:
         with opened(file) as image:
-            height, width = _upright_size(image)
-            has_alpha = image.has_transparency_data
-            return ImageHeader(image.format or "", image.mode, height, width, has_alpha)
+            return _header(image)
     except DataError:
         return None
+
+
+def _header(image: "Image") -> ImageHeader:
+    height, width = _upright_size(image)
+    return ImageHeader(image.format or "", image.mode, height, width, image.has_transparency_data)

@@ -150,7 +150,7 @@ class FolderSource:
             size,
             self.form,
             skip=self.skip,
-            progress=_paced(len(files), notify),
+            progress=paced(len(files), notify),
         )
         return CacheEntry({"images": images, "broken": broken}, f"the folder {self.path}", key)
 
@@ -307,7 +307,7 @@ def _walk(folder: Path, root: Path) -> Iterator[Path]:
             yield each
 
 
-def _paced(total: int, notify: Notify) -> Callable[[int], None]:
+def paced(total: int, notify: Notify) -> Callable[[int], None]:
     """Progress in a line every few seconds."""
     due = monotonic() + SECONDS
 

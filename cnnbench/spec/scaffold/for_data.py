@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import median
 
 from cnnbench.data.catalog import DatasetInfo
-from cnnbench.data.own.places import DataPlace
-from cnnbench.data.own.survey import Survey
+from cnnbench.data.inspection.survey import Survey
+from cnnbench.data.places import DataPlace
 from cnnbench.errors import DataError
 from cnnbench.formatting import clean
 from cnnbench.layers.base import shape_text

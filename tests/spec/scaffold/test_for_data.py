@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
-from cnnbench.data.own.survey import survey
+from cnnbench.data.inspection.survey import survey
 from cnnbench.spec.loader import load_experiment
 from cnnbench.spec.scaffold.network import (
     MULTIPLE,
@@ -265,8 +265,8 @@ def test_a_constant_channel_is_not_normalized():
 
 
 def test_only_a_sample_of_a_large_folder_is_read(monkeypatch):
-    monkeypatch.setattr("cnnbench.data.own.survey.SAMPLE", 5)
-    monkeypatch.setattr("cnnbench.data.own.survey.PIXELS", 2 * 20 * 24)
+    monkeypatch.setattr("cnnbench.data.inspection.survey.SAMPLE", 5)
+    monkeypatch.setattr("cnnbench.data.inspection.survey.PIXELS", 2 * 20 * 24)
     make("pics", [6, 6])
     found = survey(Path("pics"))
     assert (found.num_images, len(found.headers), found.is_sample) == (12, 5, True)

@@ -14,7 +14,7 @@ from cnnbench.data.own.decoding import ImageHeader, decode, header, quiet
 from cnnbench.data.own.folder import FolderSource
 from cnnbench.errors import DataError
 
-SAMPLE = 2_000  # files whose headers are read
+SAMPLE = 10_000  # files whose headers are read
 PIXELS = 50_000_000  # that are decoded
 _TINY = ImageForm((32, 32), "stretch", 3, (255, 255, 255))
 _EQUAL = 2  # largest difference between the channels of a gray pixel, as JPEG rounds

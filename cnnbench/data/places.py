@@ -36,6 +36,11 @@ class DataPlace:
     key: Literal["name", "folder", "arrays"]
     value: str
 
+    @property
+    def title(self) -> str:
+        """Name of the file, folder or dataset."""
+        return self.value if self.key == "name" else Path(self.value).absolute().name
+
     def relative_to(self, folder: Path) -> str:
         """The value for an experiment file in a folder; absolute paths stay absolute."""
         if self.key == "name" or Path(self.value).is_absolute():

@@ -1,0 +1,1 @@
+"""Properties of datasets: for `cnnbench data inspect` and `cnnbench new`."""

@@ -1,0 +1,82 @@
+"""Texts of `cnnbench data inspect`."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich import box
+from rich.table import Table
+
+from cnnbench.data.catalog import DatasetInfo
+from cnnbench.data.inspection.arrays import ArrayInspection
+from cnnbench.data.inspection.folder import FolderInspection, SameImages
+from cnnbench.data.own.folder import LISTED, few
+from cnnbench.formatting import clean
+from cnnbench.layers.base import shape_text
+
+
+def classes_table(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> Table:
+    """Number of images of each class, by split.
+
+    Args:
+      classes: names of the classes.
+      counts: of each class, by split.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in ("Class", *(split.title() for split in counts)):
+        table.add_column(name, justify="left" if name == "Class" else "right")
+    for label, name in enumerate(classes):
+        table.add_row(clean(name), *(f"{count[label]:,}" for count in counts.values()))
+    return table
+
+
+def folder_lines(found: FolderInspection) -> Iterator[str]:
+    """Sizes, modes, duplicates and statistics of a folder, a line each."""
+    for side in ("height", "width"):
+        values = sorted(getattr(each, side) for each in found.headers)
+        middle = values[len(values) // 2]
+        yield f"{side.title()}: {values[0]:,} to {values[-1]:,} pixels, median {middle:,}."
+    kinds = Counter(f"{each.format} {each.mode}" for each in found.headers).most_common()
+    yield f"Formats and modes: {', '.join(f'{kind} {number:,}' for kind, number in kinds)}."
+    if found.broken:
+        yield f"Cannot be read: {len(found.broken):,}."
+        yield from (f"  {clean(error)}" for error in found.broken[:LISTED])
+        if len(found.broken) > LISTED:
+            yield f"  and {len(found.broken) - LISTED:,} more"
+    yield from _duplicate_lines("Exact duplicates", found.duplicates)
+    if found.similar is not None:
+        yield from _duplicate_lines("Near duplicates", found.similar)
+    yield from _statistics_lines((found.mean, found.std))
+
+
+def array_lines(info: DatasetInfo, found: ArrayInspection) -> Iterator[str]:
+    """Size, duplicates and statistics of a dataset, a line each."""
+    yield f"Images: {shape_text(info.shape)}."
+    yield from _duplicate_lines("Exact duplicates", found.duplicates)
+    yield from _statistics_lines(found.statistics)
+
+
+def _duplicate_lines(title: str, groups: Sequence[SameImages]) -> Iterator[str]:
+    """Number of duplicates, and those between splits, which make test results too good."""
+    yield f"{title}: {sum(len(group) - 1 for group in groups):,}."
+    leaks = [group for group in groups if len({split for _, split in group}) > 1]
+    for group in leaks[:LISTED]:
+        yield f"  In several splits: {few([_member(*member) for member in group])}."
+    if len(leaks) > LISTED:
+        yield f"  In several splits: {len(leaks) - LISTED:,} more."
+
+
+def _member(name: str, split: str) -> str:
+    return clean(name) if name.startswith(f"{split} ") else f"{clean(name)} ({split})"
+
+
+def _statistics_lines(
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None,
+) -> Iterator[str]:
+    if statistics is None or 0.0 in statistics[1]:
+        yield "Training images: all pixels of a channel have the same value."
+        return
+    mean, std = (
+        ", ".join(f"{value:.3f}" for value in (values[:1] if len(set(values)) == 1 else values))
+        for values in statistics
+    )
+    yield f"Training images, pixels from 0 to 1: mean {mean}, std {std}."
