@@ -69,13 +69,14 @@ class Prediction:
 
     Args:
       image: index of the test image.
-      label: its true class.
-      predicted: the most probable class; None for reconstruction tasks.
-      value: the probability of that class, or the mean squared error of a reconstruction.
+      label: its true class; the targets, or the labels as 0 or 1, for other tasks.
+      predicted: the most probable class; None for other tasks.
+      value: the probability of that class, or else the mean squared error: of a reconstruction, of
+        predicted targets, or of the probabilities of labels.
     """
 
     image: int
-    label: int
+    label: int | tuple[float, ...]
     predicted: int | None
     value: float
 
@@ -201,14 +202,18 @@ def predictions(
     for number, image, label, output in zip(
         numbers, chosen.images, chosen.labels, outputs, strict=True
     ):
-        if network.experiment.task is Task.CLASSIFY:
+        task = network.experiment.task
+        if task is Task.CLASSIFY:
             best = int(output.argmax())
             with np.errstate(invalid="ignore"):  # outputs of a diverged network
                 probability = float(softmax(output)[best])
             yield Prediction(number, int(label), best, probability)
         else:
-            error = float(np.mean((output - image / scale) ** 2))
-            yield Prediction(number, int(label), None, error)
+            made = np.exp(-np.logaddexp(0, -output)) if task is Task.MULTILABEL else output
+            target = image / scale if task is Task.RECONSTRUCT else label
+            error = float(np.mean((made - target) ** 2))
+            own = tuple(label.tolist()) if label.ndim else int(label)
+            yield Prediction(number, own, None, error)
 
 
 def saved(

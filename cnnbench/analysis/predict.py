@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from cnnbench.analysis.trained_network import Images, TrainedNetwork
 from cnnbench.errors import StoreError
 from cnnbench.layers.activation import softmax
+from cnnbench.spec.experiment import Task
 from cnnbench.training.losses import loss_name, per_image_loss
+
+THRESHOLD = 0.5  # probability from which a label is predicted
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,77 @@ class Reconstruction:
     loss: float
     squared_error: float
     pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Regression:
+    """The predicted targets of an image.
+
+    Args:
+      values: each target, mean over seeds.
+      by_seed: the targets that each seed predicts.
+    """
+
+    values: tuple[float, ...]
+    by_seed: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """The predicted labels of an image.
+
+    Args:
+      labels: those with a probability of 0.5 or more, the most probable first.
+      probabilities: of all labels, mean over seeds.
+    """
+
+    labels: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
+Answer = Guess | Reconstruction | Regression | LabelSet
+
+
+def predict(networks: Sequence[TrainedNetwork], images: Images) -> Sequence[Answer]:
+    """Predictions for images, as the task of the networks is.
+
+    Args:
+      networks: the networks of one run, one per seed.
+      images: (n, h, w, c), pixels from 0 to 255.
+
+    Raises:
+      StoreError: a seed diverged.
+    """
+    match networks[0].experiment.task:
+        case Task.CLASSIFY:
+            return classify(networks, images)
+        case Task.RECONSTRUCT:
+            return reconstruct(networks, images)
+        case Task.REGRESS:
+            return regress(networks, images)
+        case Task.MULTILABEL:
+            return find_labels(networks, images)
+        case _:
+            assert_never(networks[0].experiment.task)
+
+
+def regress(networks: Sequence[TrainedNetwork], images: Images) -> list[Regression]:
+    """Predicts targets, as `predict`."""
+    outputs = np.stack([_outputs(network, images) for network in networks], axis=1)
+    means = outputs.astype(np.float64).mean(axis=1).tolist()
+    each = [tuple(map(tuple, seeds)) for seeds in outputs.tolist()]
+    return [Regression(tuple(mean), own) for mean, own in zip(means, each, strict=True)]
+
+
+def find_labels(networks: Sequence[TrainedNetwork], images: Images) -> list[LabelSet]:
+    """Predicts labels, as `predict`."""
+    logits = [_outputs(network, images).astype(np.float64) for network in networks]
+    found = []
+    for mean in np.mean([np.exp(-np.logaddexp(0, -z)) for z in logits], axis=0):
+        order = np.argsort(-mean, kind="stable").tolist()
+        labels = tuple(label for label in order if mean[label] >= THRESHOLD)
+        found.append(LabelSet(labels, tuple(mean.tolist())))
+    return found
 
 
 def classify(networks: Sequence[TrainedNetwork], images: Images) -> list[Guess]:

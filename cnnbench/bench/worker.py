@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from cnnbench.data.batches import batches
 from cnnbench.errors import CnnbenchError
 from cnnbench.gradcheck.losses import Objective
-from cnnbench.spec.experiment import Experiment, Task
+from cnnbench.spec.experiment import LOSSES, Experiment, Task
 from cnnbench.spec.loader import load_experiment
 from cnnbench.system.host import peak_memory_bytes
 from cnnbench.training.matmul_peak import SIZE, multiplier, product_seconds
@@ -147,11 +147,13 @@ def metrics(
 ) -> dict[str, float]:
     """Loss, and accuracy of classifiers, on test images; in NumPy for all frameworks."""
     outputs = outputs.astype(np.float64)
+    reconstructs = experiment.task is Task.RECONSTRUCT
+    target = images / experiment.dataset.pixel_scale if reconstructs else np.asarray(labels)
+    name = experiment.train.loss or LOSSES[experiment.task][0]
+    loss = Objective(name, target).value(outputs)
     if experiment.task is Task.CLASSIFY:
-        loss = Objective("cross_entropy", np.asarray(labels)).value(outputs)
         return {"accuracy": float(np.mean(outputs.argmax(axis=1) == labels)), "loss": loss}
-    target = images / experiment.dataset.pixel_scale
-    return {"loss": Objective(experiment.train.loss or "mse", target).value(outputs)}
+    return {"loss": loss}
 
 
 def read_weights(path: Path) -> dict[str, dict[str, NDArray[Any]]]:

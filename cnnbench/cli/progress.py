@@ -16,7 +16,7 @@ from cnnbench.report.layer_table import layer_table
 from cnnbench.report.sparkline import sparkline
 from cnnbench.runs.records import EpochRecord, RunRecord, SeedSummary
 from cnnbench.spec.loader import Loaded
-from cnnbench.spec.metrics import metric_text, words
+from cnnbench.spec.metrics import DEFAULT_METRICS, metric_text, words
 from cnnbench.system.ascii_forms import in_encoding
 from cnnbench.training.events import (
     Checkpoint,
@@ -572,8 +572,8 @@ def _chosen_text(epoch: int, last: int) -> str:
 
 def headline(record: EpochRecord) -> str:
     """Formats the most important value of an epoch."""
-    if "accuracy" in record.metrics:
-        return f", accuracy {metric_text('accuracy', record.metrics['accuracy'])}"
+    if name := _headline_metric(record):
+        return f", {words(name)} {metric_text(name, record.metrics[name])}"
     if record.validation_loss is None:
         return f", train loss {metric_text('loss', record.train_loss)}"
     return f", loss {metric_text('loss', record.validation_loss)}"
@@ -581,7 +581,14 @@ def headline(record: EpochRecord) -> str:
 
 def _shown_value(record: EpochRecord) -> float:
     """Returns the number that `headline` formats."""
-    return record.metrics.get("accuracy", record.course("loss"))
+    name = _headline_metric(record)
+    return record.metrics[name] if name else record.course("loss")
+
+
+def _headline_metric(record: EpochRecord) -> str:
+    """The metric of an epoch that verdicts of its task compare by default; empty for the loss."""
+    firsts = {names[0] for names in DEFAULT_METRICS.values() if names}
+    return next((name for name in record.metrics if name in firsts), "")
 
 
 def epoch_line(

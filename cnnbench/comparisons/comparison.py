@@ -117,7 +117,7 @@ class Comparison:
     """Comparable runs: same task, data and kind of device.
 
     Args:
-      task: `classify` or `reconstruct`.
+      task: the task, as in `run.json`.
       metric: the headline metric.
       direction: whether higher or lower values are better.
       dataset: the dataset.

@@ -39,8 +39,17 @@ SPLITS = ("train", "validation", "test")
 KINDS = ("images", "labels")
 ROLES = tuple(f"{split}_{kind}" for split in SPLITS for kind in KINDS)  # of arrays
 CLASS_NAMES = "class_names"
+LabelKind = Literal["class", "targets", "multilabel"]
+"""What the images of a dataset have: one class, numbers (regression), or several labels."""
 ChannelOrder = Literal["channels_first", "channels_last"]
 
+_LABEL_WORDS: Mapping[LabelKind, tuple[str, str]] = MappingProxyType(
+    {
+        "class": ("class", "classes"),
+        "targets": ("target", "targets"),
+        "multilabel": ("label", "labels"),
+    }
+)
 _patching = threading.Lock()
 
 _NAMES = KnownNames(  # names in other libraries
@@ -61,15 +70,16 @@ class DatasetInfo:
     Args:
       name: name in tensorflow-datasets, ``name`` or ``name/config``, or ``mnist_5k``.
       shape: height, width and channels of the images.
-      num_classes: number of classes; labels are 0 to ``num_classes - 1``.
+      num_classes: number of classes, targets or labels; classes are 0 to ``num_classes - 1``.
       num_train: number of images for training and validation; None until prepared.
       num_test: number of test images; None until prepared.
       title: one-line description.
-      classes: names of the classes, in the order of their labels; empty if unknown.
+      classes: names of the classes, targets or labels, in order; empty if unknown.
       num_validation: number of images of `num_train` that are a validation set of their own; None
         without one.
       license: license of the images, where the authors state one.
       form: how images of various sizes are decoded; None for images of one size.
+      labels: what the images are labeled with.
     """
 
     name: str
@@ -82,11 +92,22 @@ class DatasetInfo:
     num_validation: int | None = None
     license: str = ""
     form: "ImageForm | None" = None
+    labels: LabelKind = "class"
 
     @property
     def varies(self) -> bool:
         """True if the images have various sizes, so that height and width are 0."""
         return 0 in self.shape
+
+    @property
+    def labels_text(self) -> str:
+        """Number of classes, targets or labels, in words.
+
+        >>> DatasetInfo("x", (8, 8, 1), 1, None, None, "x", labels="targets").labels_text
+        '1 target'
+        """
+        one, several = _LABEL_WORDS[self.labels]
+        return f"{self.num_classes} {one if self.num_classes == 1 else several}"
 
 
 class OwnData(Protocol):
@@ -123,8 +144,8 @@ class OwnData(Protocol):
           notify: called with messages for the user.
 
         Returns:
-          ``train_images``, uint8 (n, height, width, channels), ``train_labels``, int32 (n,), and
-          the same of ``validation`` and ``test``.
+          ``train_images``, uint8 (n, height, width, channels), ``train_labels``, as in
+          `dataset.Split`, and the same of ``validation`` and ``test``.
         """
 
     def has_test(self, decoded: "CacheEntry") -> bool:
@@ -294,18 +315,20 @@ class ArrayOptions:
 
     Args:
       keys: pairs of one of `KINDS`, `ROLES` or `CLASS_NAMES`, and the name in the files: of an
-        array in an ``.npz`` file, or of a column.
+        array in an ``.npz`` file, or of a column; several columns for ``labels``.
       shape: height, width and channels of flattened images.
       layout: order of the axes of color images.
       value_range: pixel values of black and white.
       form: size of image files in a table, and their background; None for the same size, on white.
+      labels: what the images are labeled with.
     """
 
-    keys: tuple[tuple[str, str], ...] = ()
+    keys: tuple[tuple[str, str | tuple[str, ...]], ...] = ()
     shape: tuple[int, int, int] | None = None
     layout: ChannelOrder | None = None
     value_range: tuple[float, float] | None = None
     form: ImageForm | None = None
+    labels: LabelKind = "class"
 
 
 @dataclass(frozen=True, slots=True)

@@ -449,7 +449,7 @@ def _require_same_kind(
     name: str, offline: str, form: ImageForm | None, data_dir: Path | None
 ) -> None:
     wanted, got = (resized_info(describe(each, data_dir), form) for each in (name, offline))
-    if (wanted.shape, wanted.num_classes) != (got.shape, got.num_classes):
+    if _kind(wanted) != _kind(got):
         raise DataError(
             f"dataset '{offline}' cannot replace '{name}' ({_kind(got)}, not {_kind(wanted)}); "
             f"get '{name}', or choose another dataset.offline"
@@ -457,7 +457,7 @@ def _require_same_kind(
 
 
 def _kind(info: DatasetInfo) -> str:
-    return f"{'x'.join(map(str, info.shape))} with {info.num_classes} classes"
+    return f"{'x'.join(map(str, info.shape))} with {info.labels_text}"
 
 
 def _unavailable(error: UnavailableError) -> str:

@@ -75,11 +75,12 @@ class Split:
 
     Args:
       images: uint8, shape ``(n, height, width, channels)``.
-      labels: int32, shape ``(n,)``.
+      labels: classes, int32, shape ``(n,)``; targets, float32, shape ``(n, k)``; or for several
+        labels per image 0 or 1, uint8, shape ``(n, k)``.
     """
 
     images: "NDArray[np.uint8]"
-    labels: "NDArray[np.int32]"
+    labels: "_Labels"
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -80,8 +80,12 @@ def description(
     images, results = probe.images[:1], network.outputs(probe.images[:1])
     takes, gives = (", ".join([batch, *map(str, x.shape[1:])]) for x in (images, results))
     scaled = network.experiment.dataset.scaling.text
-    classifies = network.experiment.task is Task.CLASSIFY
-    what = "logits (apply softmax)" if classifies else f"pixels {scaled}"
+    what = {
+        Task.CLASSIFY: "logits (apply softmax)",
+        Task.MULTILABEL: "logits (apply sigmoid)",
+        Task.REGRESS: "targets",
+        Task.RECONSTRUCT: f"pixels {scaled}",
+    }[network.experiment.task]
     return (
         f"input    uint8 [{takes}], pixels from 0 to 255 ({scaled} in the model)",
         f"output   float32 [{gives}], {what}",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import jax
 import numpy as np
@@ -411,12 +411,21 @@ def _weights(
 def _images(
     loaded: Loaded, plan: Plan, rng: np.random.Generator, dtype: Dtype
 ) -> tuple[Array, Array]:
-    """Random images, with random labels or the images themselves as targets."""
+    """Random images, with random labels or targets, or the images themselves as targets."""
     brightness = rng.random((NUM_IMAGES, *plan.input_shape))
     x = _scaling(loaded).of_unit(brightness).astype(dtype)
-    if loaded.experiment.task is Task.CLASSIFY:
-        return x, rng.integers(0, plan.output_shape[0], NUM_IMAGES, np.int32)
-    return x, x
+    shape = (NUM_IMAGES, *plan.output_shape)
+    match loaded.experiment.task:
+        case Task.CLASSIFY:
+            return x, rng.integers(0, plan.output_shape[0], NUM_IMAGES, np.int32)
+        case Task.REGRESS:
+            return x, rng.normal(size=shape).astype(dtype)
+        case Task.MULTILABEL:
+            return x, rng.integers(0, 2, shape, np.int32)
+        case Task.RECONSTRUCT:
+            return x, x
+        case _:
+            assert_never(loaded.experiment.task)
 
 
 def _experiment(loaded: Loaded) -> Experiment:

@@ -37,7 +37,7 @@ class Objective:
 
     Args:
       loss: name of the loss.
-      targets: labels (n,) for cross_entropy, otherwise images like the outputs.
+      targets: labels (n,) for cross_entropy, otherwise of the shape of the outputs.
       label_smoothing: share of the target spread evenly over all classes, for cross_entropy.
       class_weights: weight of each class, for cross_entropy; None for equal weights.
     """
@@ -70,6 +70,11 @@ class Objective:
             case "binary_cross_entropy":
                 p, t = np.clip(outputs, _CLIP, 1 - _CLIP), self.targets
                 return float(np.mean(-(t * np.log(p) + (1 - t) * np.log1p(-p))))
+            case "huber":
+                size = np.abs(outputs - self.targets)
+                return float(np.mean(np.where(size <= 1, size**2 / 2, size - 1 / 2)))
+            case "binary_cross_entropy_with_logits":
+                return float(np.mean(np.logaddexp(0, self._sign(outputs) * outputs)))
             case _:
                 assert_never(self.loss)
 
@@ -92,6 +97,13 @@ class Objective:
                 p, t = np.clip(outputs, _CLIP, 1 - _CLIP), self.targets
                 slope = (1 - t) / (1 - p) - t / p
                 return np.asarray((p == outputs) * slope / outputs.size)
+            case "huber":
+                return np.asarray(np.clip(outputs - self.targets, -1, 1) / outputs.size)
+            case "binary_cross_entropy_with_logits":
+                # The same as sigmoid(outputs) - targets, without cancellation.
+                sign = self._sign(outputs)
+                log_share = -np.logaddexp(0, -sign * outputs)
+                return np.asarray(sign * np.exp(log_share) / outputs.size)
             case _:
                 assert_never(self.loss)
 
@@ -109,11 +121,17 @@ class Objective:
         shares[np.arange(len(outputs)), self.targets] += 1 - smoothing
         return np.asarray(shares * weights / weights[self.targets].sum())
 
+    def _sign(self, outputs: Array) -> Array:
+        """1 for labels that an image does not have, else -1, in the dtype of the outputs."""
+        return np.asarray(1 - 2 * self.targets.astype(outputs.dtype))
+
     def side(self, outputs: Array) -> Array:
         """Side of the loss's kinks on which each output lies."""
         match self.loss:
-            case "cross_entropy" | "mse":
+            case "cross_entropy" | "mse" | "binary_cross_entropy_with_logits":
                 return np.zeros(0)
+            case "huber":
+                return np.asarray(np.abs(outputs - self.targets) <= 1)
             case "mae":
                 return np.asarray(np.sign(outputs - self.targets))
             case "binary_cross_entropy":

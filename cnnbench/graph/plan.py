@@ -126,10 +126,16 @@ class Goal:
     remedy: str
 
 
-def classify_goal(input_shape: Shape, num_classes: int) -> Goal:
-    """One output per class."""
-    remedy = f"end with {{op: dense, units: {num_classes}}}"
-    return Goal(input_shape, (num_classes,), f"the dataset has {num_classes} classes", remedy)
+def outputs_goal(input_shape: Shape, number: int, count: str) -> Goal:
+    """One output per class, target or label.
+
+    Args:
+      input_shape: height, width and channels of an image.
+      number: number of outputs.
+      count: the same in words, such as "10 classes".
+    """
+    remedy = f"end with {{op: dense, units: {number}}}"
+    return Goal(input_shape, (number,), f"the dataset has {count}", remedy)
 
 
 def reconstruct_goal(input_shape: Shape) -> Goal:

@@ -25,7 +25,7 @@ from cnnbench.data.catalog import DatasetInfo
 from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.nn.ops import shifted
 from cnnbench.nn.python_model import make_module, require_output, split_model
-from cnnbench.spec.experiment import Experiment, Task
+from cnnbench.spec.experiment import Experiment, output_shape
 from cnnbench.system.settings import pinned
 
 SCOPE = "cnnbench_call:"  # prefix of call names in the JAX name stack
@@ -270,7 +270,7 @@ def experiment_outline(
     Raises:
       ModelError: as `outline`.
     """
-    want = (info.num_classes,) if experiment.task is Task.CLASSIFY else info.shape
+    want = output_shape(experiment.task, info)
     with pinned():
         return outline(make, experiment.model.args, info.shape, want)
 

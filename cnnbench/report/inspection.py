@@ -1,12 +1,13 @@
 """A trained network's layers, units and predictions as tables of 80 columns."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnnbench.analysis.activations import LayerStatistics, Prediction, Responses
 from cnnbench.formatting import escape_controls
 from cnnbench.layers.base import shape_text
 from cnnbench.report.table import WrappedTable
+from cnnbench.runs.records import RunRecord
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -81,13 +82,13 @@ def units_table(layer: str, responses: Responses, labels: Sequence[object], most
 
 
 def predictions_table(
-    predictions: Sequence[Prediction], name: Callable[[int], str] = str
+    predictions: Sequence[Prediction], name: Callable[[Any], str] = str
 ) -> "Group":
     """Predictions, one image per row.
 
     Args:
       predictions: of the images.
-      name: name of a class by its label.
+      name: text of a label, from `label_text`.
     """
     classifies = any(p.predicted is not None for p in predictions)
     table = _table()
@@ -98,4 +99,21 @@ def predictions_table(
         percent, value = f"{100 * p.value:.1f}%", f"{p.value:.4g}"
         cells = (value,) if p.predicted is None else (name(p.predicted), percent)
         table.add_row(str(p.image), name(p.label), *cells)
-    return _titled("Predictions" if classifies else "Reconstructions", table)
+    made = classifies or any(isinstance(p.label, tuple) for p in predictions)
+    return _titled("Predictions" if made else "Reconstructions", table)
+
+
+def label_text(record: RunRecord) -> Callable[[Any], str]:
+    """A function from the label of an image to its text.
+
+    Args:
+      record: the run, with its task and the names of classes.
+    """
+    name = record.dataset.class_name
+    match record.task:
+        case "regress":
+            return lambda targets: ", ".join(f"{value:.4g}" for value in targets)
+        case "multilabel":
+            return lambda row: ", ".join(name(i) for i, has in enumerate(row) if has) or "none"
+        case _:
+            return name

@@ -4,8 +4,9 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
-from cnnbench.analysis.predict import Guess, Reconstruction
+from cnnbench.analysis.predict import Answer, Guess, LabelSet, Reconstruction, Regression
 from cnnbench.data.own.image_files import MIDDLE, PreparedImage
 from cnnbench.formatting import clean, csv_cell, escape_markdown
 from cnnbench.report.plots.terminal_image import ImageGroup
@@ -23,14 +24,14 @@ class Predictions:
       seeds: the seeds whose networks were used.
       loss: name of the experiment's loss.
       photographs: the files, preprocessed for the networks.
-      answers: a prediction or reconstruction for each file.
+      answers: a prediction for each file.
     """
 
     record: RunRecord
     seeds: tuple[int, ...]
     loss: str
     photographs: Sequence[PreparedImage]
-    answers: Sequence[Guess | Reconstruction]
+    answers: Sequence[Answer]
 
 
 def title(found: Predictions) -> str:
@@ -64,12 +65,33 @@ def pictures(found: Predictions) -> list[ImageGroup]:
     return shown
 
 
-def answer_text(found: Predictions, answer: Guess | Reconstruction) -> str:
+def answer_text(found: Predictions, answer: Answer) -> str:
     """A prediction in a few words."""
-    if isinstance(answer, Guess):
-        name = found.record.dataset.class_name(answer.predicted)
-        return f"{name} ({_percent(answer.probability)})"
-    return f"squared error {answer.squared_error:.4g}"
+    name = found.record.dataset.class_name
+    match answer:
+        case Guess():
+            return f"{name(answer.predicted)} ({_percent(answer.probability)})"
+        case Reconstruction():
+            return f"squared error {answer.squared_error:.4g}"
+        case Regression():
+            return ", ".join(f"{column} {text}" for column, text in _values(found, answer).items())
+        case LabelSet():
+            return _labels(found, answer)
+        case _:
+            assert_never(answer)
+
+
+def _values(found: Predictions, answer: Regression) -> dict[str, str]:
+    """Predicted targets by name."""
+    names = found.record.dataset.target_names(len(answer.values))
+    return {name: f"{value:.4g}" for name, value in zip(names, answer.values, strict=True)}
+
+
+def _labels(found: Predictions, answer: LabelSet) -> str:
+    """Predicted labels with their probabilities; `none` without any."""
+    name = found.record.dataset.class_name
+    parts = (f"{name(label)} ({_percent(answer.probabilities[label])})" for label in answer.labels)
+    return ", ".join(parts) or "none"
 
 
 def table(found: Predictions) -> WrappedTable:
@@ -121,22 +143,37 @@ def json_text(found: Predictions) -> str:
 
 def _grid(found: Predictions) -> list[list[str]]:
     """Cells of a table, headers first."""
-    several = len(found.seeds) > 1
     rows = []
     for photograph, answer in zip(found.photographs, found.answers, strict=True):
-        row = {"Image": clean(photograph.file)}
-        if isinstance(answer, Guess):
-            name = found.record.dataset.class_name
-            row |= {"Class": name(answer.predicted), "Probability": _percent(answer.probability)}
-            second = f"{name(answer.runner_up)} ({_percent(answer.runner_up_probability)})"
-            row |= {"Runner-up": second}
-            row |= {"Agreement": f"{answer.agreement} of {len(found.seeds)}"} if several else {}
-        else:
-            row |= {"Squared error": f"{answer.squared_error:.4g}"}
-            named = f"Loss ({found.loss.replace('_', ' ')})"
-            row |= {named: f"{answer.loss:.4g}"} if found.loss != "mse" else {}
+        row = {"Image": clean(photograph.file), **_cells(found, answer)}
         rows.append(row | {"Inverted": "yes" if photograph.inverted else "no"})
     return [list(rows[0]), *(list(row.values()) for row in rows)]
+
+
+def _cells(found: Predictions, answer: Answer) -> dict[str, str]:
+    """Cells of a prediction by column."""
+    name, count = found.record.dataset.class_name, len(found.seeds)
+    match answer:
+        case Guess():
+            second = f"{name(answer.runner_up)} ({_percent(answer.runner_up_probability)})"
+            return {
+                "Class": name(answer.predicted),
+                "Probability": _percent(answer.probability),
+                "Runner-up": second,
+                **({"Agreement": f"{answer.agreement} of {count}"} if count > 1 else {}),
+            }
+        case Reconstruction():
+            named = f"Loss ({found.loss.replace('_', ' ')})"
+            return {
+                "Squared error": f"{answer.squared_error:.4g}",
+                **({named: f"{answer.loss:.4g}"} if found.loss != "mse" else {}),
+            }
+        case Regression():
+            return _values(found, answer)
+        case LabelSet():
+            return {"Labels (probability)": _labels(found, answer)}
+        case _:
+            assert_never(answer)
 
 
 def _entries(found: Predictions) -> list[Mapping[str, object]]:
@@ -148,29 +185,43 @@ def _entries(found: Predictions) -> list[Mapping[str, object]]:
             "height": photograph.height,
             "border": photograph.border,
             "inverted": photograph.inverted,
-            **_answer(answer),
+            **_answer(found, answer),
             **_class_names(found.record, answer),
         }
         for photograph, answer in zip(found.photographs, found.answers, strict=True)
     ]
 
 
-def _answer(answer: Guess | Reconstruction) -> dict[str, object]:
-    if isinstance(answer, Reconstruction):
-        return {"loss": answer.loss, "squared_error": answer.squared_error}
-    return {
-        "class": answer.predicted,
-        "probability": answer.probability,
-        "runner_up": answer.runner_up,
-        "runner_up_probability": answer.runner_up_probability,
-        "agreement": answer.agreement,
-        "by_seed": answer.by_seed,
-        "probabilities": answer.probabilities,
-    }
+def _answer(found: Predictions, answer: Answer) -> dict[str, object]:
+    dataset = found.record.dataset
+    match answer:
+        case Reconstruction():
+            return {"loss": answer.loss, "squared_error": answer.squared_error}
+        case Regression():
+            names = dataset.target_names(len(answer.values))
+            return dict(zip(names, answer.values, strict=True)) | {"by_seed": answer.by_seed}
+        case LabelSet():
+            names = [dataset.class_name(label) for label in range(len(answer.probabilities))]
+            return {
+                "labels": "|".join(names[label] for label in answer.labels),
+                **{f"p({name})": p for name, p in zip(names, answer.probabilities, strict=True)},
+            }
+        case Guess():
+            return {
+                "class": answer.predicted,
+                "probability": answer.probability,
+                "runner_up": answer.runner_up,
+                "runner_up_probability": answer.runner_up_probability,
+                "agreement": answer.agreement,
+                "by_seed": answer.by_seed,
+                "probabilities": answer.probabilities,
+            }
+        case _:
+            assert_never(answer)
 
 
-def _class_names(record: RunRecord, answer: Guess | Reconstruction) -> dict[str, object]:
-    if not record.dataset.classes or isinstance(answer, Reconstruction):
+def _class_names(record: RunRecord, answer: Answer) -> dict[str, object]:
+    if not record.dataset.classes or not isinstance(answer, Guess):
         return {}
     name = record.dataset.class_name
     return {"class_name": name(answer.predicted), "runner_up_name": name(answer.runner_up)}

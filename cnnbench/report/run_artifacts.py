@@ -143,7 +143,7 @@ def _inspect(
     if shown.run.record.task == "classify":
         missing = "Confusion matrix and errors unavailable"
         _try(shown, missing, lambda: _find_mistakes(shown, networks, images))
-    elif network.plan is not None:
+    elif network.plan is not None and shown.run.record.task == "reconstruct":
         missing = "Latent space unavailable"
         _try(shown, missing, lambda: _draw_latent(shown, network, images))
 

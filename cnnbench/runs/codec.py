@@ -19,9 +19,11 @@ from typing import Any, NoReturn
 
 from cnnbench.errors import Diagnostic, Location, StoreError, did_you_mean, or_list
 from cnnbench.runs.records import FORMAT_VERSION, EpochRecord, RunRecord, Summary
+from cnnbench.spec.metrics import DEFAULT_METRICS
 
 _NON_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 EPOCH_PREFIX = "validation_"  # of metrics in epochs.jsonl
+_TASKS = tuple(DEFAULT_METRICS)
 _DAMAGED = "restore the file from a copy, or remove the run's folder"
 
 
@@ -37,8 +39,8 @@ def decode_record(content: bytes, path: str) -> RunRecord:
       StoreError: `encode_record` of this version cannot have written it.
     """
     record: RunRecord = _decode_document(RunRecord, content, path)
-    if record.task not in {"classify", "reconstruct"}:
-        message = f"{reprlib.repr(record.task)} is not classify or reconstruct"
+    if record.task not in _TASKS:
+        message = f"{reprlib.repr(record.task)} is not {or_list(_TASKS)}"
         raise _refusal(Location(path), "task", message, _DAMAGED)
     return record
 

@@ -131,7 +131,7 @@ class DatasetRecord:
         only.
       num_test: number of test images.
       source: where the images came from: a folder, a package, or `the cache (decoded from ...)`.
-      classes: names of the classes, in the order of their labels; empty if unknown.
+      classes: names of the classes, targets or labels, in order; empty if unknown.
       shape: height, width and channels of the images; None in runs of older versions.
     """
 
@@ -149,6 +149,12 @@ class DatasetRecord:
     def class_name(self, label: int) -> str:
         """Name of a class; its number if the dataset names none."""
         return clean(self.classes[label]) if label < len(self.classes) else str(label)
+
+    def target_names(self, number: int) -> list[str]:
+        """Names of regression targets: "value", or numbered, if the dataset names none."""
+        if self.classes:
+            return list(map(clean, self.classes))
+        return [f"value {index}" for index in range(number)] if number > 1 else ["value"]
 
     @property
     def judged_on(self) -> str:
@@ -232,7 +238,7 @@ class RunRecord:
       run_id: name of the run folder.
       name: experiment name.
       title: experiment title, as shown in tables.
-      task: `classify` or `reconstruct`.
+      task: `classify`, `reconstruct`, `regress` or `multilabel`.
       loss: name of the training loss.
       status: status of the run.
       started_at: start time.
@@ -371,7 +377,8 @@ class Summary:
     Args:
       num_params: number of trainable parameters; shared parameters count once.
       compile_s: compilation time, all seeds.
-      headline: the metric shown in tables: `accuracy` for `classify`, `loss` for `reconstruct`.
+      headline: the metric shown in tables: `loss` for `reconstruct`, else the first of
+        `train.metrics`.
       metrics: direction of each metric.
       seeds: results of each seed.
       cost: cost of the network; None in runs of older versions.

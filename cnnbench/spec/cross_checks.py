@@ -38,7 +38,7 @@ from cnnbench.spec.experiment import (
     TrainSpec,
     foreign_keys,
 )
-from cnnbench.spec.metrics import METRICS, names_of
+from cnnbench.spec.metrics import DEFAULT_METRICS, METRICS, names_of
 from cnnbench.spec.optimizers import Muon, OneCycle, ParameterGroup
 
 RESERVED_NAMES = (INPUT, "layers", "output", "code_layer", "python", "args", "params", "blocks")
@@ -88,6 +88,8 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
         issues += _class_weight_issues(parts, info)
         issues += _metric_issues(parts, info)
         issues += _selection_issues(parts.train, parts.task, parts.dataset, info)
+    if parts.dataset and parts.task and info:
+        issues += _label_issues(parts.dataset, parts.task, info)
     if parts.evaluation and parts.evaluation.augment and parts.task is Task.RECONSTRUCT:
         message = "test-time augmentation is not available for task: reconstruct"
         at = ("evaluation", "augment")
@@ -150,12 +152,31 @@ def _code_issues(parts: Parts) -> Iterator[Issue]:
     if name is None:
         return
     at = ("model", "code_layer")
-    if parts.task is Task.CLASSIFY:
+    if parts.task is not None and parts.task is not Task.RECONSTRUCT:
         message = "only task: reconstruct has a code layer"
         yield Issue(at, message, "remove it", of_key=True)
     elif name not in parts.layer_names:
         hint = did_you_mean(name, parts.layer_names)
         yield Issue(at, f"unknown layer {quoted(name)}{hint}", use_one_of(parts.layer_names))
+
+
+def suits(task: Task, info: DatasetInfo) -> bool:
+    """True if the images of a dataset are labeled as a task requires."""
+    return task is Task.RECONSTRUCT or info.labels == task.labels
+
+
+def _label_issues(dataset: DatasetSpec, task: Task, info: DatasetInfo) -> Iterator[Issue]:
+    """A dataset by name, or a folder per class, whose labels do not suit the task."""
+    if suits(task, info):
+        return
+    at = ("dataset", next(key for key in SOURCES if getattr(dataset, key) is not None))
+    if info.labels == "multilabel":
+        message = f"{info.name} has several labels per image ({info.num_classes} in all)"
+        yield Issue(at, message, "use task: multilabel")
+        return
+    needs = {"targets": "numbers as targets", "multilabel": "several labels per image"}
+    message = f"{info.name} has one class per image, but task: {task} needs {needs[task.labels]}"
+    yield Issue(at, message, "use task: classify, or your own data with arrays")
 
 
 def _training_issues(train: TrainSpec, task: Task | None) -> Iterator[Issue]:
@@ -165,7 +186,7 @@ def _training_issues(train: TrainSpec, task: Task | None) -> Iterator[Issue]:
     if train.clip and (train.clip.norm is None) == (train.clip.value is None):
         both = "neither norm nor value" if train.clip.norm is None else "both norm and value"
         yield Issue(("train", "clip"), f"there is {both}", "specify exactly one of them")
-    if train.label_smoothing and task is Task.RECONSTRUCT:
+    if train.label_smoothing and task not in {None, Task.CLASSIFY}:
         message = f"label_smoothing is not available for task: {task}"
         yield Issue(("train", "label_smoothing"), message, "remove it", of_key=True)
     schedule = train.schedule
@@ -182,7 +203,7 @@ def _class_weight_issues(parts: Parts, info: DatasetInfo | None) -> Iterator[Iss
     at = ("train", "class_weights")
     layers = parts.model.layers if parts.model else {}
     terms = [name for name, op in layers.items() if isinstance(op, Sample | VectorQuantizer)]
-    if parts.task is Task.RECONSTRUCT:
+    if parts.task not in {None, Task.CLASSIFY}:
         message = "class_weights are only available for the loss cross_entropy"
         yield Issue(at, f"{message}, not for task: {parts.task}", "remove them", of_key=True)
     elif terms:
@@ -284,7 +305,7 @@ def _selection_issues(
         chosen["train", "early_stopping", "metric"] = stopping.metric
     if train.restore_best:
         chosen["train", "restore_best"] = train.restore_best
-    reported = ("accuracy",) if task is Task.CLASSIFY else ()
+    reported = DEFAULT_METRICS[task] if task else ()
     known = ("loss", *(reported if train.metrics is None else train.metrics))
     for at, metric in chosen.items():
         if dataset and _lacks_validation(dataset, info):
@@ -314,6 +335,10 @@ def _augment_issues(
     for key in ("random_erasing", "mixup", "cutmix"):
         if getattr(spec, key) and task is Task.RECONSTRUCT:
             message = f"{key} is not available for task: reconstruct"
+            yield Issue((*at, key), message, "remove it", of_key=True)
+    for key in ("mixup", "cutmix"):
+        if getattr(spec, key) and task is Task.REGRESS:
+            message = f"{key} mixes labels, and is not available for task: regress"
             yield Issue((*at, key), message, "remove it", of_key=True)
     if spec.mixes and batch_size == 1:
         key = "mixup" if spec.mixup else "cutmix"
@@ -465,10 +490,11 @@ def _offline_issues(
     except DataError as error:
         yield dataset_issue("offline", error)
         return
-    if info and (fallback.shape, fallback.num_classes) != (info.shape, info.num_classes):
-        message = (
-            f"{fallback.name} ({shape_text(fallback.shape)}, {fallback.num_classes} classes) cannot"
-            f" replace {info.name} ({shape_text(info.shape)}, {info.num_classes} classes)"
-        )
+    if info and _kind(fallback) != _kind(info):
+        message = f"{fallback.name} ({_kind(fallback)}) cannot replace {info.name} ({_kind(info)})"
         remedy = "choose a dataset with the same shape and number of classes, or remove it"
         yield Issue(("dataset", "offline"), message, remedy)
+
+
+def _kind(info: DatasetInfo) -> str:
+    return f"{shape_text(info.shape)}, {info.labels_text}"

@@ -12,13 +12,14 @@ from enum import StrEnum
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     PlainSerializer,
+    PrivateAttr,
     WithJsonSchema,
     model_validator,
 )
@@ -32,6 +33,7 @@ from cnnbench.data.catalog import (
     ChannelOrder,
     DatasetInfo,
     ImageForm,
+    LabelKind,
     OwnData,
     ResizeMethod,
     Shares,
@@ -76,12 +78,22 @@ MAX_NAME = 64
 AUTO = "auto"  # dataset.normalize: from the training images
 BALANCED = "balanced"  # train.class_weights: from the training labels
 
-Loss = Literal["cross_entropy", "mse", "mae", "binary_cross_entropy"]
+Loss = Literal[
+    "cross_entropy",
+    "mse",
+    "mae",
+    "binary_cross_entropy",
+    "huber",
+    "binary_cross_entropy_with_logits",
+]
 Precision = Literal["float32", "bfloat16"]
 LOSSES: Mapping[str, tuple[Loss, ...]] = {
     "classify": ("cross_entropy",),
     "reconstruct": ("mse", "mae", "binary_cross_entropy"),
+    "regress": ("mse", "mae", "huber"),
+    "multilabel": ("binary_cross_entropy_with_logits",),
 }
+"""Losses of each task; the first is the default."""
 
 
 Selector = Literal["loss", MetricName]  # of an epoch, by its value on the validation images
@@ -92,6 +104,19 @@ class Task(StrEnum):
 
     CLASSIFY = "classify"
     RECONSTRUCT = "reconstruct"
+    REGRESS = "regress"
+    MULTILABEL = "multilabel"
+
+    @property
+    def labels(self) -> LabelKind:
+        """What images must be labeled with; for reconstruction, labels only judge the code."""
+        kinds: dict[Task, LabelKind] = {Task.REGRESS: "targets", Task.MULTILABEL: "multilabel"}
+        return kinds.get(self, "class")
+
+
+def output_shape(task: Task, info: DatasetInfo) -> tuple[int, ...]:
+    """Shape of the output for an image: like the image, or one per class, target or label."""
+    return info.shape if task is Task.RECONSTRUCT else (info.num_classes,)
 
 
 def _freeze(layers: dict[str, Any]) -> Mapping[str, Any]:
@@ -206,7 +231,25 @@ def _arrays(value: object) -> object:
 def _array_keys(value: object) -> object:
     if isinstance(value, dict):  # columns of a file without a header have numbers
         value = {key: str(name) if type(name) is int else name for key, name in value.items()}
+        if isinstance(labels := value.get("labels"), (list, tuple)):
+            names = tuple(str(name) if type(name) is int else name for name in labels)
+            _require_names(names, value)
+            rest = {key: name for key, name in value.items() if key != "labels"}
+            others: Any = _texts(rest, KEY_ROLES, "{labels: [x, y]}") if rest else {}
+            return {**others, "labels": names}
     return _texts(value, KEY_ROLES, "{images: pixels, labels: kind}")
+
+
+def _require_names(names: tuple[object, ...], value: object) -> None:
+    """Columns of a list, each with a name of its own."""
+    wrong = [name for name in names if not isinstance(name, str) or not name]
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    remedy = "use the names of columns, such as {labels: [x, y]}"
+    if wrong or not names:
+        what = f"{quoted(wrong[0])} is not a string" if wrong else "the list is empty"
+        raise field_error(f"labels: {what}", remedy, value)
+    if twice:
+        raise field_error(f"labels: {quoted(twice[0])} is there twice", "remove one", value)
 
 
 def _texts(value: object, known: tuple[str, ...], example: str) -> object:
@@ -232,6 +275,13 @@ def _texts_schema(known: tuple[str, ...], *kinds: str) -> dict[str, Any]:
         "additionalProperties": False,
         "minProperties": 1,
     }
+
+
+def _array_keys_schema() -> dict[str, Any]:
+    schema = _texts_schema(KEY_ROLES, "integer")
+    text = schema["properties"]["labels"]
+    several = {"type": "array", "items": text, "minItems": 1, "uniqueItems": True}
+    return schema | {"properties": schema["properties"] | {"labels": {"anyOf": [text, several]}}}
 
 
 def _image_shape(value: object) -> object:
@@ -261,9 +311,12 @@ ArrayFiles = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, _texts_schema(FILE_ROLES)]}),
 ]
 ArrayKeys = Annotated[
-    dict[str, str],
+    dict[str, str | tuple[str, ...]],
     BeforeValidator(_array_keys),
-    WithJsonSchema(_texts_schema(KEY_ROLES, "integer")),
+    PlainSerializer(
+        lambda keys: {key: name if isinstance(name, str) else [*name] for key, name in keys.items()}
+    ),
+    WithJsonSchema(_array_keys_schema()),
 ]
 ImageShape = Annotated[
     tuple[int, int, int],
@@ -536,7 +589,8 @@ class DatasetSpec(Model):
     keys: Annotated[ArrayKeys | None, ADDED] = Field(
         None,
         description="for arrays: names in the files, if not detected: of arrays in an .npz file"
-        " {train_images: x, train_labels: y}, or of columns {images: picture, labels: kind}",
+        " {train_images: x, train_labels: y}, or of columns {images: picture, labels: kind};"
+        " several columns are targets or labels: {labels: [x, y]}",
     )
     shape: Annotated[ImageShape | None, ADDED] = Field(
         None,
@@ -577,6 +631,16 @@ class DatasetSpec(Model):
             case {"name": str(), "split": {"test": _} as split} if split == _OLD_SPLIT:
                 return {**data, "split": None}
         return data
+
+    _kind: LabelKind = PrivateAttr("class")
+
+    def labeled(self, kind: LabelKind) -> "DatasetSpec":
+        """The same dataset, whose own files are read with labels of a kind."""
+        if kind == self._kind:
+            return self
+        spec = self.model_copy()
+        spec._kind = kind
+        return spec
 
     @property
     def label(self) -> str:
@@ -629,8 +693,8 @@ class DatasetSpec(Model):
         )
         keys = tuple((self.keys or {}).items())
         form = self._image_form()
-        options = ArrayOptions(keys, self.shape, self.layout, self.value_range, form)
-        return ArraySource(files, options, self._shares())
+        read_as = (self.shape, self.layout, self.value_range, form, self._kind)
+        return ArraySource(files, ArrayOptions(keys, *read_as), self._shares())
 
     def describe(self, data_dir: Path | None = None) -> DatasetInfo:
         """Shape, classes and sizes of the dataset, without reading the images.
@@ -723,11 +787,14 @@ class TrainSpec(Model):
         description="dtype of the forward and backward pass; parameters and losses stay in float32",
     )
     loss: Loss | None = Field(
-        None, description="loss function; default: cross_entropy for classify, mse for reconstruct"
+        None,
+        description="loss function; default: cross_entropy for classify, mse for reconstruct and"
+        " regress, binary_cross_entropy_with_logits for multilabel",
     )
     metrics: tuple[MetricName, ...] | None = Field(
         None,
-        description="metrics to report; default: accuracy for classify, none for reconstruct",
+        description="metrics to report; default: accuracy for classify, none for reconstruct, r2"
+        " and mae for regress, mean_average_precision and macro_f1 for multilabel",
         strict=False,
     )
     clip: Annotated[Clip | None, ADDED] = Field(None, description="gradient clipping")
@@ -767,9 +834,9 @@ class Evaluation(Model):
 
     augment: Literal["flip", "flip_translate"] | None = Field(
         None,
-        description="test-time augmentation for classify: the mean of the logits over several"
-        " views; flip for the image and its mirror image; flip_translate for both, and both shifted"
-        " by a pixel, as in airbench",
+        description="test-time augmentation, not for reconstruct: the mean of the outputs (logits)"
+        " over several views; flip for the image and its mirror image; flip_translate for both, and"
+        " both shifted by a pixel, as in airbench",
     )
 
 
@@ -787,7 +854,11 @@ class Experiment(Model):
         description="short name; also the folder of its runs"
     )
     title: str = Field("", description="display name, in the Type column of tables; default: name")
-    task: Task = Field(description="classify or reconstruct", strict=False)
+    task: Task = Field(
+        description="classify, reconstruct, regress (numbers) or multilabel (several labels per"
+        " image)",
+        strict=False,
+    )
     dataset: DatasetSpec = Field(description="the dataset")
     model: ModelSpec = Field(description="the network")
     train: TrainSpec = Field(TrainSpec(), description="training settings")
@@ -807,6 +878,14 @@ class Experiment(Model):
             case {"dataset": {"split": {"folds": int(folds)}}} if 1 < folds <= MAX_SEEDS:
                 return {**data, "seeds": data.get("seeds", folds)}
         return data
+
+    @model_validator(mode="after")
+    def _read_labels(self) -> Self:
+        """Reads the user's own files with the labels of the task."""
+        dataset = self.dataset.labeled(self.task.labels)
+        if dataset is not self.dataset:
+            object.__setattr__(self, "dataset", dataset)
+        return self
 
     @property
     def type_title(self) -> str:

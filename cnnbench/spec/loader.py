@@ -19,7 +19,7 @@ from cnnbench.data.scaling import BRIGHTEST, balanced_weights, channel_statistic
 from cnnbench.errors import DataError, Diagnostic, Issue, Location, SpecError, quoted
 from cnnbench.graph.build import build_plan
 from cnnbench.graph.geometry import activation_of
-from cnnbench.graph.plan import Goal, Plan, classify_goal, reconstruct_goal
+from cnnbench.graph.plan import Goal, Plan, outputs_goal, reconstruct_goal
 from cnnbench.layers import OPERATIONS, Flatten, LayerOp, Reshape, Softmax
 from cnnbench.layers.base import INPUT, Shape
 from cnnbench.layers.conv import OWNERS_KEYS
@@ -31,6 +31,7 @@ from cnnbench.spec.cross_checks import (
     group_issues,
     issues_between,
     last_batch,
+    suits,
 )
 from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
 from cnnbench.spec.experiment import (
@@ -158,7 +159,7 @@ def _input_shape(document: Document, data_dir: Path | None) -> Shape | None:
     if not isinstance(dataset, dict):
         return None
     keys = (*SOURCES, "resize", "channels", "keys", "shape", "layout", "value_range")
-    spec = _section(DatasetSpec, {key: dataset[key] for key in keys if key in dataset})
+    spec = _dataset({key: dataset[key] for key in keys if key in dataset}, _task(document.data))
     try:
         return spec.describe(data_dir).shape if spec and spec.source else None
     except DataError:
@@ -260,9 +261,9 @@ def _parts(data: Mapping[str, Any], issues: Iterable[Issue]) -> Parts:
     model = data.get("model")
     layers = model.get("layers") if isinstance(model, dict) else None
     return Parts(
-        task=Task(data["task"]) if data.get("task") in list(Task) else None,
+        task=_task(data),
         title=data.get("title"),
-        dataset=_section(DatasetSpec, sound.get("dataset")) if has_source else None,
+        dataset=_dataset(sound.get("dataset"), _task(data)) if has_source else None,
         model=_section(ModelSpec, sound.get("model")),
         train=_section(TrainSpec, sound.get("train", {})),
         evaluation=_section(Evaluation, sound.get("evaluation", {})),
@@ -297,6 +298,15 @@ def _section(kind: type[_Section], data: Any) -> _Section | None:
         return None
 
 
+def _task(data: Mapping[str, Any]) -> Task | None:
+    return Task(data["task"]) if data.get("task") in list(Task) else None
+
+
+def _dataset(data: Any, task: Task | None) -> DatasetSpec | None:
+    spec = _section(DatasetSpec, data)
+    return spec.labeled(task.labels) if spec and task else spec
+
+
 def _describe(
     dataset: DatasetSpec | None, data_dir: Path | None
 ) -> tuple[DatasetInfo | None, list[Issue]]:
@@ -310,13 +320,15 @@ def _describe(
 
 
 def _goal(task: Task, info: DatasetInfo) -> Goal:
-    if task is Task.CLASSIFY:
-        return classify_goal(info.shape, info.num_classes)
-    return reconstruct_goal(info.shape)
+    if task is Task.RECONSTRUCT:
+        return reconstruct_goal(info.shape)
+    return outputs_goal(info.shape, info.num_classes, info.labels_text)
 
 
 def _plan(data: Any, parts: Parts, info: DatasetInfo | None) -> tuple[Plan | None, list[Issue]]:
     if parts.task is None or info is None or not parts.layer_names or INPUT in parts.layer_names:
+        return None, []
+    if not suits(parts.task, info):  # the number of outputs is unknown
         return None, []
     raw, output = data["model"]["layers"], data["model"].get("output")
     layers = {name: _layer(value) for name, value in raw.items()}
@@ -369,9 +381,15 @@ def _softmax_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
     node = plan.by_name[plan.output]
     while isinstance(node.op, Flatten | Reshape) and node.inputs[0] != INPUT:
         node = plan.by_name[node.inputs[0]]
+    at = ("model", "layers", node.name)
     if parts.task is Task.CLASSIFY and isinstance(node.op, Softmax):
         message = "the output is a softmax, and the loss applies one, too"
-        yield Issue(("model", "layers", node.name), message, "remove this layer")
+        yield Issue(at, message, "remove this layer")
+    if parts.task is Task.MULTILABEL:
+        activation = "softmax" if isinstance(node.op, Softmax) else activation_of(node.op)
+        if activation in {"softmax", "sigmoid", "hard_sigmoid"}:
+            message = f"the output is a {activation}, and the loss applies a sigmoid itself"
+            yield Issue(at, message, "end with a linear layer, without an activation")
 
 
 def _probability_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:

@@ -19,11 +19,22 @@ if TYPE_CHECKING:
     LayerOps = Mapping[str, LayerOp]
 
 ImageMetricName = Literal[
-    "accuracy", "top5_accuracy", "brier_score", "mse", "mae", "psnr", "ssim", "kl"
+    "accuracy",
+    "top5_accuracy",
+    "brier_score",
+    "mse",
+    "mae",
+    "psnr",
+    "ssim",
+    "exact_match",
+    "hamming_loss",
+    "kl",
 ]
 """Metrics that are means over images."""
 
-SplitMetricName = Literal["balanced_accuracy", "macro_f1", "ece"]
+SplitMetricName = Literal[
+    "balanced_accuracy", "macro_f1", "ece", "r2", "mean_average_precision", "micro_f1"
+]
 """Metrics that are functions of the outputs and targets of a whole split."""
 
 MetricName = Literal[ImageMetricName, SplitMetricName]
@@ -87,6 +98,14 @@ def _no_sample(layers: "LayerOps | None", _: "DatasetInfo | None") -> Objection 
 
 
 _CLASSIFY, _RECONSTRUCT = ("classify",), ("reconstruct",)
+_REGRESS, _MULTILABEL = ("regress",), ("multilabel",)
+DEFAULT_METRICS: Mapping[str, tuple[MetricName, ...]] = {
+    "classify": ("accuracy",),
+    "reconstruct": (),
+    "regress": ("r2", "mae"),
+    "multilabel": ("mean_average_precision", "macro_f1"),
+}
+"""Metrics that are reported unless `train.metrics` is set; the first one decides verdicts."""
 _TABLE = (
     Metric(
         name="accuracy",
@@ -138,9 +157,10 @@ _TABLE = (
     Metric(
         name="macro_f1",
         title="macro F1",
-        description="mean over classes of the F1 score, the harmonic mean of precision and recall;"
-        " classes that are neither label nor prediction of any image do not count",
-        tasks=_CLASSIFY,
+        description="mean over classes, or over labels, of the F1 score, the harmonic mean of"
+        " precision and recall; those that are neither label nor prediction of any image do not"
+        " count",
+        tasks=_CLASSIFY + _MULTILABEL,
         higher_is_better=True,
         is_fraction=True,
         other_names=("f1", "f1_score", "f1_macro", "macro_f1_score", "multiclass_f1_score"),
@@ -161,15 +181,15 @@ _TABLE = (
     Metric(
         name="mse",
         title="MSE",
-        description="mean squared error over pixels",
-        tasks=_RECONSTRUCT,
+        description="mean squared error over pixels or targets",
+        tasks=_RECONSTRUCT + _REGRESS,
         other_names=("mean_squared_error", "l2"),
     ),
     Metric(
         name="mae",
         title="MAE",
-        description="mean absolute error over pixels",
-        tasks=_RECONSTRUCT,
+        description="mean absolute error over pixels or targets",
+        tasks=_RECONSTRUCT + _REGRESS,
         other_names=("mean_absolute_error", "l1"),
     ),
     Metric(
@@ -188,10 +208,59 @@ _TABLE = (
         objection=_too_small,
     ),
     Metric(
+        name="r2",
+        title="R2",
+        description="coefficient of determination, mean over targets: 1 for perfect predictions, 0"
+        " for the mean of the targets, negative for worse ones; scikit-learn's r2_score",
+        tasks=_REGRESS,
+        higher_is_better=True,
+        other_names=("r2_score", "r_squared", "r_square", "coefficient_of_determination"),
+    ),
+    Metric(
+        name="mean_average_precision",
+        title="mAP",
+        description="mean over labels of the average precision, the area under the curve of"
+        " precision against recall; labels that no image has do not count; scikit-learn's"
+        " average_precision_score",
+        tasks=_MULTILABEL,
+        higher_is_better=True,
+        is_fraction=True,
+        other_names=("map", "average_precision", "average_precision_score", "macro_ap", "pr_auc"),
+    ),
+    Metric(
+        name="micro_f1",
+        title="micro F1",
+        description="F1 score of all labels of all images together, with probability 0.5 as"
+        " threshold",
+        tasks=_MULTILABEL,
+        higher_is_better=True,
+        is_fraction=True,
+        other_names=("f1_micro",),
+    ),
+    Metric(
+        name="exact_match",
+        title="exact match",
+        description="fraction of images whose labels are all predicted correctly, with probability"
+        " 0.5 as threshold; scikit-learn's accuracy_score",
+        tasks=_MULTILABEL,
+        higher_is_better=True,
+        is_fraction=True,
+        other_names=("subset_accuracy", "exact_match_ratio", "emr"),
+    ),
+    Metric(
+        name="hamming_loss",
+        title="Hamming loss",
+        description="fraction of labels that are predicted incorrectly, with probability 0.5 as"
+        " threshold",
+        tasks=_MULTILABEL,
+        is_fraction=True,
+        other_names=("hamming", "hamming_distance"),
+    ),
+    Metric(
         name="kl",
         title="KL divergence",
         description="KL divergence of all `op: sample` layers from the prior, in nats per image",
-        tasks=_CLASSIFY + _RECONSTRUCT,
+        tasks=_CLASSIFY + _RECONSTRUCT + _REGRESS + _MULTILABEL,
         other_names=("kl_divergence", "kld", "kl_div"),
         objection=_no_sample,
     ),
@@ -206,7 +275,7 @@ _TABLE = (
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _TABLE}
 NO_METRICS = (
-    "precision recall micro_f1 weighted_f1 auc roc_auc confusion_matrix iou dice mape r2"
+    "precision recall weighted_f1 auc roc_auc confusion_matrix iou dice mape"
     " rmse msle perplexity"
     " top3 top3_accuracy top10_accuracy lpips fid ms_ssim cohen_kappa mcc matthews_corrcoef mce"
 )

@@ -61,15 +61,15 @@ _LOSSES: _Words = {
     ),
     "mse": ("MSELoss", "mean_squared_error", "l2", "l2_loss", "squared_error"),
     "mae": ("L1Loss", "mean_absolute_error", "l1", "absolute_error"),
-    # Ours takes probabilities; for logits, the next message says to end with a sigmoid.
-    "binary_cross_entropy": (
-        "bce",
-        "BCELoss",
-        "binary_crossentropy",
+    "binary_cross_entropy": ("bce", "BCELoss", "binary_crossentropy"),
+    "binary_cross_entropy_with_logits": (
         "BCEWithLogitsLoss",
         "bce_with_logits",
-        "binary_cross_entropy_with_logits",
+        "sigmoid_cross_entropy",
+        "sigmoid_binary_cross_entropy",
+        "MultiLabelSoftMarginLoss",
     ),
+    "huber": ("HuberLoss", "huber_loss", "smooth_l1", "SmoothL1Loss", "smooth_l1_loss"),
 }
 _KEYS: _Words = {
     "op": ("type", "layer", "operation", "class", "class_name"),
@@ -271,7 +271,7 @@ _NO_SCHEDULES = (
     " lambda LambdaLR warmup chained sequential"
 )
 _NO_LOSSES = (
-    "hinge HingeEmbeddingLoss huber smooth_l1 focal kl_divergence kl_div triplet contrastive"
+    "hinge HingeEmbeddingLoss focal kl_divergence kl_div triplet contrastive"
     " cosine_similarity ctc dice iou label_smoothing poisson margin nce info_nce ssim psnr elbo"
     " perceptual wasserstein log_cosh mape msle"
 )
@@ -372,7 +372,14 @@ TASK = KnownNames(
     {
         "classify": ("classification", "classifier", "multiclass"),
         "reconstruct": ("reconstruction", "autoencoder", "autoencode", "ae", "denoise"),
+        "regress": ("regression", "regressor", "continuous"),
+        "multilabel": (
+            "multi_label",
+            "multilabel_classification",
+            "multi_label_classification",
+            "multilabel_indicator",
+        ),
     },
-    "segment segmentation detect detection regression regress generate generation",
+    "segment segmentation detect detection generate generation",
 )
 OTHER = KnownNames({})

@@ -82,7 +82,7 @@ def code_accuracies(
 ) -> list[float | None]:
     """Linear-probe accuracy of the code, by seed; None without a code."""
     job, number = executables.job, executables.at_once
-    if executables.codes is None:
+    if executables.codes is None or job.dataset.train.labels.ndim > 1:
         return [None] * number
     return [
         _probe(executables, one, job.dataset.rows(seed))

@@ -24,7 +24,7 @@ from cnnbench.nn.initializers import WHITENING_IMAGES, whitening_kernel
 from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.python_model import import_class, make_module, require_output
 from cnnbench.nn.submodules import count_slow
-from cnnbench.spec.experiment import Experiment, Task
+from cnnbench.spec.experiment import Experiment, Task, output_shape
 from cnnbench.system.compile_cache import Program, compiled_together, rare_collections
 from cnnbench.system.devices import make_mesh
 from cnnbench.system.host import num_cpus
@@ -347,7 +347,7 @@ def check_output(setup: Executables, network: Network) -> int:
       ModelError: the output is not an array of the required shape.
     """
     job, info = setup.job, setup.job.dataset.info
-    want = (info.num_classes,) if job.experiment.task is Task.CLASSIFY else info.shape
+    want = output_shape(job.experiment.task, info)
     rules = setup.rules(training=False)
     call = partial(outputs_of, graphdef=network.evaluation, rules=rules)
     indices = jnp.zeros(1, jnp.int32)

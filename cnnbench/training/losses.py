@@ -15,8 +15,14 @@ from numpy.typing import NDArray
 from cnnbench.data.scaling import BRIGHTEST
 from cnnbench.layers import Sample, VectorQuantizer
 from cnnbench.nn.result import Result
-from cnnbench.spec.experiment import Experiment, Loss, Task
-from cnnbench.spec.metrics import SSIM_WINDOW, ImageMetricName, MetricName, SplitMetricName
+from cnnbench.spec.experiment import LOSSES, Experiment, Loss, Task
+from cnnbench.spec.metrics import (
+    DEFAULT_METRICS,
+    SSIM_WINDOW,
+    ImageMetricName,
+    MetricName,
+    SplitMetricName,
+)
 
 SIGMA = 1.5  # pixels: standard deviation of SSIM's Gaussian window
 K1, K2 = 0.01, 0.03
@@ -31,11 +37,12 @@ Score = Callable[[Result, jax.Array], jax.Array]
 def objective(experiment: Experiment, *, training: bool = True) -> Score:
     """The training objective: the loss, KL divergences of samples, and distances of quantizers.
 
-    Reconstruction losses are means over an image's values, so the divergence is divided by their
-    number too. With weight 1, binary cross-entropy then gives the negative evidence lower bound
-    (ELBO) for Bernoulli pixels, in nats per value (Kingma & Welling 2014), and squared error, up
-    to a constant, the negative ELBO for Gaussian pixels of variance 1/2. Distances from a codebook
-    are means, too, and added as they are (van den Oord et al. 2017, equation 3).
+    Losses other than cross-entropy are means over an image's values, targets or labels, so the
+    divergence is divided by their number too. With weight 1, binary cross-entropy then gives the
+    negative evidence lower bound (ELBO) for Bernoulli pixels, in nats per value (Kingma & Welling
+    2014), and squared error, up to a constant, the negative ELBO for Gaussian pixels of variance
+    1/2. Distances from a codebook are means, too, and added as they are (van den Oord et al. 2017,
+    equation 3).
 
     Args:
       experiment: loss, label smoothing, class weights and layers. With class weights, divide the
@@ -53,7 +60,7 @@ def objective(experiment: Experiment, *, training: bool = True) -> Score:
         for name, op in experiment.model.layers.items()
         if isinstance(op, Sample) and op.kl_weight
     }
-    by_value = experiment.task is Task.RECONSTRUCT
+    by_value = experiment.task is not Task.CLASSIFY
 
     def score(result: Result, targets: jax.Array) -> jax.Array:
         values = loss(result.output, targets)
@@ -113,8 +120,9 @@ def scores(experiment: Experiment) -> dict[str, Score]:
 def per_image_loss(name: str) -> PerImage:
     """The function that computes the loss of each image, (n,), from outputs (n, ...) and targets.
 
-    For cross_entropy, outputs are logits and targets are labels (n,). For the others, targets are
-    images like the outputs, and the loss is the mean over an image's values.
+    For cross_entropy, outputs are logits and targets are labels (n,). For the others, targets have
+    the shape of the outputs, and the loss is the mean over an image's values. huber is PyTorch's
+    `HuberLoss` with delta 1, the same as `SmoothL1Loss` with beta 1 (Huber 1964).
     """
     match name:
         case "cross_entropy":
@@ -125,6 +133,10 @@ def per_image_loss(name: str) -> PerImage:
             return _image_mean(lambda output, target: jnp.abs(output - target))
         case "binary_cross_entropy":
             return _image_mean(_binary_cross_entropy)
+        case "huber":
+            return _image_mean(optax.huber_loss)
+        case "binary_cross_entropy_with_logits":
+            return _image_mean(_binary_cross_entropy_with_logits)
         case _:
             raise AssertionError(name)
 
@@ -172,8 +184,18 @@ def _binary_cross_entropy(output: jax.Array, target: jax.Array) -> jax.Array:
     return -(target * jnp.log(output) + (1 - target) * jnp.log1p(-output))
 
 
+def _binary_cross_entropy_with_logits(logit: jax.Array, target: jax.Array) -> jax.Array:
+    """Elementwise; neither overflows nor loses the digits of a certain, correct output."""
+    sign = 1 - 2 * target.astype(logit.dtype)  # negative for a label that the image has
+    return jax.nn.softplus(sign * logit)
+
+
 def _image_mean(value: PerImage) -> PerImage:
-    return lambda outputs, targets: value(outputs, targets).reshape(len(outputs), -1).mean(axis=1)
+    def mean(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        assert outputs.shape == targets.shape, (outputs.shape, targets.shape)
+        return value(outputs, targets).reshape(len(outputs), -1).mean(axis=1)
+
+    return mean
 
 
 def per_image_metric(
@@ -198,6 +220,10 @@ def per_image_metric(
             return _brier_score(outputs, targets)
         case "mse" | "mae":
             return per_image_loss(name)(outputs, targets)
+        case "exact_match":
+            return 1 - _wrong_labels(outputs, targets).max(axis=1)
+        case "hamming_loss":
+            return _wrong_labels(outputs, targets).mean(axis=1)
         case "psnr":
             return psnr(outputs, targets, data_range)
         case "ssim":
@@ -214,6 +240,12 @@ def _in_top(logits: jax.Array, labels: jax.Array, *, k: int) -> jax.Array:
     classes = jnp.arange(logits.shape[1])
     before = ~((logits < own) | ((logits == own) & (classes >= labels[:, None])))
     return (before.sum(axis=1) < k).astype(jnp.float32)
+
+
+def _wrong_labels(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """1 for each label that is predicted incorrectly, (n, k); probability 0.5 predicts it."""
+    predicted = jnp.where(jnp.isnan(logits), targets == 0, logits >= 0)  # NaN is never correct
+    return (predicted != (targets != 0)).astype(jnp.float32)
 
 
 def _brier_score(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -305,8 +337,7 @@ def _weights() -> NDArray[Any]:
 
 def loss_name(experiment: Experiment) -> Loss:
     """Name of the loss."""
-    default: Loss = "cross_entropy" if experiment.task is Task.CLASSIFY else "mse"
-    return experiment.train.loss or default
+    return experiment.train.loss or LOSSES[experiment.task][0]
 
 
 def objective_name(experiment: Experiment) -> str:
@@ -324,8 +355,8 @@ def objective_name(experiment: Experiment) -> str:
 
 def metric_names(experiment: Experiment) -> tuple[MetricName, ...]:
     """Names of the metrics reported in addition to the loss."""
-    default: tuple[MetricName, ...] = ("accuracy",) if experiment.task is Task.CLASSIFY else ()
-    return default if experiment.train.metrics is None else experiment.train.metrics
+    own = experiment.train.metrics
+    return DEFAULT_METRICS[experiment.task] if own is None else own
 
 
 def split_metric_names(experiment: Experiment) -> tuple[SplitMetricName, ...]:

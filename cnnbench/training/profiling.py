@@ -71,7 +71,9 @@ def count_flops(plain: Executables, network: Network) -> tuple[float | None, flo
     size, (height, width, channels) = plain.job.batch_size, plain.job.dataset.info.shape
     params, rest = jax.eval_shape(lambda: (network.params, network.rest))
     images = jax.ShapeDtypeStruct((size, height, width, channels), jnp.uint8)
-    labels = jax.ShapeDtypeStruct((size,), jnp.int32)
+    given = plain.job.dataset.train.labels
+    labels = jax.ShapeDtypeStruct((size, *given.shape[1:]), given.dtype)
+    indices = jax.ShapeDtypeStruct((size,), jnp.int32)
     arrays: Any = (images, labels)
     forward = partial(outputs_of, graphdef=network.evaluation, rules=plain.rules(training=False))
     rules = plain.rules(training=True)._replace(augment=None)
@@ -82,8 +84,8 @@ def count_flops(plain: Executables, network: Network) -> tuple[float | None, flo
     except RuntimeError:  # the user disabled JAX's CPU backend
         return None, None
     with jax.default_device(cpu):
-        once = _flops(forward, params, rest, Arrays(*arrays), labels)
-        both = _flops(gradient, state, Arrays(*arrays), labels)
+        once = _flops(forward, params, rest, Arrays(*arrays), indices)
+        both = _flops(gradient, state, Arrays(*arrays), indices)
     if once is None or both is None:
         return None, None
     return once / size, (both - once) / size

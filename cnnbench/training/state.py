@@ -44,7 +44,7 @@ class TrainState(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """A split on the device: images (n, h, w, c) uint8, labels (n,) int32."""
+    """All splits on the device: images (n, h, w, c) uint8, labels as in `dataset.Split`."""
 
     images: jax.Array
     labels: jax.Array

@@ -124,7 +124,7 @@ def pick(arrays: Arrays, indices: Indices, rules: StepConfig) -> tuple[jax.Array
     """Scaled images as floats, (n, h, w, c), and their targets."""
     images = rules.scaling.apply(arrays.images[indices].astype(jnp.float32))
     labels = arrays.labels[indices]
-    return images, labels if rules.task is Task.CLASSIFY else images
+    return images, images if rules.task is Task.RECONSTRUCT else labels
 
 
 def _pick_augmented(arrays: Arrays, part: Part, rules: StepConfig) -> tuple[jax.Array, Any]:
@@ -142,7 +142,7 @@ def _pick_augmented(arrays: Arrays, part: Part, rules: StepConfig) -> tuple[jax.
         images = mix_images(images, augmented(mix.indices, mix.own), mix)
         share = label_share(mix, images.shape[1:3])
         return images, MixedLabels(labels, arrays.labels[mix.indices], share)
-    return images, labels if rules.task is Task.CLASSIFY else images
+    return images, images if rules.task is Task.RECONSTRUCT else labels
 
 
 def train_step(

@@ -228,5 +228,6 @@ def test_what_cannot_be_looked_at_is_told(results: Mapping[str, Path]) -> None:
     train("mlp", folder, overrides)
     done = CliRunner().invoke(app, ["latent", "mlp", "--results-dir", str(folder)])
     assert done.exit_code == 2
-    assert done.stderr.endswith(": a classifier has no latent code; name an autoencoder.\n")
+    message = ": a network with task: classify has no latent code; name an autoencoder.\n"
+    assert done.stderr.endswith(message)
     assert not isinstance(done.exception, CnnbenchError)

@@ -11,13 +11,13 @@ from pydantic import TypeAdapter
 
 from cnnbench.errors import Issue
 from cnnbench.graph.build import MAX_VALUES, build_plan, file_order, use_one_of
-from cnnbench.graph.plan import Goal, Plan, classify_goal, reconstruct_goal
+from cnnbench.graph.plan import Goal, Plan, outputs_goal, reconstruct_goal
 from cnnbench.layers import LayerOp
 from cnnbench.layers.base import INPUT
 
 parse = TypeAdapter[LayerOp](LayerOp).validate_python
 IMAGE = (28, 28, 1)
-TEN = classify_goal(IMAGE, 10)
+TEN = outputs_goal(IMAGE, 10, "10 classes")
 
 
 def check(
@@ -229,7 +229,8 @@ class TestOneMistakeOneMessage:
 
     def test_the_largest_size_is_allowed_and_one_more_is_not(self) -> None:
         def issues_of(units: int) -> list[str]:
-            return texts(check({"out": dense(units)}, classify_goal((1, 1, 1), units))[1])
+            goal = outputs_goal((1, 1, 1), units, f"{units} classes")
+            return texts(check({"out": dense(units)}, goal)[1])
 
         assert issues_of(MAX_VALUES) == []
         assert issues_of(MAX_VALUES + 1) == [
@@ -281,7 +282,7 @@ class TestOutput:
 
 
 def test_goals_of_tasks() -> None:
-    assert classify_goal((8, 9, 3), 7) == Goal(
+    assert outputs_goal((8, 9, 3), 7, "7 classes") == Goal(
         (8, 9, 3), (7,), "the dataset has 7 classes", "end with {op: dense, units: 7}"
     )
     assert reconstruct_goal((8, 9, 3)) == Goal(

@@ -184,7 +184,10 @@ SUMS = "summary.json: the values of seed 1 differ from its epochs"
         ),
         (
             in_json("run.json", lambda document: document.update(task="classiFy")),
-            ["{run}/run.json: task: 'classiFy' is not classify or reconstruct"],
+            [
+                "{run}/run.json: task: 'classiFy' is not classify, reconstruct, regress or"
+                " multilabel"
+            ],
         ),
         (lambda run: (run / "resolved.yaml").unlink(), ["{run}/resolved.yaml"]),
         (lambda run: (run / "run.json").write_text("{"), ["{run}/run.json:1:2: not JSON"]),

@@ -47,7 +47,8 @@ class KerasTrainer:
         dataset, seed = experiment.dataset, experiment.seeds[0]
         self.reconstructs = experiment.task is Task.RECONSTRUCT
         self.model, self.params = build_model(plan, weights, dataset.scaling, seed)
-        self.loss = build_loss(loss_name(experiment), dataset.pixel_scale)
+        scale = dataset.pixel_scale if self.reconstructs else 1.0
+        self.loss = build_loss(loss_name(experiment), scale)
         optimizer = build_optimizer(experiment.train.optimizer, self.params)
         self.model.compile(optimizer=optimizer, loss=self.loss, jit_compile="auto")
 
@@ -59,7 +60,7 @@ class KerasTrainer:
         """
         steps, batch = images.shape[:2]
         joined = images.reshape(steps * batch, *images.shape[2:])
-        targets = joined if self.reconstructs else labels.reshape(-1)
+        targets = joined if self.reconstructs else labels.reshape(steps * batch, *labels.shape[2:])
         recorder = _LossRecorder()
         self.model.fit(joined, targets, batch, shuffle=False, verbose=0, callbacks=[recorder])
         self._wait()
@@ -140,7 +141,7 @@ def build_loss(name: str, pixel_scale: float) -> keras.Loss:
 
     Args:
       name: the loss.
-      pixel_scale: divisor of the target images, which are uint8.
+      pixel_scale: divisor of the target images, which are uint8; 1 for other targets.
     """
     match name:
         case "cross_entropy":
@@ -151,6 +152,10 @@ def build_loss(name: str, pixel_scale: float) -> keras.Loss:
             return _OfPixels(keras.losses.MeanAbsoluteError(), pixel_scale)
         case "binary_cross_entropy":
             return _OfPixels(keras.losses.BinaryCrossentropy(), pixel_scale)
+        case "huber":
+            return _OfPixels(keras.losses.Huber(delta=1.0), pixel_scale)
+        case "binary_cross_entropy_with_logits":
+            return _OfPixels(keras.losses.BinaryCrossentropy(from_logits=True), pixel_scale)
         case _:
             raise AssertionError(name)
 

@@ -101,7 +101,8 @@ class TorchTrainer:
         return first if self.format == torch.channels_last else first.contiguous()
 
     def _labels(self, labels: Array) -> torch.Tensor:
-        return torch.tensor(labels, dtype=torch.int64).to(self.device)
+        dtype = torch.int64 if self.loss_name == "cross_entropy" else torch.float32
+        return torch.tensor(labels, dtype=dtype).to(self.device)
 
     def _chunks(self, images: Array) -> Iterable[torch.Tensor]:
         for start in range(0, len(images), EVAL_BATCH):
@@ -128,6 +129,10 @@ def mean_loss(name: str, outputs: torch.Tensor, targets: torch.Tensor) -> torch.
             return functional.l1_loss(outputs, targets)
         case "binary_cross_entropy":
             return functional.binary_cross_entropy(outputs.clamp(1e-7, 1 - 1e-7), targets)
+        case "huber":
+            return functional.huber_loss(outputs, targets)
+        case "binary_cross_entropy_with_logits":
+            return functional.binary_cross_entropy_with_logits(outputs, targets)
         case _:
             raise AssertionError(name)
 

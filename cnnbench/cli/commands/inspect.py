@@ -59,7 +59,12 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
     with computing():
         from cnnbench.analysis.activations import choose, examine, predictions, saved
         from cnnbench.analysis.trained_network import load_trained
-        from cnnbench.report.inspection import layers_table, predictions_table, units_table
+        from cnnbench.report.inspection import (
+            label_text,
+            layers_table,
+            predictions_table,
+            units_table,
+        )
 
         network = load_trained(path, seed, data_dir=data_dir)
         network.require_layers([layer] if layer else [])
@@ -67,7 +72,7 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
         chosen = choose(test, numbers)
         layers, responses = examine(network, chosen.images, None if numbers else layer)
         stdout().print(layers_table(layers, _title(network, numbers, len(test))))
-        name = network.record.dataset.class_name
+        name = label_text(network.record)
         if numbers:
             found = list(predictions(network, chosen, numbers))
             stdout().print(predictions_table(found, name))

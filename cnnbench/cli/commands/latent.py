@@ -43,7 +43,8 @@ def latent(
 
         network = load_trained(path, seed, data_dir=data_dir)
         if network.record.task != "reconstruct":
-            raise UsageError(f"{path}: a classifier has no latent code; name an autoencoder.")
+            message = f"{path}: a network with task: {network.record.task} has no latent code"
+            raise UsageError(f"{message}; name an autoencoder.")
         network.require_layers(None)
         test = network.dataset(data_dir, tell).test
         for number in walk:

@@ -24,7 +24,6 @@ from cnnbench.errors import UsageError
 from cnnbench.report.plots.terminal_image import gallery
 from cnnbench.runs.find import find_run
 from cnnbench.runs.folder import RESOLVED_FILE, read_run_entry
-from cnnbench.spec.experiment import Task
 from cnnbench.spec.loader import load_experiment
 
 if TYPE_CHECKING:
@@ -123,15 +122,14 @@ def _read(
 def _predictions(
     path: Path, seed: int | None, data_dir: Path | None, seen: Sequence[PreparedImage]
 ) -> "Predictions":
-    from cnnbench.analysis.predict import classify, reconstruct
+    from cnnbench.analysis.predict import predict as predict_images
     from cnnbench.analysis.trained_network import load_seeds
     from cnnbench.report.predictions import Predictions
     from cnnbench.training.losses import loss_name
 
     networks = load_seeds(path, seed, data_dir=data_dir)
     experiment = networks[0].experiment
-    call = classify if experiment.task is Task.CLASSIFY else reconstruct
-    answers = call(networks, np.stack([each.pixels for each in seen]))
+    answers = predict_images(networks, np.stack([each.pixels for each in seen]))
     seeds = tuple(network.seed for network in networks)
     return Predictions(networks[0].record, seeds, loss_name(experiment), seen, answers)
 

@@ -1,6 +1,6 @@
 """Reads labeled images from array files: ``.npz``, ``.npy``, CSV, Parquet and Arrow.
 
-Nothing is ever unpickled. Images become uint8 ``(n, h, w, c)``, labels become int32 ``(n,)``.
+Nothing is ever unpickled. Images become uint8 ``(n, h, w, c)``; for labels, see `dataset.Split`.
 """
 
 import hashlib
@@ -20,7 +20,6 @@ from cnnbench.data.catalog import (
     SPLITS,
     ArrayOptions,
     DatasetInfo,
-    ImageForm,
     Shares,
     divide,
     random_order,
@@ -28,11 +27,11 @@ from cnnbench.data.catalog import (
 from cnnbench.data.dataset import decoded_files
 from cnnbench.data.own.arrow_files import read_arrow_file
 from cnnbench.data.own.csv_files import read_table
-from cnnbench.data.own.labels import to_classes
+from cnnbench.data.own.labels import to_labels
 from cnnbench.data.own.numpy_files import read_npy, read_npz
 from cnnbench.data.own.pixels import require_count, to_pixels
 from cnnbench.data.own.roles import in_split, role_of, split_of
-from cnnbench.data.own.stored import Raw, listed, unequal
+from cnnbench.data.own.stored import NamesByKey, Raw, listed, unequal
 from cnnbench.data.published.downloads import sha256_of
 from cnnbench.data.resizing import resized_splits
 from cnnbench.errors import DataError, Notify, or_list
@@ -51,10 +50,10 @@ class ArrayData:
     """Labeled images that were read from array files.
 
     Args:
-      arrays: ``train_images``, uint8 ``(n, h, w, c)``; ``train_labels``, int32 ``(n,)``; the
-        same of ``validation`` and ``test``, if the files have them.
-      num_classes: number of classes; labels are 0 to ``num_classes - 1``.
-      class_names: name of each class; empty if labels are numbered from 0 and have no names.
+      arrays: ``train_images``, uint8 ``(n, h, w, c)``; ``train_labels``, as in `dataset.Split`;
+        the same of ``validation`` and ``test``, if the files have them.
+      num_classes: number of classes, targets or labels.
+      class_names: their names; empty if they have none.
       notes: how the arrays were converted, such as ``float32 in [0, 1]``.
     """
 
@@ -78,16 +77,16 @@ def read_array_files(
     Raises:
       DataError: a file is missing, damaged or unsafe, or its arrays are not labeled images.
     """
-    raw = _read_all(find_files(files), dict(options.keys), options.form)
+    raw = _read_all(find_files(files), options)
     names = raw.pop(CLASS_NAMES, None)
     _require_pairs(raw, files)
     images = {role: each for role, each in raw.items() if role.endswith("images")}
     labels = {role: each for role, each in raw.items() if role.endswith("labels")}
     for role, each in images.items():
         require_count(each, labels[f"{split_of(role)}_labels"])
-    classes, class_names, num_classes = to_classes(labels, names)
+    own, class_names, num_classes = to_labels(labels, names, options.labels)
     pixels, notes = to_pixels(images, options)
-    arrays: NamedArrays = {**resized_splits(pixels, options.form), **classes}
+    arrays: NamedArrays = {**resized_splits(pixels, options.form), **own}
     return ArrayData(
         {role: arrays[role] for role in ROLES if role in arrays}, num_classes, class_names, notes
     )
@@ -178,8 +177,9 @@ class ArraySource:
         own = [split for split in SPLITS[1:] if f"{split}_labels" in arrays]
         shares = (("test", self.shares.test), ("validation", self.shares.validation))
         wanted = {split: share for split, share in shares if split not in own}
-        labels = arrays["train_labels"].tolist()
-        parts = divide(_numbers(len(labels)), labels, wanted, self.shares)
+        labels = arrays["train_labels"]
+        classes = labels.tolist() if labels.ndim == 1 else [0] * len(labels)  # not stratified
+        parts = divide(_numbers(len(labels)), classes, wanted, self.shares)
         found = {split: ("train", indices) for split, indices in parts.items()}
         for split in own:
             keys = _numbers(len(arrays[f"{split}_labels"]))
@@ -207,6 +207,7 @@ def _info(source: ArraySource, key: str) -> DatasetInfo:
         title="images in array files",
         classes=tuple(about["classes"]),
         num_validation=sizes["validation"],
+        labels=source.options.labels,
     )
 
 
@@ -292,13 +293,11 @@ def _stem(path: Path) -> str:
     return Path(path.name.removesuffix(".gz")).stem
 
 
-def _read_all(
-    files: Iterable[tuple[str, Path]], keys: Mapping[str, str], form: ImageForm | None
-) -> dict[str, Raw]:
+def _read_all(files: Iterable[tuple[str, Path]], options: ArrayOptions) -> dict[str, Raw]:
     """Arrays by role. Several files of a split are joined in the given order."""
     parts: dict[str, list[Raw]] = {}
     for role, path in files:
-        for name, array in _read_file(role, path, keys, form).items():
+        for name, array in _read_file(role, path, options).items():
             parts.setdefault(name, []).append(array)
     return {name: _joined(name, arrays) for name, arrays in parts.items()}
 
@@ -314,13 +313,12 @@ def _joined(name: str, parts: Sequence[Raw]) -> Raw:
             raise unequal(other, first)
     if name == CLASS_NAMES or len(parts) == 1:
         return first
-    return Raw(np.concatenate([part.values for part in parts]), first.where)
+    values = np.concatenate([part.values for part in parts])
+    return Raw(values, first.where, first.columns)
 
 
-def _read_file(
-    role: str, path: Path, keys: Mapping[str, str], form: ImageForm | None
-) -> dict[str, Raw]:
-    suffix = _suffix(path)
+def _read_file(role: str, path: Path, options: ArrayOptions) -> dict[str, Raw]:
+    suffix, keys = _suffix(path), dict(options.keys)
     if role in ROLES or role in KINDS:
         if suffix != ".npy":
             raise DataError(
@@ -336,17 +334,28 @@ def _read_file(
     if suffix != ".npz":
         _require_keys(path, keys, KINDS)
     if suffix == ".npz":
-        found = read_npz(path, keys, role)
+        found = read_npz(path, _single(path, keys), role)
     elif suffix in TABLES:
-        found = read_table(path, keys)
+        found = read_table(path, keys, options.labels)
     elif suffix in ARROW:
-        found = read_arrow_file(path, keys, form)
+        found = read_arrow_file(path, options)
     else:
         raise DataError(f"{path}: is not an array file; use one of {or_list(SUFFIXES)}")
     return {in_split(name, role or "train"): array for name, array in found.items()}
 
 
-def _require_keys(path: Path, keys: Mapping[str, str], known: Sequence[str]) -> None:
+def _single(path: Path, keys: NamesByKey) -> dict[str, str]:
+    """Names of arrays, which have all targets or labels of an image in a row."""
+    for key, name in keys.items():
+        if not isinstance(name, str):
+            raise DataError(
+                f"{path}: dataset.keys.{key} is a list, which is for columns of a table; save one"
+                " array of shape (n, k)"
+            )
+    return {key: name for key, name in keys.items() if isinstance(name, str)}
+
+
+def _require_keys(path: Path, keys: Iterable[str], known: Sequence[str]) -> None:
     """Raises DataError for a key that has no effect on a file."""
     for key in keys:
         if key not in known:

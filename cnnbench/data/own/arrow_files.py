@@ -9,22 +9,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from cnnbench.data.catalog import CLASS_NAMES, ImageForm
+from cnnbench.data.catalog import CLASS_NAMES, ArrayOptions, ImageForm, LabelKind
 from cnnbench.data.own.decoding import FORMATS
 from cnnbench.data.own.image_files import BROKEN, MAX_PIXELS
 from cnnbench.data.own.stored import (
     LABEL_COLUMNS,
     MOST_BYTES,
+    NamesByKey,
     Raw,
     listed,
+    names_in,
     no_such,
     unreadable,
 )
+from cnnbench.data.own.targets import SEPARATOR
 from cnnbench.data.resizing import resized
 from cnnbench.errors import DataError, or_list, quoted
 from cnnbench.system import commands
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 _IMAGE_COLUMNS = ("image", "img", "images", "x")
 _AS_IT_IS = ImageForm(None, "stretch", 3, (255, 255, 255))  # also gray, if all images are
 _GRAY_MODES = ("1", "L")
+_NUMBERS = (int, float, bool)
 _AT_ONCE = 256  # rows
 
 
@@ -54,7 +59,7 @@ class _Table:
     batches: Callable[[list[str]], Iterable[Any]]
 
 
-def read_arrow_file(path: Path, keys: Mapping[str, str], form: ImageForm | None) -> dict[str, Raw]:
+def read_arrow_file(path: Path, options: ArrayOptions) -> dict[str, Raw]:
     """Images, labels and class names of a Parquet or Arrow file.
 
     Images are decoded from image files, or are nested lists of numbers.
@@ -70,7 +75,7 @@ def read_arrow_file(path: Path, keys: Mapping[str, str], form: ImageForm | None)
         raise DataError(f"{path}: {kind} files require pyarrow; {install}") from error
     try:
         with _opened(path) as table:
-            return _columns(path, table, keys, form or _AS_IT_IS)
+            return _columns(path, table, options)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise unreadable(path, kind, error) from error
 
@@ -94,25 +99,44 @@ def _opened(path: Path) -> Iterator[_Table]:
         yield _Table(reader.schema.names, reader.schema.metadata or {}, lambda _: batches)
 
 
-def _columns(path: Path, table: _Table, keys: Mapping[str, str], form: ImageForm) -> dict[str, Raw]:
+def _columns(path: Path, table: _Table, options: ArrayOptions) -> dict[str, Raw]:
+    keys, kind = dict(options.keys), options.labels
     image = _column(path, table.names, keys, "images", _IMAGE_COLUMNS)
-    label = _column(path, table.names, keys, "labels", LABEL_COLUMNS)
-    known, where = _hub_names(table.metadata, label), f"{path}: {label}"
-    images, labels = _Images(f"{path}: {image}", form), list[object]()
-    for batch in table.batches([image, label]):
-        images.add(batch.column(batch.schema.get_field_index(image)))
-        labels += batch.column(batch.schema.get_field_index(label)).to_pylist()
-    raw = {
-        "images": Raw(images.joined(), images.where),
-        "labels": Raw(_label_values(where, labels), where),
+    wanted = names_in(keys, "labels") or (None,)
+    labels: dict[str, list[object]] = {
+        _column(path, table.names, {"labels": name} if name else {}, "labels", LABEL_COLUMNS): []
+        for name in wanted
     }
+    images = _Images(f"{path}: {image}", options.form or _AS_IT_IS)
+    for batch in table.batches([image, *labels]):
+        images.add(batch.column(batch.schema.get_field_index(image)))
+        for label, values in labels.items():
+            values.extend(batch.column(batch.schema.get_field_index(label)).to_pylist())
+    known, where = _hub_names(table.metadata, next(iter(labels))), f"{path}: {listed([*labels])}"
+    columns = {
+        label: _label_values(f"{path}: {label}", values, kind, known)
+        for label, values in labels.items()
+    }
+    raw = {"images": Raw(images.joined(), images.where), "labels": _side_by_side(columns, where)}
     return raw | ({CLASS_NAMES: Raw(np.array(known), where)} if known else {})
 
 
+def _side_by_side(columns: Mapping[str, Array], where: str) -> Raw:
+    """Columns of a table as one array."""
+    first, *others = columns.values()
+    if not others:
+        named = first.ndim == 1 and first.dtype.kind in "buif"
+        return Raw(first, where, tuple(columns) if named else ())
+    for name, column in columns.items():
+        if column.ndim > 1 or column.dtype.kind not in "buif":
+            raise DataError(f"{where}: {quoted(name)} is not a column of numbers; use numbers")
+    return Raw(np.stack([first, *others], axis=1), where, tuple(columns))
+
+
 def _column(
-    path: Path, names: Sequence[str], keys: Mapping[str, str], key: str, known: Sequence[str]
+    path: Path, names: Sequence[str], keys: NamesByKey, key: str, known: Sequence[str]
 ) -> str:
-    named = keys.get(key)
+    named = next(iter(names_in(keys, key)), None)
     if named is not None and named not in names:
         raise no_such(path, "column", named, key, names)
     found = named or next((name for name in known if name in names), None)
@@ -130,18 +154,40 @@ def _hub_names(metadata: Mapping[bytes, bytes], label: str) -> tuple[str, ...]:
     """Names of classes, which the package datasets adds to the schema."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-        return tuple(map(str, features[label].get("names", ())))
+        own = features[label]
+        own = own.get("feature", own)  # of the elements of a list
+        return tuple(map(str, own.get("names", ())))
     except (ValueError, KeyError, TypeError, AttributeError):
         return ()
 
 
-def _label_values(where: str, values: Sequence[object]) -> Array:
+def _label_values(
+    where: str, values: Sequence[object], kind: LabelKind, names: Sequence[str]
+) -> Array:
     if None in values:
         raise DataError(f"{where}: image {values.index(None)} has no label; remove it")
+    if kind == "multilabel" and all(isinstance(each, list) for each in values):
+        return _label_lists(cast(Sequence[list[object]], values), names)
     try:
         return np.array(values)
     except ValueError:  # lists of different lengths
-        raise DataError(f"{where}: has several labels per image; use one") from None
+        remedy = "the same number for each image" if kind == "targets" else "one"
+        raise DataError(f"{where}: has several labels per image; use {remedy}") from None
+
+
+def _label_lists(values: Sequence[Sequence[object]], names: Sequence[str]) -> Array:
+    """Rows of 0 and 1, or the names or numbers of the labels of each image as a text."""
+    flat = list(chain.from_iterable(values))
+    if len({len(each) for each in values}) == 1 and all(type(one) in _NUMBERS for one in flat):
+        rows = np.array(values)
+        if np.isin(rows, (0, 1)).all() and len(names) in {0, rows.shape[1]}:
+            return rows
+    known = dict(enumerate(names))
+
+    def text(label: object) -> str:
+        return str(known.get(label, label) if type(label) is int else label)
+
+    return np.array([SEPARATOR.join([*map(text, each), ""]) for each in values])
 
 
 class _Images:

@@ -14,13 +14,15 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.data.catalog import SPLITS
+from cnnbench.data.catalog import SPLITS, LabelKind
 from cnnbench.data.own.roles import in_split, role_of
 from cnnbench.data.own.stored import (
     LABEL_COLUMNS,
     MOST_BYTES,
+    NamesByKey,
     Raw,
     listed,
+    names_in,
     no_such,
     reason,
     unreadable,
@@ -60,55 +62,72 @@ class _Columns:
     """Columns of a table.
 
     Args:
-      label: index of the label.
+      labels: indices of the class, the targets, or the labels.
       names: names of all columns; empty without a header.
       split: index of the split of each image; None without one.
       pixels: index of the column with all pixels of an image, separated by spaces; None if there
         is a column per pixel.
     """
 
-    label: int
+    labels: tuple[int, ...]
     names: tuple[str, ...]
     split: int | None = None
     pixels: int | None = None
 
     @property
     def unused(self) -> tuple[int, ...]:
-        """Indices that are not pixels: the label, the split, and indices without a name."""
-        own = (self.label,) if self.split is None else (self.label, self.split)
+        """Indices that are not pixels: labels, the split, and indices without a name."""
+        own = self.labels if self.split is None else (*self.labels, self.split)
         return (*own, *(i for i, name in enumerate(self.names) if not name))  # pandas' index
 
-    def where(self, path: Path, index: int) -> str:
-        """A column, for messages."""
-        return f"{path}: {self.names[index] if self.names else f'column {index + 1}'}"
+    def where(self, path: Path, *indices: int) -> str:
+        """Columns, for messages."""
+        names = [self.names[i] if self.names else f"column {i + 1}" for i in indices]
+        return f"{path}: {listed(names)}"
 
 
-def read_table(path: Path, keys: Mapping[str, str]) -> dict[str, Raw]:
+def read_table(path: Path, keys: NamesByKey, kind: LabelKind) -> dict[str, Raw]:
     """Pixels, float32 ``(n, pixels)``, and labels of a CSV file, by split if it has them."""
     opened = gzip.open if path.name.lower().endswith(".gz") else open
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline=None) as file:
-            return _table(path, _Lines(path, cast(IO[str], file)), keys)
+            return _table(path, _Lines(path, cast(IO[str], file)), keys, kind)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise unreadable(path, "CSV", error) from error
 
 
-def _table(path: Path, lines: _Lines, keys: Mapping[str, str]) -> dict[str, Raw]:
+def _table(path: Path, lines: _Lines, keys: NamesByKey, kind: LabelKind) -> dict[str, Raw]:
     first = next(lines, "")
     delimiter = max(",;\t", key=first.count)
     cells = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
     columns = _columns(path, cells, keys)
-    texts: dict[int, list[str]] = {columns.label: []}  # of the columns that are not numbers
+    texts: dict[int, list[str]] = {label: [] for label in columns.labels}  # of other columns
     if columns.split is not None:
         texts[columns.split] = []
     images = _images(path, lines, [] if columns.names else [first], delimiter, columns, texts)
-    if not texts[columns.label]:
+    if not len(images):
         raise DataError(f"{path}: has no rows; check the file")
-    labels = Raw(_numbers_if_all(texts[columns.label]), columns.where(path, columns.label))
+    labels = _label_array(path, columns, [texts[label] for label in columns.labels], kind)
     arrays = {"images": Raw(images, str(path)), "labels": labels}
     if columns.split is None:
         return arrays
     return _by_split(arrays, texts[columns.split], columns.where(path, columns.split))
+
+
+def _label_array(
+    path: Path, columns: _Columns, texts: Sequence[Sequence[str]], kind: LabelKind
+) -> Raw:
+    """Labels from the cells of their columns."""
+    where = columns.where(path, *columns.labels)
+    if len(texts) == 1 and kind == "multilabel":
+        return Raw(np.array(texts[0]), where)  # names of labels
+    if len(texts) == 1 and kind == "class":
+        return Raw(_numbers_if_all(texts[0]), where)
+    values = np.array(texts).T
+    if all(map(_is_number, {text for cells in texts for text in cells})):
+        values = values.astype(np.float64)
+    names = tuple(columns.names[label] for label in columns.labels) if columns.names else ()
+    return Raw(values, where, names)
 
 
 def _images(
@@ -179,7 +198,7 @@ def _by_split(arrays: Mapping[str, Raw], splits: Sequence[str], where: str) -> d
     known = {text: _split(text, where) for text in set(splits)}
     of_image = np.array([known[text] for text in splits])
     return {
-        in_split(kind, split): Raw(raw.values[of_image == split], raw.where)
+        in_split(kind, split): Raw(raw.values[of_image == split], raw.where, raw.columns)
         for split in set(known.values())
         for kind, raw in arrays.items()
     }
@@ -193,16 +212,16 @@ def _split(text: str, where: str) -> str:
     return split
 
 
-def _columns(path: Path, cells: Sequence[str], keys: Mapping[str, str]) -> _Columns:
+def _columns(path: Path, cells: Sequence[str], keys: NamesByKey) -> _Columns:
     """Finds the columns in the first line of a table, which may be a header or not."""
     words = [cell.lower() for cell in cells]
     counted = [cell for cell in cells if cell] == [str(i) for i in range(sum(map(bool, cells)))]
     names = tuple(cells) if counted or _is_header(cells, words, keys) else ()
     pixels = _find(path, names, words, keys, "images", PIXEL_COLUMNS)
     split = next((words.index(name) for name in _SPLIT_COLUMNS if names and name in words), None)
-    label = _numbered_label(path, cells, keys) if not names else None
-    if label is None:
-        label = _find(path, names, words, keys, "labels", LABEL_COLUMNS)
+    if wanted := names_in(keys, "labels"):
+        return _Columns(_chosen(path, cells, names, wanted), names, split, pixels)
+    label = _find(path, names, words, keys, "labels", LABEL_COLUMNS)
     others = [i for i, name in enumerate(names) if name and i not in (pixels, split)]
     if label is None and pixels is not None and len(others) == 1:
         label = others[0]
@@ -213,13 +232,28 @@ def _columns(path: Path, cells: Sequence[str], keys: Mapping[str, str]) -> _Colu
         )
     if label is None:
         label = next((i for i, cell in enumerate(cells) if cell), 0)
-    return _Columns(label, names, split, pixels)
+    return _Columns((label,), names, split, pixels)
 
 
-def _is_header(cells: Sequence[str], words: Sequence[str], keys: Mapping[str, str]) -> bool:
+def _chosen(
+    path: Path, cells: Sequence[str], names: Sequence[str], wanted: Sequence[str]
+) -> tuple[int, ...]:
+    """Indices of the labels that the user names, or numbers in a table without a header."""
+    found = []
+    for name in wanted:
+        label = None if names else _numbered_label(path, cells, name)
+        if label is None:
+            label = _find(path, names, (), {"labels": name}, "labels", ())
+        assert label is not None, name
+        found.append(label)
+    return tuple(found)
+
+
+def _is_header(cells: Sequence[str], words: Sequence[str], keys: NamesByKey) -> bool:
     """True if the first line has names of columns: known or given ones, or few numbers."""
     known = any(name in words for name in (*LABEL_COLUMNS, *PIXEL_COLUMNS))
-    given = any(name in cells and not _is_number(name) for name in keys.values())
+    own = [name for key in keys for name in names_in(keys, key)]
+    given = any(name in cells and not _is_number(name) for name in own)
     return known or given or sum(map(_is_number, cells)) * 2 <= len(cells)
 
 
@@ -227,12 +261,13 @@ def _find(
     path: Path,
     names: Sequence[str],
     words: Sequence[str],
-    keys: Mapping[str, str],
+    keys: NamesByKey,
     key: str,
     known: Sequence[str],
 ) -> int | None:
     """Index of a column, as the user says or by its name."""
-    if (given := keys.get(key)) is not None:
+    if own := names_in(keys, key):
+        given = own[0]
         if not names:
             remedy = "use the number of a column" if key == "labels" else "remove the key"
             raise DataError(f"{path}: has no header for dataset.keys.{key}: {given}; {remedy}")
@@ -242,10 +277,9 @@ def _find(
     return next((words.index(name) for name in known if names and name in words), None)
 
 
-def _numbered_label(path: Path, cells: Sequence[str], keys: Mapping[str, str]) -> int | None:
-    """Index of the label that is given as a number, in a table without a header."""
-    given = keys.get("labels")
-    if given is None or not re.fullmatch(r"-?\d+", given):
+def _numbered_label(path: Path, cells: Sequence[str], given: str) -> int | None:
+    """Index of a label that is given as a number, in a table without a header."""
+    if not re.fullmatch(r"-?\d+", given):
         return None
     if int(given) not in range(-len(cells), len(cells)):
         raise DataError(

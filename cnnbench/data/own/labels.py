@@ -1,4 +1,4 @@
-"""Converts stored arrays to classes, int32 ``(n,)``, and finds their names."""
+"""Converts stored arrays to the labels of a dataset, and finds their names."""
 
 import re
 from collections.abc import Mapping
@@ -7,14 +7,36 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnbench.data.catalog import LabelKind
 from cnnbench.data.own.stored import Raw, described
+from cnnbench.data.own.targets import to_multi_hot, to_targets
 from cnnbench.errors import DataError, quoted
-from cnnbench.system.arrays import Array
+from cnnbench.system.arrays import Array, NamedArrays
 
 _MANY_CLASSES = 1_000
 
 
-def to_classes(
+def to_labels(
+    labels: Mapping[str, Raw], names: Raw | None, kind: LabelKind
+) -> tuple[NamedArrays, tuple[str, ...], int]:
+    """Labels, as in `dataset.Split`, names of the classes, targets or labels, and their number.
+
+    Args:
+      labels: by role, such as ``train_labels``.
+      names: given names; None without.
+      kind: what the images are labeled with.
+
+    Raises:
+      DataError: the labels are not of this kind.
+    """
+    if kind == "class":
+        return _to_classes(labels, names)
+    known = _class_names(names) if names else ()
+    found, known = (to_targets if kind == "targets" else to_multi_hot)(labels, known)
+    return found, known, found["train_labels"].shape[1]
+
+
+def _to_classes(
     labels: Mapping[str, Raw], names: Raw | None
 ) -> tuple[dict[str, NDArray[np.int32]], tuple[str, ...], int]:
     """Classes from 0, their names, and how many there are."""

@@ -1,6 +1,6 @@
 """An array as stored in a file, and the errors that all formats have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,37 @@ from cnnbench.system.arrays import Array
 
 MOST_BYTES = 2**32  # of one array as stored, to limit memory
 LABEL_COLUMNS = ("label", "labels", "class", "target", "y", "digit", "fine_label")
+NamesByKey = Mapping[str, str | tuple[str, ...]]  # `dataset.keys`
 _SHOWN = 6  # names in messages
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Raw:
-    """An array as stored, with its file and name for messages."""
+    """An array as stored, with its file and name for messages.
+
+    Args:
+      values: the array; its first axis is that of the images.
+      where: its file and name.
+      columns: names of its columns, in a table with a header; else empty.
+    """
 
     values: Array
     where: str
+    columns: tuple[str, ...] = ()
+
+    def name_of(self, column: int) -> str:
+        """A column in messages.
+
+        >>> Raw(np.zeros((3, 2)), "y").name_of(1)
+        'column 1'
+        """
+        return quoted(self.columns[column]) if self.columns else f"column {column}"
+
+
+def names_in(keys: NamesByKey, key: str) -> tuple[str, ...]:
+    """Names of the columns of a key in ``dataset.keys``; empty if it is not given."""
+    named = keys.get(key, ())
+    return (named,) if isinstance(named, str) else named
 
 
 def unequal(raw: Raw, first: Raw) -> DataError:

@@ -18,14 +18,31 @@ from cnnbench.training.metrics.classification import (
     macro_f1,
     predictions_of,
 )
+from cnnbench.training.metrics.multilabel import (
+    Labeled,
+    macro_f1_of_labels,
+    mean_average_precision,
+    micro_f1,
+)
+from cnnbench.training.metrics.regression import Regressed, r2
 
-Gathered = Classified | tuple[()]
+Gathered = Classified | Regressed | Labeled | tuple[()]
 """Values of n images, (n, ...) each; empty if no metric needs them."""
 
 
 def gathered_of(task: Task, result: Result, targets: jax.Array) -> Gathered:
     """The values that the split metrics of a task are computed from, on the device."""
-    return predictions_of(result.output, targets) if task is Task.CLASSIFY else ()
+    match task:
+        case Task.CLASSIFY:
+            return predictions_of(result.output, targets)
+        case Task.REGRESS:
+            return Regressed(result.output, targets)
+        case Task.MULTILABEL:
+            return Labeled(result.output, targets)
+        case Task.RECONSTRUCT:
+            return ()
+        case _:
+            assert_never(task)
 
 
 def split_metric(name: SplitMetricName, values: Any) -> float:
@@ -39,8 +56,14 @@ def split_metric(name: SplitMetricName, values: Any) -> float:
         case "balanced_accuracy":
             return balanced_accuracy(values)
         case "macro_f1":
-            return macro_f1(values)
+            return macro_f1_of_labels(values) if isinstance(values, Labeled) else macro_f1(values)
         case "ece":
             return expected_calibration_error(values)
+        case "r2":
+            return r2(values)
+        case "mean_average_precision":
+            return mean_average_precision(values)
+        case "micro_f1":
+            return micro_f1(values)
         case _:
             assert_never(name)
