@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from cnnbench.data.class_names import NAMES
 from cnnbench.errors import DataError, KnownNames, Notify, did_you_mean, or_list
 from cnnbench.system import commands
 from cnnbench.system.files import expand_home
@@ -233,7 +234,7 @@ _UNSUITABLE = MappingProxyType(
 # Sizes as in tensorflow-datasets 4.9.10, except for emnist/letters, of which it reads only a part.
 KNOWN: Mapping[str, DatasetInfo] = MappingProxyType(
     {
-        info.name: info
+        info.name: replace(info, classes=NAMES[info.name])
         for info in (
             DatasetInfo("mnist", (28, 28, 1), 10, 60_000, 10_000, "handwritten digits"),
             DatasetInfo("fashion_mnist", (28, 28, 1), 10, 60_000, 10_000, "articles of clothing"),
@@ -515,7 +516,7 @@ def info_of(name: str, builder: Any) -> DatasetInfo:
       DataError: examples are not one image with one class label, or image sizes vary.
     """
     image, label = (builder.info.features[key] for key in supervised_keys(name, builder))
-    splits = builder.info.splits
+    splits, numbers = builder.info.splits, list(map(str, range(label.num_classes)))
     return DatasetInfo(
         name=name,
         shape=(image.shape[0] or 0, image.shape[1] or 0, image.shape[2]),
@@ -523,6 +524,7 @@ def info_of(name: str, builder: Any) -> DatasetInfo:
         num_train=splits["train"].num_examples if "train" in splits else None,
         num_test=splits["test"].num_examples if "test" in splits else None,
         title=textwrap.shorten(builder.info.description or name, 80, placeholder=" ..."),
+        classes=() if label.names == numbers else tuple(label.names),
     )
 
 

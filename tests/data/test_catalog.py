@@ -49,6 +49,7 @@ def test_describes_datasets_that_are_not_in_the_table(tmp_path: Path) -> None:
         num_train=None,
         num_test=None,
         title="Binary 20x16 digits of '0' through '9' and capital 'A' through 'Z'. 39 ...",
+        classes=tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
     )
 
 
