@@ -115,6 +115,8 @@ class Lines(Silent):
     def _begin(self, record: RunRecord) -> None:
         self.num_seeds, self.epochs, self.seeds_done = len(record.seeds), record.epochs, 0
         self.say(start_line(record))
+        for change in record.dataset.changes:
+            self.say(f"{self.prefix}{change}")
         if self.verbose:
             self.say(f"{self.prefix}images from {record.dataset.source}")
             self.say(f"{self.prefix}device {record.environment.device}")

@@ -170,10 +170,18 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
     measure = f"{record.loss} loss" if run.metric == "loss" else run.metric
     steps = None if record.stop_metric else record.num_steps
     kind = record.environment.device_kind
+    changes = [change.partition(":")[0] for change in data.changes]
+    changed = f"with {'; '.join(changes)}" if changes else f"on the unchanged {data.name}"
     same_data = "run both on the same data, for example with --dataset mnist_5k"
     return (
         _Fact("has", record.task, f"the task {record.task}", "compare runs of the same task"),
         _Fact("ran", data.name, f"on {data.name}{substitute}", same_data),
+        _Fact(
+            "ran",
+            changes,
+            clean(changed),
+            "give both the same classes, subset, imbalance and label_noise",
+        ),
         _Fact("has", splits, f"splits of {sizes} images", "give both the same dataset sizes"),
         _Fact("ran", data.digest, f"on {data.name} with digest {data.digest}", same_data),
         _Fact(

@@ -234,7 +234,7 @@ _UNSUITABLE = MappingProxyType(
 # Sizes as in tensorflow-datasets 4.9.10, except for emnist/letters, of which it reads only a part.
 KNOWN: Mapping[str, DatasetInfo] = MappingProxyType(
     {
-        info.name: replace(info, classes=NAMES[info.name])
+        info.name: replace(info, classes=NAMES.get(info.name, info.classes))
         for info in (
             DatasetInfo("mnist", (28, 28, 1), 10, 60_000, 10_000, "handwritten digits"),
             DatasetInfo("fashion_mnist", (28, 28, 1), 10, 60_000, 10_000, "articles of clothing"),

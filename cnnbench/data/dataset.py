@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from cnnbench.data.adjustments import NONE, Adjustments
 from cnnbench.data.catalog import (
     EMBEDDED,
     DatasetInfo,
@@ -24,6 +25,8 @@ from cnnbench.data.catalog import (
     is_noise,
     resized_info,
 )
+from cnnbench.data.classes import narrowed
+from cnnbench.data.distortions import adjusted_classes, distorted
 from cnnbench.data.published import sources
 from cnnbench.data.published.downloads import UnavailableError, sha256_of
 from cnnbench.data.published.idx import (
@@ -94,6 +97,10 @@ class DatasetRequest(Protocol):
     def random_split(self) -> RandomSplit | None:
         """The random split of the training images; None by number, or by the source."""
 
+    @property
+    def adjustments(self) -> Adjustments:
+        """Classes, subset, imbalance and label noise."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Dataset:
@@ -113,6 +120,7 @@ class Dataset:
       random: how validation images are held out; None by number, or by the files of the user.
       pool: the images that each seed divides into `train` and `validation`; None if all seeds
         have the same.
+      changes: what the experiment changed in the dataset, a line each.
     """
 
     info: DatasetInfo
@@ -124,6 +132,7 @@ class Dataset:
     source: str
     random: RandomSplit | None = None
     pool: Split | None = None
+    changes: tuple[str, ...] = ()
     _rows: dict[int, Rows] = field(default_factory=dict, init=False, repr=False)  # known ones
 
     @property
@@ -196,50 +205,39 @@ def load_dataset(  # noqa: PLR0913 - all but the name are optional
       DataError: the dataset is unknown or unavailable, has invalid files, or has fewer images
         than requested.
     """
-    info = resized_info(describe(name, data_dir), form)
+    options = _Options(splits or {}, train_examples, split, form)
+    return _load_named(name, offline, options, data_dir, notify)
+
+
+def _load_named(
+    name: str, offline: str | None, options: "_Options", data_dir: Path | None, notify: Notify
+) -> Dataset:
+    info = resized_info(describe(name, data_dir), options.form)
     try:
         entry = _load(info, data_dir, notify)
     except UnavailableError as error:
         if offline is None or offline == name:
             raise DataError(_unavailable(error)) from error
-        _require_same_kind(name, offline, form, data_dir)
+        _require_same_kind(name, offline, options.form, data_dir)
         searched = f"{error.searched}. " if data_dir and error.searched else ""
         notify(f"{_sentence(str(error))}; using '{offline}' instead. {searched}".rstrip())
-        fallback = load_dataset(
-            offline,
-            offline=None,
-            splits={"validation": 0} if (splits or {}).get("validation") == 0 else None,
-            train_examples=train_examples,
-            split=split,
-            form=form,
-            data_dir=data_dir,
-            notify=notify,
-        )
+        sizes = {"validation": 0} if options.sizes.get("validation") == 0 else {}
+        fallback = _load_named(offline, None, options._replace(sizes=sizes), data_dir, notify)
         return replace(fallback, stand_in_for=name)
-    options = _Options(splits or {}, train_examples, split)
-    entry = replace(entry, arrays=resized_splits(entry.arrays, form))
+    entry = replace(entry, arrays=resized_splits(entry.arrays, options.form))
     return _dataset(info, entry, options, notify)
 
 
 def dataset_of(spec: DatasetRequest, data_dir: Path | None, notify: Notify) -> Dataset:
     """Loads the dataset of an experiment, as `load_dataset`."""
     source = spec.source
-    splits = {name: size for name, size in spec.splits if size is not None}
-    if not isinstance(source, str):
-        decoded = decoded_files(source, source.key(), notify)
-        entry, has_test = source.split(decoded, notify), source.has_test(decoded)
-        options = _Options(splits, spec.train_examples, spec.random_split, of_all=not has_test)
-        return _dataset(source.info(), entry, options, notify)
-    return load_dataset(
-        source,
-        offline=spec.offline,
-        splits=splits,
-        train_examples=spec.train_examples,
-        split=spec.random_split,
-        form=spec.form,
-        data_dir=data_dir,
-        notify=notify,
-    )
+    sizes = {name: size for name, size in spec.splits if size is not None}
+    options = _Options(sizes, spec.train_examples, spec.random_split, spec.form, spec.adjustments)
+    if isinstance(source, str):
+        return _load_named(source, spec.offline, options, data_dir, notify)
+    decoded = decoded_files(source, source.key(), notify)
+    entry, has_test = source.split(decoded, notify), source.has_test(decoded)
+    return _dataset(source.info(), entry, options._replace(of_all=not has_test), notify)
 
 
 def prepare(name: str, *, data_dir: Path | None, notify: Notify) -> Dataset:
@@ -397,10 +395,14 @@ class _Options(NamedTuple):
     sizes: Mapping[str, int]
     train_examples: int | None
     random: RandomSplit | None
+    form: ImageForm | None
+    adjustments: Adjustments = NONE
     of_all: bool = False
 
 
 def _dataset(info: DatasetInfo, entry: CacheEntry, options: _Options, notify: Notify) -> Dataset:
+    entry = replace(entry, arrays=adjusted_classes(entry.arrays, info, options.adjustments.classes))
+    info = narrowed(info, options.adjustments.classes)
     where, pool = f"dataset '{info.name}'", None
     if options.random is None:
         train, validation, test = divide_by_size(info.name, entry.arrays, options.sizes)
@@ -414,6 +416,7 @@ def _dataset(info: DatasetInfo, entry: CacheEntry, options: _Options, notify: No
     if options.train_examples is not None:
         require_within(f"{where}: train_examples", options.train_examples, len(train))
         train = train.first(options.train_examples)
+    train, changes = _distorted(train, info, options.adjustments)
     num_train = len(entry.arrays["train_labels"]) + len(entry.arrays.get("validation_labels", ()))
     found = Dataset(
         info=replace(info, num_train=num_train, num_test=len(entry.arrays["test_labels"])),
@@ -425,8 +428,17 @@ def _dataset(info: DatasetInfo, entry: CacheEntry, options: _Options, notify: No
         source=entry.source,
         random=options.random,
         pool=pool if options.random and options.random.varies else None,
+        changes=changes,
     )
     return replace(found, digest=_digest(found))
+
+
+def _distorted(
+    train: Split, info: DatasetInfo, adjustments: Adjustments
+) -> tuple[Split, tuple[str, ...]]:
+    """Training images with subset, imbalance and label noise, and what these changed."""
+    kept, labels, changes = distorted(train.labels, info, adjustments)
+    return Split(train.images if kept is None else train.images[kept], labels), changes
 
 
 def _pool(arrays: NamedArrays) -> Split:

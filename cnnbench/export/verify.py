@@ -1,5 +1,6 @@
 """Verification of exported models against the outputs of the original network."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,7 @@ def provenance(network: TrainedNetwork) -> dict[str, str]:
         "run_id": record.run_id,
         "seed": str(network.seed),
         "dataset": record.dataset.name,
+        **({"classes": json.dumps(record.dataset.classes)} if record.dataset.classes else {}),
         "spec_digest": record.spec_digest,
         **_scaling_notes(network.experiment.dataset),
         "experiment": experiment,

@@ -138,6 +138,7 @@ def notes(comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN) -> 
         lines[3:3] = _packed(column.note for column in cost_columns(comparison))
     lines += [
         f"Data: {clean(data.title)}; {sizes} and {data.num_test:,} test images.",
+        *(f"Changes: {clean('; '.join(each))}." for each in [data.changes] if each),
         f"Source: {clean('; '.join(dict.fromkeys(row.run.dataset.source for row in rows)))}.",
         f"Device: {comparison.device_kind}, {clean(' and '.join(comparison.devices))}.",
     ]

@@ -146,6 +146,7 @@ def _dataset_record(dataset: "Dataset") -> DatasetRecord:
         source=dataset.source,
         classes=info.classes,
         shape=info.shape,
+        changes=dataset.changes,
     )
 
 

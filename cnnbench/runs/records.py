@@ -133,6 +133,7 @@ class DatasetRecord:
       source: where the images came from: a folder, a package, or `the cache (decoded from ...)`.
       classes: names of the classes, targets or labels, in order; empty if unknown.
       shape: height, width and channels of the images; None in runs of older versions.
+      changes: what the experiment changed in the dataset, such as label noise, a line each.
     """
 
     name: str
@@ -145,6 +146,7 @@ class DatasetRecord:
     source: str
     classes: tuple[str, ...] = ()
     shape: tuple[int, int, int] | None = None
+    changes: tuple[str, ...] = ()
 
     def class_name(self, label: int) -> str:
         """Name of a class; its number if the dataset names none."""

@@ -7,15 +7,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from cnnbench.data.adjustments import subset_size
 from cnnbench.data.catalog import (
     KNOWN,
     LIST,
     DatasetInfo,
-    ImageForm,
     describe,
     resized_info,
     split_sizes,
 )
+from cnnbench.data.classes import Classes, ClassRef, label_of, unknown_class
 from cnnbench.data.splits import size_of_validation
 from cnnbench.errors import DataError, Issue, did_you_mean, or_list, quoted
 from cnnbench.graph.build import use_one_of
@@ -31,9 +32,11 @@ from cnnbench.spec.experiment import (
     ChannelStatistics,
     DatasetSpec,
     Evaluation,
+    LabelNoiseSpec,
     ModelSpec,
     Splits,
     SplitSpec,
+    SubsetSpec,
     Task,
     TrainSpec,
     foreign_keys,
@@ -98,13 +101,15 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
         issues += _source_issues(parts.dataset)
     if parts.dataset and info:
         issues += _split_issues(parts.dataset, info)
+    if parts.dataset:
+        issues += _adjustment_issues(parts.dataset, parts.task, info)
     if parts.dataset and parts.dataset.normalize:
         issues += _normalize_issues(parts.dataset, parts.task, info)
     if parts.dataset and parts.dataset.augment:
         batch_size = parts.train.batch_size if parts.train else None
         issues += _augment_issues(parts.dataset.augment, batch_size, parts.task, info)
     if parts.dataset and parts.dataset.offline and parts.dataset.name:
-        issues += _offline_issues(parts.dataset.offline, parts.dataset.form, info, data_dir)
+        issues += _offline_issues(parts.dataset, parts.dataset.offline, info, data_dir)
     return issues
 
 
@@ -113,6 +118,125 @@ def dataset_issue(key: str, error: DataError) -> Issue:
     text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(error))
     message, _, remedy = text.rstrip(".").partition("; ")
     return Issue(("dataset", key), message, remedy or f"see {LIST}")
+
+
+def class_issues(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Issue]:
+    """Classes that the dataset does not have, or that are listed twice.
+
+    Args:
+      spec: the dataset.
+      info: the same with all of its classes.
+    """
+    if spec.classes is None or info.labels != "class":
+        return
+    found: set[int] = set()
+    for place, ref in _places(spec.classes):
+        at = ("dataset", "classes", *place)
+        if (label := label_of(ref, info)) is None:
+            yield Issue(at, *unknown_class(ref, info))
+        elif label in found:
+            yield Issue(at, f"class {VALUE} is listed twice", "list it once")
+        else:
+            found.add(label)
+
+
+def _places(classes: Classes) -> Iterator[tuple[KeyPath, ClassRef]]:
+    """The dataset's classes with their places in `classes`."""
+    if not isinstance(classes, Mapping):
+        yield from (((place,), ref) for place, ref in enumerate(classes))
+        return
+    for name, group in classes.items():
+        yield from (((name, place), ref) for place, ref in enumerate(group))
+
+
+def _adjustment_issues(
+    spec: DatasetSpec, task: Task | None, info: DatasetInfo | None
+) -> Iterator[Issue]:
+    """Subset, imbalance and label noise, with the classes of the experiment."""
+    if spec.classes is not None and len(spec.classes) < 2 and task is Task.CLASSIFY:
+        yield Issue(("dataset", "classes"), "there is only one class", "use at least two")
+    if spec.label_noise and task is Task.RECONSTRUCT:
+        message = f"label_noise is not available for task: {task}, which does not use labels"
+        yield Issue(("dataset", "label_noise"), message, "remove it", of_key=True)
+    has_classes = task is None or task.labels == "class"
+    if task and not has_classes:
+        yield from _class_key_issues(spec, task)
+    if spec.random_split and spec.random_split.varies:
+        by = "folds" if spec.random_split.folds else "by_seed"
+        for key in ("subset", "imbalance", "label_noise"):
+            if getattr(spec, key):
+                message = f"{key} is not available with split.{by}, where training images vary"
+                yield Issue(("dataset", key), message, f"remove {key} or {by}", of_key=True)
+    if spec.subset:
+        yield from _subset_issues(spec, spec.subset, info)
+    if spec.imbalance and spec.imbalance.order and info and has_classes:
+        yield from _order_issues(spec.imbalance.order, info)
+    if spec.label_noise and has_classes:
+        yield from _noise_issues(spec.label_noise, info)
+
+
+def _class_key_issues(spec: DatasetSpec, task: Task) -> Iterator[Issue]:
+    """Keys that need one class per image."""
+    keys = [("classes",), ("imbalance",), ("label_noise",), ("subset", "per_class")]
+    for key in keys:
+        value: Any = spec
+        for name in key:
+            value = value and getattr(value, name)
+        if value:
+            message = f"{key[-1]} is not available for task: {task}, whose images have no class"
+            yield Issue(("dataset", *key), message, "remove it", of_key=True)
+
+
+def _subset_issues(
+    spec: DatasetSpec, subset: SubsetSpec, info: DatasetInfo | None
+) -> Iterator[Issue]:
+    at = ("dataset", "subset")
+    if (subset.size is None) == (subset.per_class is None):
+        both = "neither size nor per_class" if subset.size is None else "both size and per_class"
+        yield Issue(at, f"there is {both}", "specify exactly one of them")
+    if spec.train_examples is not None:
+        message = "subset and train_examples both choose training images"
+        yield Issue(at, message, "remove train_examples, which takes the first images", of_key=True)
+    if info is None:
+        return
+    if isinstance(subset.per_class, dict):
+        for ref in subset.per_class:
+            if label_of(ref, info) is None:
+                yield Issue((*at, "per_class", ref), *unknown_class(ref, info), of_key=True)
+    most = _sizes(spec, info)[0]
+    if isinstance(subset.size, int) and most and subset.size > most > 0:
+        message = f"{subset.size:,} images exceed the {most:,} training images"
+        yield Issue(at, message, f"use at most {most}")
+
+
+def _order_issues(order: Sequence[ClassRef], info: DatasetInfo) -> Iterator[Issue]:
+    at = ("dataset", "imbalance", "order")
+    labels = [label_of(ref, info) for ref in order]
+    for place, (ref, label) in enumerate(zip(order, labels, strict=True)):
+        if label is None:
+            yield Issue((*at, place), *unknown_class(ref, info))
+        elif label in labels[:place]:
+            yield Issue((*at, place), f"class {VALUE} is listed twice", "list it once")
+    if None not in labels and len(set(labels)) < info.num_classes:
+        message = f"lists {len(set(labels))} of {info.num_classes} classes"
+        yield Issue(at, message, "list all of them, from the largest to the smallest")
+
+
+def _noise_issues(noise: LabelNoiseSpec, info: DatasetInfo | None) -> Iterator[Issue]:
+    at = ("dataset", "label_noise")
+    if noise.kind and noise.to:
+        yield Issue((*at, "to"), "there is both kind and to", "remove one of them", of_key=True)
+    if info is None or noise.to is None:
+        return
+    for one, two in noise.to.items():
+        labels = [label_of(ref, info) for ref in (one, two)]
+        place = (*at, "to", one)
+        if labels[0] is None:
+            yield Issue(place, *unknown_class(one, info), of_key=True)
+        elif labels[1] is None:
+            yield Issue(place, *unknown_class(two, info))
+        elif labels[0] == labels[1]:
+            yield Issue(place, f"{VALUE} is the true class", "use another class")
 
 
 def _title_issues(title: Any) -> Iterator[Issue]:
@@ -455,11 +579,23 @@ def _sizes(spec: DatasetSpec, info: DatasetInfo) -> tuple[int | None, int | None
     return spec.splits.train or _limits(info)["train"], None
 
 
+def _num_train(spec: DatasetSpec, info: DatasetInfo) -> int:
+    """Number of training images; 0 if unknown."""
+    number, subset = spec.train_examples or _sizes(spec, info)[0] or 0, spec.subset
+    if spec.imbalance or (subset and isinstance(subset.per_class, dict)):
+        return 0
+    if subset is None or (number == 0 and isinstance(subset.size, float)):
+        return number
+    if isinstance(subset.per_class, int):
+        return subset.per_class * info.num_classes
+    return subset_size(subset.size or 0, number)
+
+
 def last_batch(parts: Parts, info: DatasetInfo) -> int:
     """Images of the incomplete last batch that is trained; 0 if there is none or unknown."""
     if parts.train is None or parts.dataset is None or parts.train.drop_last:
         return 0
-    number = parts.dataset.train_examples or _sizes(parts.dataset, info)[0] or 0
+    number = _num_train(parts.dataset, info)
     return number % min(parts.train.batch_size, number) if number > 0 else 0
 
 
@@ -483,17 +619,22 @@ def _overlap(splits: Splits, train: int, validation: int, info: DatasetInfo) -> 
 
 
 def _offline_issues(
-    name: str, form: ImageForm | None, info: DatasetInfo | None, data_dir: Path | None
+    spec: DatasetSpec, name: str, info: DatasetInfo | None, data_dir: Path | None
 ) -> Iterator[Issue]:
+    at = ("dataset", "offline")
     try:
-        fallback = resized_info(describe(name, data_dir), form)
+        fallback = resized_info(describe(name, data_dir), spec.form)
+        info = spec.describe_source(data_dir) if info else None
     except DataError as error:
         yield dataset_issue("offline", error)
         return
     if info and _kind(fallback) != _kind(info):
         message = f"{fallback.name} ({_kind(fallback)}) cannot replace {info.name} ({_kind(info)})"
         remedy = "choose a dataset with the same shape and number of classes, or remove it"
-        yield Issue(("dataset", "offline"), message, remedy)
+        yield Issue(at, message, remedy)
+    elif lacking := next(class_issues(spec, fallback), None):
+        remedy = "choose a dataset with the same classes, or use their numbers"
+        yield Issue(at, lacking.message, remedy)
 
 
 def _kind(info: DatasetInfo) -> str:

@@ -7,7 +7,7 @@ documented there.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
@@ -24,6 +24,14 @@ from pydantic import (
     model_validator,
 )
 
+from cnnbench.data.adjustments import (
+    Adjustments,
+    Imbalance,
+    ImbalanceKind,
+    LabelNoise,
+    NoiseKind,
+    Subset,
+)
 from cnnbench.data.catalog import (
     CLASS_NAMES,
     KINDS,
@@ -40,6 +48,7 @@ from cnnbench.data.catalog import (
     describe,
     resized_info,
 )
+from cnnbench.data.classes import ClassRef, narrowed
 from cnnbench.data.own.folder import FolderSource
 from cnnbench.data.scaling import Scaling
 from cnnbench.data.splits import RandomSplit
@@ -547,6 +556,209 @@ class SplitSpec(Model):
 _OLD_SPLIT = {"validation": 0.15, "test": 0.15, "stratified": True, "seed": 0}
 
 
+def _is_class(value: object) -> bool:
+    return (type(value) is int and value >= 0) or (isinstance(value, str) and value != "")
+
+
+def _classes(value: object) -> object:
+    """Classes as tuples: `[cat, dog]`, or `{pet: [cat, dog], car: automobile}`."""
+    if isinstance(value, (list, tuple)) and value and all(map(_is_class, value)):
+        return tuple(value)
+    if not isinstance(value, dict) or not value:
+        remedy = "use a list such as [cat, dog], or classes to merge, {pet: [cat, dog], car: [car]}"
+        raise field_error(f"{VALUE} is not a list of classes", remedy, value)
+    groups = {}
+    for name, group in value.items():
+        each = tuple(group) if isinstance(group, (list, tuple)) else (group,)
+        if not each or not all(map(_is_class, each)):
+            message = f"{name}: {quoted(group)} is not a list of classes"
+            raise field_error(message, "use names or numbers, such as [cat, dog]", value)
+        groups[str(name)] = each
+    return groups
+
+
+def _class_order(value: object) -> object:
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)) and value and all(map(_is_class, value)):
+        return tuple(value)
+    raise field_error(f"{VALUE} is not a list of classes", "use a list such as [cat, dog]", value)
+
+
+def _wrong_classes(value: object) -> object:
+    if value is None:
+        return None
+    if isinstance(value, dict) and value and all(map(_is_class, value.values())):
+        return {str(one): other for one, other in value.items()}
+    remedy = "use the wrong class by the true one, such as {cat: dog, dog: cat}"
+    raise field_error(f"{VALUE} does not map classes to classes", remedy, value)
+
+
+def _per_class(value: object) -> object:
+    """A number of images, or numbers by class."""
+    numbers = {str(ref): number for ref, number in value.items()} if isinstance(value, dict) else {}
+    if value is None or _is_count(value):
+        return value
+    if numbers and all(map(_is_count, numbers.values())):
+        return numbers
+    wrong = next((f"{ref}: {quoted(n)}" for ref, n in numbers.items() if not _is_count(n)), VALUE)
+    remedy = "use a number such as 50, or numbers by class, {cat: 50, dog: 10}"
+    raise field_error(f"{wrong} is not a number of images per class", remedy, value)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_size(value: object) -> bool:
+    return _is_count(value) or (type(value) is float and 0 < value <= 1)
+
+
+def _subset_size(value: object) -> object:
+    if value is None or _is_size(value):
+        return value
+    remedy = "use a number such as 1000, or a fraction such as 0.1"
+    raise field_error(f"{VALUE} is not a number of images", remedy, value)
+
+
+def _short_subset(value: object) -> object:
+    """`subset: 1000` is `{size: 1000}`."""
+    if value is None or isinstance(value, (dict, SubsetSpec)):
+        return value
+    if _is_size(value):
+        return {"size": value}
+    remedy = "use a number such as 1000, a fraction such as 0.1, or {per_class: 50}"
+    raise field_error(f"{VALUE} is not a subset", remedy, value)
+
+
+def _short_imbalance(value: object) -> object:
+    """`imbalance: 100` is `{ratio: 100}`."""
+    if value is None or isinstance(value, (dict, ImbalanceSpec)):
+        return value
+    if type(value) in {int, float} and value >= 1:  # type: ignore[operator]
+        return {"ratio": value}
+    remedy = "use a ratio of class sizes, 1 or more, such as 100, or {ratio: 10, kind: step}"
+    raise field_error(f"{VALUE} is not an imbalance", remedy, value)
+
+
+def _short_noise(value: object) -> object:
+    """`label_noise: 0.2` is `{rate: 0.2}`."""
+    if value is None or isinstance(value, (dict, LabelNoiseSpec)):
+        return value
+    if type(value) in {int, float} and 0 <= value <= 1:  # type: ignore[operator]
+        return {"rate": value}
+    remedy = "use a fraction of the labels from 0 to 1, such as 0.2, or {rate: 0.2, kind: pair}"
+    raise field_error(f"{VALUE} is not a rate of label noise", remedy, value)
+
+
+_CLASS: dict[str, Any] = {
+    "anyOf": [{"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}]
+}
+_CLASSES: dict[str, Any] = {"type": "array", "items": _CLASS, "minItems": 1}
+_IMAGES: dict[str, Any] = {"type": "integer", "minimum": 1}
+_SHARE: dict[str, Any] = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+
+
+def _by_class(item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": item, "minProperties": 1}
+
+
+def _or_none(*kinds: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [*kinds, {"type": "null"}]})
+
+
+def _or_short(*kinds: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """Adds a short form to the JSON Schema of an optional model."""
+
+    def add(schema: dict[str, Any]) -> None:
+        schema["anyOf"] = [*kinds, *schema["anyOf"]]
+
+    return add
+
+
+def _lists(value: Any) -> Any:
+    """Classes as plain data."""
+    if isinstance(value, dict):
+        return {name: _lists(group) for name, group in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+ClassList = Annotated[
+    tuple[ClassRef, ...] | dict[str, tuple[ClassRef, ...]],
+    BeforeValidator(_classes),
+    PlainSerializer(_lists),
+    WithJsonSchema({"anyOf": [_CLASSES, _by_class({"anyOf": [*_CLASS["anyOf"], _CLASSES]})]}),
+]
+
+
+class SubsetSpec(Model):
+    """Random subset of the training images; exactly one of size and per_class."""
+
+    size: Annotated[
+        int | float | None, BeforeValidator(_subset_size), _or_none(_IMAGES, _SHARE)
+    ] = Field(None, description="number of images, or a fraction of the training images")
+    per_class: Annotated[
+        int | dict[str, int] | None,
+        BeforeValidator(_per_class),
+        _or_none(_IMAGES, _by_class(_IMAGES)),
+    ] = Field(
+        None,
+        description="number of images of each class, or numbers by class, {cat: 50}; all images of"
+        " the classes that are not listed",
+    )
+    stratified: bool = Field(
+        True, description="for size: draw from each class separately, to keep the class mix"
+    )
+    seed: CountOrNone = Field(
+        0,
+        description="seed of the random draw; smaller subsets are part of larger ones with the same"
+        " seed",
+    )
+
+
+class ImbalanceSpec(Model):
+    """Removes training images, so that classes have different sizes."""
+
+    ratio: Annotated[float, Field(ge=1)] = Field(
+        description="size of the largest class divided by that of the smallest"
+    )
+    kind: ImbalanceKind = Field(
+        "long_tailed",
+        description="long_tailed: sizes decrease exponentially, as in CIFAR-10-LT; step: the second"
+        " half of the classes is smaller by the ratio",
+    )
+    order: Annotated[
+        tuple[ClassRef, ...] | None,
+        BeforeValidator(_class_order),
+        PlainSerializer(_lists),
+        _or_none(_CLASSES),
+    ] = Field(None, description="all classes from largest to smallest; default: by number")
+    seed: CountOrNone = Field(0, description="seed of the random draw")
+
+
+class LabelNoiseSpec(Model):
+    """Wrong training labels; validation and test labels remain correct."""
+
+    rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="fraction of the training images of each class whose label is changed"
+    )
+    kind: NoiseKind | None = Field(
+        None,
+        description="symmetric (default): to any other class with the same probability; pair: to"
+        " the next class",
+    )
+    to: Annotated[
+        dict[str, ClassRef] | None,
+        BeforeValidator(_wrong_classes),
+        _or_none(_by_class(_CLASS)),
+    ] = Field(
+        None,
+        description="instead of kind: the wrong class by the true one, {cat: dog, dog: cat}; other"
+        " classes keep their labels",
+    )
+    seed: CountOrNone = Field(0, description="seed of the random draw")
+
+
 class DatasetSpec(Model):
     """The dataset and its preprocessing; exactly one of name, folder and arrays."""
 
@@ -611,6 +823,28 @@ class DatasetSpec(Model):
     splits: Splits = Field(Splits(), description="split sizes; default: the dataset's own")
     train_examples: Count | None = Field(
         None, description="train on only this many images, from the start of the training split"
+    )
+    classes: Annotated[ClassList | None, ADDED] = Field(
+        None,
+        description="only these classes, by name or number, numbered in this order: [cat, dog]; or"
+        " classes to merge: {animal: [cat, dog], vehicle: [car, truck]}; default: all",
+    )
+    subset: Annotated[SubsetSpec | None, BeforeValidator(_short_subset), ADDED] = Field(
+        None,
+        description="random subset of the training images: 1000, 0.1 for a tenth, or {per_class:"
+        " 50}; stratified",
+        json_schema_extra=_or_short(_IMAGES, _SHARE),
+    )
+    imbalance: Annotated[ImbalanceSpec | None, BeforeValidator(_short_imbalance), ADDED] = Field(
+        None,
+        description="make the training classes imbalanced: ratio of the largest to the smallest"
+        " class, such as 100, or {ratio: 10, kind: step}",
+        json_schema_extra=_or_short({"type": "number", "minimum": 1}),
+    )
+    label_noise: Annotated[LabelNoiseSpec | None, BeforeValidator(_short_noise), ADDED] = Field(
+        None,
+        description="change a fraction of the training labels: 0.2, or {rate: 0.2, kind: pair}",
+        json_schema_extra=_or_short({"type": "number", "minimum": 0, "maximum": 1}),
     )
     pixel_scale: Positive = Field(256.0, description="divisor for pixel values (0 to 255)")
     normalize: Annotated[Normalize, ADDED] = Field(
@@ -696,8 +930,20 @@ class DatasetSpec(Model):
         read_as = (self.shape, self.layout, self.value_range, form, self._kind)
         return ArraySource(files, ArrayOptions(keys, *read_as), self._shares())
 
+    @property
+    def adjustments(self) -> Adjustments:
+        """Classes, subset, imbalance and label noise."""
+        return Adjustments(
+            self.classes,
+            Subset(**dict(self.subset)) if self.subset else None,
+            Imbalance(**dict(self.imbalance)) if self.imbalance else None,
+            LabelNoise(**dict(self.label_noise)) if self.label_noise else None,
+        )
+
     def describe(self, data_dir: Path | None = None) -> DatasetInfo:
         """Shape, classes and sizes of the dataset, without reading the images.
+
+        With `classes`, its sizes are unknown.
 
         Args:
           data_dir: folder of prepared datasets, for names that are not built in.
@@ -705,6 +951,10 @@ class DatasetSpec(Model):
         Raises:
           DataError: unknown dataset, or its images are not supported.
         """
+        return narrowed(self.describe_source(data_dir), self.classes)
+
+    def describe_source(self, data_dir: Path | None = None) -> DatasetInfo:
+        """The same of the dataset with all of its classes."""
         source = self.source
         if not isinstance(source, str):
             return source.info()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cnnbench.data.catalog import DatasetInfo
+from cnnbench.data.classes import narrowed
 from cnnbench.data.scaling import BRIGHTEST, balanced_weights, channel_statistics
 from cnnbench.errors import DataError, Diagnostic, Issue, Location, SpecError, quoted
 from cnnbench.graph.build import build_plan
@@ -27,6 +28,7 @@ from cnnbench.layers.fields import VALUE, Model
 from cnnbench.spec.blocks import Expansion, expand
 from cnnbench.spec.cross_checks import (
     Parts,
+    class_issues,
     dataset_issue,
     group_issues,
     issues_between,
@@ -279,6 +281,8 @@ def _unit(at: KeyPath) -> KeyPath:
             return ("model", "layers", name)
         case ("train", key, *_):
             return ("train", key)
+        case ("dataset", ("subset" | "imbalance" | "label_noise") as key, *_):
+            return ("dataset", key)
         case _:
             return at
 
@@ -314,9 +318,10 @@ def _describe(
     if dataset is None or len(chosen) != 1:
         return None, []
     try:
-        return dataset.describe(data_dir), []
+        full = dataset.describe_source(data_dir)
     except DataError as error:
         return None, [dataset_issue(chosen[0], error)]
+    return narrowed(full, dataset.classes), list(class_issues(dataset, full))
 
 
 def _goal(task: Task, info: DatasetInfo) -> Goal:

@@ -23,8 +23,11 @@ from cnnbench.spec.experiment import (
     EarlyStopping,
     Ema,
     Experiment,
+    ImbalanceSpec,
+    LabelNoiseSpec,
     Splits,
     SplitSpec,
+    SubsetSpec,
 )
 from cnnbench.spec.optimizers import (
     DEFAULT_OPTIMIZER,
@@ -50,6 +53,7 @@ _NOUNS = {
     "metric": vocabulary.METRIC,
     "precision": vocabulary.PRECISION,
     "task": vocabulary.TASK,
+    "kind": vocabulary.KIND,
 }
 _PARTS_OF_NETWORKS = frozenset({"operation", "activation", "initializer"})
 _CHOICES: Mapping[KeyPath, Mapping[str, type[BaseModel]]] = {
@@ -59,6 +63,9 @@ _CHOICES: Mapping[KeyPath, Mapping[str, type[BaseModel]]] = {
 _WITHIN: Mapping[KeyPath, type[BaseModel]] = {  # sections of sections
     ("dataset", "splits"): Splits,
     ("dataset", "split"): SplitSpec,
+    ("dataset", "subset"): SubsetSpec,
+    ("dataset", "imbalance"): ImbalanceSpec,
+    ("dataset", "label_noise"): LabelNoiseSpec,
     ("train", "clip"): Clip,
     ("train", "ema"): Ema,
     ("train", "early_stopping"): EarlyStopping,

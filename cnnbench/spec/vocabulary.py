@@ -195,6 +195,19 @@ _KEYS: _Words = {
     "validation": ("val", "valid", "dev", "num_validation"),
     "test": ("num_test", "n_test"),
     "train_examples": ("limit", "max_samples", "num_samples", "num_examples", "n_samples"),
+    "classes": ("class_names", "class_list", "keep_classes", "only_classes", "include_classes"),
+    "subset": (
+        *("train_size", "train_subset", "subset_size", "subsample", "subset_fraction"),
+        *("data_fraction", "limit_train_batches"),
+    ),
+    "per_class": (
+        *("samples_per_class", "images_per_class", "examples_per_class", "n_per_class"),
+        *("shots", "n_shot", "k_shot"),
+    ),
+    "label_noise": ("noisy_labels", "noise_rate", "corrupt_prob", "label_corruption", "flip_y"),
+    "imbalance": ("long_tail", "long_tailed", "imb_factor", "imbalanced"),
+    "ratio": ("imbalance_ratio", "imbalance_factor", "rho"),
+    "kind": ("noise_type", "imb_type", "noise_mode"),
     "augment": (
         "augmentation",
         "augmentations",
@@ -284,7 +297,7 @@ _NO_KEYS = (
     " accumulate_grad_batches swa"
     " sample_weight shuffle num_workers callbacks compile distributed"
     " strategy pretrained dropout whitening image_size"
-    " input_shape num_classes cache prefetch k_folds cross_validation subset download"
+    " input_shape num_classes cache prefetch k_folds cross_validation download"
 )
 
 
@@ -322,6 +335,8 @@ _ALTERNATIVES = {
     "transformer": "repeat a block of layer_norm, attention and 1x1 conv, as in zoo/vit_b_16",
     "squeeze": "use a reshape",
     "unsqueeze": "use a reshape",
+    "asymmetric": "use to: {cat: dog} instead of kind",
+    "asym": "use to: {cat: dog} instead of kind",
     "random_flip": "set dataset.augment",
     "random_crop": "set dataset.augment",
     "augmentation": "set dataset.augment",
@@ -381,5 +396,13 @@ TASK = KnownNames(
         ),
     },
     "segment segmentation detect detection generate generation",
+)
+KIND = KnownNames(  # of label noise and imbalance
+    {
+        "symmetric": ("sym", "uniform"),
+        "pair": ("pairflip", "pair_flip"),
+        "long_tailed": ("exp", "exponential", "long_tail", "lt"),
+    },
+    "asymmetric asym instance_dependent linear",
 )
 OTHER = KnownNames({})

@@ -54,6 +54,7 @@ NOUNS: dict[str, tuple[KnownNames, Iterable[str]]] = {
     "metric": (vocabulary.METRIC, (*METRIC_NAMES, *TEST_NAMES, "loss")),
     "task": (vocabulary.TASK, list(Task)),
     "precision": (vocabulary.PRECISION, ["float32", "bfloat16"]),
+    "kind": (vocabulary.KIND, ["symmetric", "pair", "long_tailed", "step"]),
     "key": (vocabulary.KEY, keys()),
 }
 

@@ -194,6 +194,8 @@ def print_layers(
         if lines := group_lines(experiment.train, loaded.plan):
             for line in ("Parameter groups:", *(f"  {line}" for line in lines)):
                 tell(line, err=False)
+    for text in experiment.dataset.adjustments.texts():
+        tell(f"Dataset: {text}", err=False)
     tell(err=False)
     if found and first:
         tell(f"Compared with {first.experiment.type_title}:", err=False)
