@@ -1,4 +1,4 @@
-"""Confusion matrix, misclassified images and first-layer kernels of trained classifiers."""
+"""Confusion matrix, calibration, misclassified images and kernels of trained classifiers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import Conv, Dense, Flatten
-from cnnbench.layers.activation import log_softmax
+from cnnbench.layers.activation import log_softmax, softmax
 from cnnbench.layers.base import INPUT
+from cnnbench.training.metrics.classification import CalibrationBins, Classified, calibration_bins
 
 
 class Mistake(NamedTuple):
@@ -63,6 +64,20 @@ def confusion(labels: NDArray[np.int32], logits: NDArray[np.floating[Any]]) -> N
     classes = logits.shape[-1]
     pairs = labels.astype(np.int64) * classes + logits.argmax(axis=-1)
     return np.bincount(pairs.ravel(), minlength=classes * classes).reshape(classes, classes)
+
+
+def calibrations(
+    labels: NDArray[np.int32], logits: NDArray[np.floating[Any]]
+) -> tuple[CalibrationBins, ...]:
+    """Images in bins by confidence, for each seed.
+
+    Args:
+      labels: (n,).
+      logits: (seeds, n, classes).
+    """
+    confidences = softmax(logits.astype(np.float64)).max(axis=-1)
+    found = zip(logits.argmax(axis=-1), confidences, strict=True)
+    return tuple(calibration_bins(Classified(labels, *each)) for each in found)
 
 
 def hardest(

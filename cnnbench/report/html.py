@@ -5,6 +5,8 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from operator import add
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from cnnbench.comparisons.comparison import Comparison
@@ -43,6 +45,7 @@ from cnnbench.system import commands
 
 if TYPE_CHECKING:
     from cnnbench.analysis.confusion import Kernels, Mistake
+    from cnnbench.training.metrics.classification import CalibrationBins
 
 _OPTION = re.compile(r"(?<!\S)--[a-z][\w-]*")
 
@@ -86,11 +89,12 @@ class Drawing(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """A confusion matrix: a summary, and the count and shade (0 to 1) of each cell."""
+    """A confusion matrix: a summary, the count and shade (0 to 1) of each cell, recall by class."""
 
     summary: str
     classes: Sequence[str]
     rows: Sequence[Sequence[tuple[int, float]]]
+    recalls: Sequence[str]
 
 
 class RunSection(NamedTuple):
@@ -131,6 +135,8 @@ class Pictures(NamedTuple):
     differences: Drawing | None
     curves: Drawing
     costs: Sequence[Drawing]
+    calibration: Drawing | None
+    calibration_notes: Sequence[str]
     curves_grid: HtmlTable
     costs_grid: HtmlTable
     parts: Sequence[RunSection]
@@ -312,15 +318,18 @@ def _pictures(
     runs: Sequence[RunResult],
     artifacts: Sequence[RunArtifacts],
 ) -> Pictures:
-    shown = Shown(comparison, curves(comparison, runs))
-    drawings = {chart: _chart(chart, shown, anchor) for chart in shown.charts()}
     labeled = [(row.label, run) for row, run in runs_of(comparison, runs)]
     known = {(a.label, a.run.record.name, a.run.record.run_id): a for a in artifacts}
     own = [known[label, run.record.name, run.record.run_id] for label, run in labeled]
+    shown = Shown(comparison, curves(comparison, runs), tuple(map(_all_seeds, own)))
+    drawings = {chart: _chart(chart, shown, anchor) for chart in shown.charts()}
+    calibration = drawings.pop(Chart.CALIBRATION, None)
     return Pictures(
         differences=drawings.pop(Chart.DIFFERENCES, None),
         curves=drawings.pop(Chart.EPOCHS),
         costs=list(drawings.values()),
+        calibration=calibration,
+        calibration_notes=_calibration_notes(own),
         curves_grid=curves_grid(shown.curves, comparison),
         costs_grid=costs_grid(comparison),
         parts=_parts(own, anchor, comparison),
@@ -338,6 +347,8 @@ def _chart(chart: Chart, shown: Shown, anchor: str) -> Drawing:
             return Drawing(svg, shown.title(chart), table, note)
         case Chart.EPOCHS:
             return Drawing(svg, shown.title(chart), note=bands_text(shown.curves))
+        case Chart.CALIBRATION:
+            return Drawing(svg, shown.title(chart), calibration_grid(shown))
     return Drawing(svg, shown.title(chart))
 
 
@@ -357,6 +368,34 @@ def _words_of(chart: Chart, shown: Shown) -> str:
             return costs_text(shown.comparison, by_time=chart is Chart.EPOCH_COST)
         case Chart.DIFFERENCES:
             return " ".join(map(_differences_text, shown.comparison.verdicts))
+        case Chart.CALIBRATION:
+            rows = (", ".join(row) for row in calibration_grid(shown).rows)
+            return f"Network, confidence, accuracy, test images: {'; '.join(rows)}."
+
+
+def _all_seeds(shown: RunArtifacts) -> "CalibrationBins | None":
+    """The bins of all seeds together; None if they are unknown."""
+    if not shown.calibration:
+        return None
+    first, *others = shown.calibration
+    for bins in others:
+        first = type(first)(*map(add, first, bins))
+    return first
+
+
+def _calibration_notes(own: Sequence[RunArtifacts]) -> list[str]:
+    """How to read the reliability diagram, and the calibration error of each run."""
+    errors = [
+        f"{clean(a.label)} {metric_text('ece', fmean(bins.error for bins in a.calibration))}"
+        for a in own
+        if a.calibration
+    ]
+    return [
+        f"Expected calibration error, mean over seeds: {enumeration(errors)}.",
+        "Test images of all seeds in 15 bins by confidence, the probability of the predicted class;"
+        " the larger a marker, the more images.",
+        "On the dashed line, confidence equals accuracy. Below it, the network is overconfident.",
+    ]
 
 
 def _differences_text(verdict: Verdict) -> str:
@@ -463,6 +502,23 @@ def costs_grid(comparison: Comparison) -> HtmlTable:
     headers = ("Network", "Mean", "Lowest seed", "Highest seed", "Time per epoch", "Parameters")
     caption = f"{heading(comparison.shown_metric)} {comparison.end}, and its cost"
     return HtmlTable(caption, headers, rows)
+
+
+def calibration_grid(shown: Shown) -> HtmlTable:
+    """The reliability diagram as a table, a row for each bin with images."""
+    rows = [
+        (
+            clean(curve.label),
+            metric_text("accuracy", confidence / images),
+            metric_text("accuracy", correct / images),
+            f"{images:,}",
+        )
+        for curve, bins in zip(shown.curves, shown.calibration, strict=True)
+        for images, confidence, correct in zip(*(bins or ((), (), ())), strict=True)
+        if images
+    ]
+    headers = ("Network", "Mean confidence", "Accuracy", "Test images of all seeds")
+    return HtmlTable("Accuracy by confidence", headers, rows)
 
 
 def differences_grid(comparison: Comparison) -> HtmlTable:
@@ -606,7 +662,11 @@ def matrix(shown: RunArtifacts) -> Matrix | None:
         [(int(n), 0.0 if i == j else n / most) for j, n in enumerate(line)]
         for i, line in enumerate(counts)
     ]
-    return Matrix(f"{summary}.", [name(number) for number in range(len(counts))], rows)
+    recalls = [
+        metric_text("accuracy", line[i] / line.sum(), 1) if line.any() else ""
+        for i, line in enumerate(counts)
+    ]
+    return Matrix(f"{summary}.", [name(number) for number in range(len(counts))], rows, recalls)
 
 
 def environment_grid(runs: Sequence[tuple[str, RunResult]]) -> HtmlTable:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cnnbench.analysis.trained_network import TrainedNetwork
     from cnnbench.data.splits import Split
     from cnnbench.nn.submodules import Outline
+    from cnnbench.training.metrics.classification import CalibrationBins
 
     TestImages = Callable[[TrainedNetwork], Split]
 
@@ -40,6 +41,7 @@ class RunArtifacts:
       kernels: of the layers that read the image.
       judged: the seeds summed up in `confusion` and `mistakes`.
       confusion: counts by class (rows) and prediction (columns), over the test images and seeds.
+      calibration: the test images in bins by confidence, for each seed in `judged`.
       mistakes: the misclassified test images with the highest mean loss.
       reconstructions: a PNG file.
       latent: a PNG file of the latent space.
@@ -54,6 +56,7 @@ class RunArtifacts:
     kernels: "tuple[Kernels, ...]" = ()
     judged: tuple[int, ...] = ()
     confusion: "NDArray[Any] | None" = None
+    calibration: "tuple[CalibrationBins, ...]" = ()
     mistakes: "tuple[Mistake, ...]" = ()
     reconstructions: bytes | None = None
     latent: bytes | None = None
@@ -175,7 +178,7 @@ def _find_mistakes(
 ) -> None:
     import numpy as np
 
-    from cnnbench.analysis.confusion import confusion, hardest
+    from cnnbench.analysis.confusion import calibrations, confusion, hardest
 
     test = images(networks[0])
     outputs = {network.seed: network.predictions(test.images) for network in networks}
@@ -187,6 +190,7 @@ def _find_mistakes(
     logits = np.stack(list(finite.values()))
     shown.judged = tuple(finite)
     shown.confusion = confusion(test.labels, logits)
+    shown.calibration = calibrations(test.labels, logits)
     shown.mistakes = hardest(test.images, test.labels, logits, MOST_MISTAKES)
 
 

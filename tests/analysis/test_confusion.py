@@ -11,7 +11,7 @@ from matplotlib import image as reader
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, log_loss
 
-from cnnbench.analysis.confusion import confusion, first_kernels, hardest
+from cnnbench.analysis.confusion import calibrations, confusion, first_kernels, hardest
 from cnnbench.report.plots.png import Picture, kernel_sheet, photograph, read_png
 from tests.support.oracles import make_plan
 
@@ -42,6 +42,19 @@ def test_confusion_adds_up_seeds() -> None:
     total = confusion(LABELS, np.stack([LOGITS, other]))
     each = np.stack([confusion(LABELS, LOGITS), confusion(LABELS, other)])
     assert (total == each.sum(axis=0)).all()
+
+
+def test_calibration_is_that_of_each_seed() -> None:
+    seeds = np.stack([LOGITS, 0.1 * LOGITS])
+    for bins, logits in zip(calibrations(LABELS, seeds), seeds, strict=True):
+        chances = softmax(logits.astype(np.float64), axis=-1)
+        right, confidence = chances.argmax(axis=1) == LABELS, chances.max(axis=1)
+        edges = np.arange(16) / 15
+        assert (bins.images == np.histogram(confidence, edges)[0]).all()
+        assert (bins.correct == np.histogram(confidence[right], edges)[0]).all()
+        np.testing.assert_allclose(
+            bins.confidence, np.histogram(confidence, edges, weights=confidence)[0]
+        )
 
 
 def test_the_hardest_are_wrong_and_have_the_largest_losses() -> None:

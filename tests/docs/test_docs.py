@@ -103,7 +103,8 @@ def workplace(trained, tmp_path, monkeypatch):
         Image.new("RGB", (8, 8), (10 * number, 0, number)).save(file)
     labels = np.arange(20) % 2
     images = np.zeros((20, 8, 8), np.uint8)
-    np.savez(tmp_path / "experiments" / "flowers.npz", x_train=images, y_train=labels)
+    for name in ("flowers", "shirts"):
+        np.savez(tmp_path / "experiments" / f"{name}.npz", x_train=images, y_train=labels)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

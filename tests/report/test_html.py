@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from typer.testing import CliRunner, Result
 
 from cnnbench.analysis.trained_network import load_seeds
@@ -25,6 +26,7 @@ from cnnbench.runs.folder import read_run, read_weights
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.weights import encode_weights
 from tests.support.golden import approved
+from tests.support.oracles import calibration_error
 from tests.support.samples import make_run, on_device, save
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -302,6 +304,16 @@ def test_the_matrix_adds_up_the_answers_of_every_seed(page: Page, trained: Path)
         int((network.outputs(test.images).argmax(axis=1) != test.labels).sum())
         for network in networks
     ]
+    labels = test.labels
+    chances = [softmax(network.outputs(test.images), axis=1) for network in networks]
+    recalls = [  # every class occurs equally often
+        np.mean([(share.argmax(axis=1) == number)[labels == number].mean() for share in chances])
+        for number in range(10)
+    ]
+    cells = re.findall(r'<td class="recall">(.*?)</td>', (trained / "report.html").read_text())
+    assert cells[:10] == [f"{100 * recall:.1f}%" for recall in recalls]
+    error = np.mean([calibration_error(share, labels) for share in chances])
+    assert f"error, mean over seeds: First {100 * error:.2f}%" in page.text
     total = f"{sum(wrong)} of 200 predictions are wrong ({sum(wrong) / 2:.2f}%, 2 seeds x 100 test"
     assert total in page.text
     assert "Highest losses of First, 2 seeds" in page.text

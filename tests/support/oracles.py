@@ -171,3 +171,14 @@ def _tree(values: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
 def get_params(params: Any) -> Any:
     """Values by layer and name."""
     return nnx.to_pure_dict(params)["weights"]
+
+
+def calibration_error(chances: Array, labels: Array, bins: int = 15) -> float:
+    """Guo et al. 2017, equation 3, bin by bin."""
+    confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
+    error = 0.0
+    for number in range(bins):
+        inside = (confidence > number / bins) & (confidence <= (number + 1) / bins)
+        if inside.any():
+            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return error

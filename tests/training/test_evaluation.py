@@ -30,17 +30,6 @@ NUM_TRAIN, MOST = 20, EVAL_BATCH + 503
 SIZES = (1, EVAL_BATCH - 1, EVAL_BATCH, EVAL_BATCH + 1, MOST)
 
 
-def calibration_error(chances: Array, labels: Array, bins: int = 15) -> float:
-    """Guo et al. 2017, equation 3, bin by bin."""
-    confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
-    error = 0.0
-    for number in range(bins):
-        inside = (confidence > number / bins) & (confidence <= (number + 1) / bins)
-        if inside.any():
-            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    return error
-
-
 def of_classes(logits: Array, split: Split) -> Values:
     labels, every = split.labels, range(CLASSES)
     counts = confusion(labels, logits)
@@ -59,7 +48,7 @@ def of_classes(logits: Array, split: Split) -> Values:
             labels, logits.argmax(axis=1), labels=np.unique(labels), average="macro"
         ),
         "macro_f1": metrics.f1_score(labels, logits.argmax(axis=1), average="macro"),
-        "ece": calibration_error(special.softmax(logits, axis=1), labels),
+        "ece": oracles.calibration_error(special.softmax(logits, axis=1), labels),
     }
 
 

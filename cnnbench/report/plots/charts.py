@@ -1,11 +1,11 @@
-"""Charts of a comparison: learning curves, costs and differences between runs."""
+"""Charts of a comparison: learning curves, costs, differences between runs, calibration."""
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, assert_never
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from cnnbench.comparisons.comparison import Comparison, Row
 from cnnbench.comparisons.learning_curves import (
@@ -23,6 +23,9 @@ from cnnbench.report.plots.spread import spread
 from cnnbench.report.plots.text import distinct, wrapped
 from cnnbench.runs.records import Direction, RunResult
 from cnnbench.spec.metrics import heading, is_fraction, words
+
+if TYPE_CHECKING:
+    from cnnbench.training.metrics.classification import CalibrationBins
 
 # Color-blind people can tell all eight apart, on white and (in report.css) on black: at least 20 in
 # CIELAB for normal color vision, protanopia and deuteranopia, and a contrast of 3:1.
@@ -50,6 +53,7 @@ class Chart(StrEnum):
     EPOCH_COST = "{} vs. time per epoch"
     PARAMETERS = "{} vs. parameters"
     DIFFERENCES = "Differences per seed"
+    CALIBRATION = "Reliability diagram"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,13 @@ class Shown:
     Args:
       comparison: of the runs.
       curves: their learning curves, in the same order.
+      calibration: their test images in bins by confidence, over all seeds, in the same order; None
+        for a run of which they are unknown; empty for no chart of them.
     """
 
     comparison: Comparison
     curves: tuple[Curve, ...]
+    calibration: "tuple[CalibrationBins | None, ...]" = ()
 
     def charts(self) -> tuple[Chart, ...]:
         """The charts that have data."""
@@ -73,6 +80,7 @@ class Shown:
             Chart.EPOCH_COST: several,
             Chart.PARAMETERS: several,
             Chart.DIFFERENCES: any(verdict.interval for verdict in self.comparison.verdicts),
+            Chart.CALIBRATION: any(self.calibration),
         }
         return tuple(chart for chart, is_there in has.items() if is_there)
 
@@ -219,6 +227,8 @@ def draw_chart(axes: Any, chart: Chart, shown: Shown) -> None:
             _costs(axes, shown, by_time=chart is Chart.EPOCH_COST)
         case Chart.DIFFERENCES:
             _differences(axes, shown)
+        case Chart.CALIBRATION:
+            _calibration(axes, shown)
         case _:
             assert_never(chart)
 
@@ -322,6 +332,32 @@ def _differences(axes: Any, shown: Shown) -> None:
     axes.set_xlabel(f"{words(metric)} difference vs. {base}{unit}")
     labels = _labels(shown)
     _label(axes, [labels[number] for number in numbers], range(len(verdicts)), numbers)
+
+
+def _calibration(axes: Any, shown: Shown) -> None:
+    """Accuracy against confidence by bin; the area of a marker is the share of its images."""
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    axes.plot((0, 1), (0, 1), color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    known = {n: bins for n, bins in enumerate(shown.calibration) if bins is not None}
+    last = []
+    for number, bins in known.items():
+        color, marker, dash = _style(number)
+        full = bins.images > 0
+        images = bins.images[full]
+        x, y = bins.confidence[full] / images, bins.correct[full] / images
+        axes.plot(x, y, color=color, linestyle=dash, linewidth=1.6)
+        sizes = 12 + 100 * images / images.sum()
+        axes.scatter(x, y, sizes, color=color, marker=marker, zorder=3, clip_on=False)
+        last.append(float(y[-1]))
+    axes.set_xlabel("confidence (probability of the prediction)")
+    _above(axes, "accuracy")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=_STEPS))
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    labels = _labels(shown)
+    _label(axes, [labels[number] for number in known], last, list(known))
 
 
 def _number(comparison: Comparison, label: str) -> int:

@@ -92,6 +92,11 @@ class CalibrationBins(NamedTuple):
     confidence: NDArray[np.float64]
     correct: NDArray[np.int64]
 
+    @property
+    def error(self) -> float:
+        """The expected calibration error (Guo et al. 2017, equation 3)."""
+        return float(np.abs(self.correct - self.confidence).sum() / self.images.sum())
+
 
 def calibration_bins(predictions: Classified, bins: int = BINS) -> CalibrationBins:
     """Bins of a reliability diagram (Niculescu-Mizil and Caruana 2005).
@@ -111,9 +116,9 @@ def calibration_bins(predictions: Classified, bins: int = BINS) -> CalibrationBi
 
 
 def expected_calibration_error(predictions: Classified) -> float:
-    """Distance between confidence and accuracy in each bin, weighted by the images in it.
+    """Distance between confidence and accuracy, averaged over images in bins by confidence.
 
-    Guo et al. 2017, equation 3; NaN if an output is NaN.
+    NaN if an output is NaN.
 
     >>> sure = np.array([0.9, 0.9, 0.9, 0.9])
     >>> round(expected_calibration_error(Classified(np.array([0, 0, 1, 1]), np.zeros(4), sure)), 6)
@@ -121,5 +126,4 @@ def expected_calibration_error(predictions: Classified) -> float:
     """
     if np.isnan(predictions.confidences).any():
         return float("nan")
-    bins = calibration_bins(predictions)
-    return float(np.abs(bins.correct - bins.confidence).sum() / bins.images.sum())
+    return calibration_bins(predictions).error

@@ -40,6 +40,7 @@ from cnnbench.report.plots.spread import spread
 from cnnbench.report.plots.svg import COLORS, inline_svg
 from cnnbench.report.plots.text import text_width
 from cnnbench.runs.records import RunResult
+from cnnbench.training.metrics.classification import CalibrationBins
 from tests.support.paths import ROOT
 from tests.support.samples import ENVIRONMENT, make_run, with_record
 
@@ -130,6 +131,21 @@ def test_costs_of_different_magnitude_have_a_logarithmic_axis() -> None:
     assert linear.get_xlim()[1] > max(mark.get_xdata()[0] for mark in linear.lines[:-2])
     slow = changed(modified, train_s=100.0)
     assert axes_of(Chart.EPOCH_COST, shown(standard, slow)).get_xscale() == "log"
+
+
+def test_calibration_is_drawn_by_bin_for_the_runs_that_have_it() -> None:
+    bins = CalibrationBins(np.array([0, 8, 2]), np.array([0, 4.0, 1.8]), np.array([0, 2, 2]))
+    drawn = dataclasses.replace(shown(*two(seeds=(0, 5))), calibration=(None, bins))
+    assert Chart.CALIBRATION in drawn.charts()
+    axes = axes_of(Chart.CALIBRATION, drawn)
+    diagonal, line, *labels = axes.lines
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+    np.testing.assert_allclose(line.get_xydata(), [(0.5, 0.25), (0.9, 1)])
+    (marks,) = axes.collections
+    few, many = marks.get_offsets()[:, 0].argsort()[::-1]
+    assert marks.get_sizes()[many] > marks.get_sizes()[few]
+    assert [label.get_color() for label in labels] == [SERIES[1]]
+    assert Chart.CALIBRATION not in dataclasses.replace(drawn, calibration=(None, None)).charts()
 
 
 def test_differences_are_in_points_with_the_least_effect_in_gray() -> None:
