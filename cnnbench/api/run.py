@@ -60,6 +60,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     data_dir: str | Path | None = None,
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto",
     engine: Literal["auto", "plain", "direct", "fast"] | None = None,
+    workers: int | None = None,
     tags: str | Iterable[str] = (),
     needed: bool = False,
     tensorboard: bool = False,
@@ -80,6 +81,8 @@ def run(  # noqa: PLR0913 - one parameter per option
       device: where to train.
       engine: algorithms of convolutions and pooling; ``"auto"`` measures once. By default
         ``CNNBENCH_ENGINE``, or ``"auto"``.
+      workers: processes that decode the images of a dataset that is streamed; by default one per
+        core.
       tags: a name for the runs, or several.
       needed: skip finished experiments and resume interrupted ones.
       tensorboard: also write event files.
@@ -99,6 +102,8 @@ def run(  # noqa: PLR0913 - one parameter per option
     names = (tags,) if isinstance(tags, str) else tuple(tags)
     check_tags(names)
     check_folders(None if data_dir is None else Path(data_dir))
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers: {workers} is not positive; use 1 or more.")
     specs = list(flat(experiments))
     if not specs:
         raise UsageError("experiments: none given; name a file, or 'standard'.")
@@ -111,6 +116,7 @@ def run(  # noqa: PLR0913 - one parameter per option
         "data-dir": data_dir,
         "device": None if device == "auto" else device,
         "engine": engine,
+        "workers": workers,
     }
     flags = {"needed": needed, "tensorboard": tensorboard, "allow-python": allow_python}
     words = [*map(str, specs), *_words(options, flags, names), *changes]
@@ -126,6 +132,7 @@ def run(  # noqa: PLR0913 - one parameter per option
         needed=needed,
         allow_python=allow_python,
         tags=names,
+        workers=workers,
     )
     return _train([make(_path(experiment)) for experiment in specs], progress=progress)
 

@@ -10,9 +10,10 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnnbench.data.adjustments import NONE, Adjustments
 from cnnbench.data.catalog import (
@@ -62,6 +63,15 @@ from cnnbench.data.splits import (
     size_of_validation,
     split_of,
 )
+from cnnbench.data.streaming.images import StreamedImages
+from cnnbench.data.streaming.source import (
+    DEFAULTS,
+    DecodedOnce,
+    StreamingMode,
+    StreamOptions,
+    streams,
+)
+from cnnbench.data.streaming.statistics import image_digests
 from cnnbench.errors import DataError, Notify
 from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
@@ -84,6 +94,10 @@ class DatasetRequest(Protocol):
     @property
     def form(self) -> ImageForm | None:
         """Size of the images of a dataset by name; None to keep theirs."""
+
+    @property
+    def streaming(self) -> StreamingMode:
+        """Whether the user's own files are streamed; auto if they do not fit into memory."""
 
     @property
     def splits(self) -> Iterable[tuple[str, int | None]]:
@@ -168,6 +182,12 @@ class Dataset:
         train, validation = self.pool.at(rows.train), self.pool.at(rows.validation)
         return replace(self, train=train, validation=validation, pool=None)
 
+    @property
+    def streamed(self) -> bool:
+        """True if images are decoded when they are needed, because they do not fit into memory."""
+        images: object = self.test.images
+        return isinstance(images, StreamedImages)
+
 
 def load_dataset(  # noqa: PLR0913 - all but the name are optional
     name: str,
@@ -228,16 +248,32 @@ def _load_named(
     return _dataset(info, entry, options, notify)
 
 
-def dataset_of(spec: DatasetRequest, data_dir: Path | None, notify: Notify) -> Dataset:
-    """Loads the dataset of an experiment, as `load_dataset`."""
+def dataset_of(
+    spec: DatasetRequest,
+    data_dir: Path | None,
+    notify: Notify,
+    options: StreamOptions = DEFAULTS,
+) -> Dataset:
+    """Loads the dataset of an experiment, as `load_dataset`.
+
+    Args:
+      spec: the settings.
+      data_dir: as for `load_dataset`.
+      notify: receives messages for the user.
+      options: how the user's own images are streamed if they do not fit into memory.
+    """
     source = spec.source
     sizes = {name: size for name, size in spec.splits if size is not None}
-    options = _Options(sizes, spec.train_examples, spec.random_split, spec.form, spec.adjustments)
+    choice = _Options(sizes, spec.train_examples, spec.random_split, spec.form, spec.adjustments)
     if isinstance(source, str):
-        return _load_named(source, spec.offline, options, data_dir, notify)
-    decoded = decoded_files(source, source.key(), notify)
+        return _load_named(source, spec.offline, choice, data_dir, notify)
+    info = source.info()
+    if streams(spec.streaming, source, info, options, notify):
+        decoded = _streamed(source, options, notify)
+    else:
+        decoded = decoded_files(source, source.key(), notify)
     entry, has_test = source.split(decoded, notify), source.has_test(decoded)
-    return _dataset(source.info(), entry, options._replace(of_all=not has_test), notify)
+    return _dataset(info, entry, choice._replace(of_all=not has_test), notify, own=True)
 
 
 def prepare(name: str, *, data_dir: Path | None, notify: Notify) -> Dataset:
@@ -301,7 +337,21 @@ def _cached_published(
     return replace(cached, source=source)
 
 
-def decoded_files(source: OwnData, key: str, notify: Notify) -> CacheEntry:
+class Decodes(Protocol):
+    """Decodes the files of the user."""
+
+    def decode(self, key: str, notify: Notify) -> CacheEntry:
+        """Decodes the files; the result is cached."""
+
+
+def _streamed(source: Any, options: StreamOptions, notify: Notify) -> CacheEntry:
+    """Images that are decoded when they are needed, instead of the result of `decoded_files`."""
+    reader, key = source.reader()
+    images = DecodedOnce(reader, source.skip, options.num_workers)
+    return images.images(decoded_files(images, key, notify))
+
+
+def decoded_files(source: Decodes, key: str, notify: Notify) -> CacheEntry:
     """The decoded files of the user, from the cache if they were decoded before.
 
     Args:
@@ -400,7 +450,9 @@ class _Options(NamedTuple):
     of_all: bool = False
 
 
-def _dataset(info: DatasetInfo, entry: CacheEntry, options: _Options, notify: Notify) -> Dataset:
+def _dataset(
+    info: DatasetInfo, entry: CacheEntry, options: _Options, notify: Notify, *, own: bool = False
+) -> Dataset:
     entry = replace(entry, arrays=adjusted_classes(entry.arrays, info, options.adjustments.classes))
     info = narrowed(info, options.adjustments.classes)
     where, pool = f"dataset '{info.name}'", None
@@ -430,7 +482,7 @@ def _dataset(info: DatasetInfo, entry: CacheEntry, options: _Options, notify: No
         pool=pool if options.random and options.random.varies else None,
         changes=changes,
     )
-    return replace(found, digest=_digest(found))
+    return replace(found, digest=_digest(found, own=own))
 
 
 def _distorted(
@@ -484,13 +536,25 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _digest(dataset: Dataset) -> str:
+def _digest(dataset: Dataset, *, own: bool) -> str:
+    """The digest of a dataset.
+
+    That of the user's own files is made of digests of the images, so that it does not depend on
+    whether they are streamed.
+    """
     digest = hashlib.sha256()
     names = ("train", "validation", "test") if dataset.pool is None else ("pool", "test")
     for name, split in zip(names, dataset.stored, strict=True):
         for array in (split.images, split.labels):
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            if own and array is split.images:
+                digest.update(_image_digests(array).data)
+            else:
+                digest.update(np.ascontiguousarray(array).data)
     if dataset.pool is not None:
         digest.update(f"{dataset.random} {len(dataset.train)} {len(dataset.validation)}".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def _image_digests(images: Any) -> NDArray[np.uint8]:
+    return images.digests() if isinstance(images, StreamedImages) else image_digests(images)

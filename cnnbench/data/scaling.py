@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # reading an experiment imports no NumPy
     import numpy as np
     from numpy.typing import NDArray
 
+    from cnnbench.data.streaming.images import StreamedImages
+
 BRIGHTEST = 255  # largest pixel value in a dataset
 CHUNK = 1000  # images counted at a time
 
@@ -82,7 +84,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def channel_statistics(
-    images: "NDArray[np.uint8]",
+    images: "NDArray[np.uint8] | StreamedImages",
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, after scaling to [0, 1].
 
@@ -98,13 +100,9 @@ def channel_statistics(
     >>> channel_statistics(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
     ((0.5,), (0.5,))
     """
-    import numpy as np
-
-    counts = sum(
-        (_counts(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)),
-        np.zeros((images.shape[-1], BRIGHTEST + 1), np.int64),
-    )
-    means, stds = zip(*(_mean_and_std(row.tolist()) for row in counts), strict=True)
+    number, *sums = _channel_sums(images)
+    found = (_mean_and_std(number, *of_channel) for of_channel in zip(*sums, strict=True))
+    means, stds = zip(*found, strict=True)
     if 0.0 in stds:
         message = f"dataset.normalize: channel {stds.index(0.0)} of the training images is constant"
         raise DataError(f"{message}; write {{mean: [...], std: [...]}} instead of auto.")
@@ -137,6 +135,22 @@ def balanced_weights(labels: "NDArray[np.int32]", num_classes: int) -> tuple[flo
     return tuple(len(labels) / (num_classes * count) for count in counts)
 
 
+def _channel_sums(
+    images: "NDArray[np.uint8] | StreamedImages",
+) -> "tuple[int, Sequence[int], Sequence[int]]":
+    """Number of pixels per channel, and by channel the sum of their values and of their squares."""
+    import numpy as np
+
+    if not isinstance(images, np.ndarray):
+        return images.channel_sums()
+    counts: NDArray[np.int64] = sum(
+        (_counts(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)),
+        np.zeros((images.shape[-1], BRIGHTEST + 1), np.int64),
+    )
+    levels = np.arange(BRIGHTEST + 1)
+    return int(counts[0].sum()), (counts @ levels).tolist(), (counts @ levels**2).tolist()
+
+
 def _counts(images: "NDArray[np.uint8]") -> "NDArray[np.int64]":
     """Number of pixels of each value, (channels, 256)."""
     import numpy as np
@@ -145,9 +159,6 @@ def _counts(images: "NDArray[np.uint8]") -> "NDArray[np.int64]":
     return np.stack([np.bincount(values, minlength=BRIGHTEST + 1) for values in channels])
 
 
-def _mean_and_std(counts: Sequence[int]) -> tuple[float, float]:
-    number = sum(counts)
-    total = sum(count * value for value, count in enumerate(counts))
-    squares = sum(count * value**2 for value, count in enumerate(counts))
+def _mean_and_std(number: int, total: int, squares: int) -> tuple[float, float]:
     variance = Fraction(number * squares - total**2, (number * BRIGHTEST) ** 2)
     return float(Fraction(total, number * BRIGHTEST)), math.sqrt(variance)

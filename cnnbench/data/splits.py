@@ -74,7 +74,8 @@ class Split:
     """Images with labels.
 
     Args:
-      images: uint8, shape ``(n, height, width, channels)``.
+      images: uint8, shape ``(n, height, width, channels)``; in a streamed dataset,
+        `StreamedImages`.
       labels: classes, int32, shape ``(n,)``; targets, float32, shape ``(n, k)``; or for several
         labels per image 0 or 1, uint8, shape ``(n, k)``.
     """
@@ -303,5 +304,7 @@ def joined(splits: Sequence[Split]) -> Split:
     """The images of several splits, one after another."""
     import numpy as np
 
-    images = np.concatenate([split.images for split in splits])
+    from cnnbench.data.streaming.images import concatenated
+
+    images = concatenated([split.images for split in splits])
     return Split(images, np.concatenate([split.labels for split in splits]))

@@ -147,6 +147,7 @@ def _dataset_record(dataset: "Dataset") -> DatasetRecord:
         classes=info.classes,
         shape=info.shape,
         changes=dataset.changes,
+        streamed=dataset.streamed,
     )
 
 

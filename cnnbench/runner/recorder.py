@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from cnnbench.training.executables import Job
 
 
+MOST_WAITING = 0.1  # share of an epoch
+STARTING_S = 5.0  # worker processes take a few seconds to start
+
+
 class Listener(Protocol):
     """Receives the progress of a run."""
 
@@ -82,6 +86,7 @@ class Recorder:
         self._checkpoints = checkpoints_of(job, opened.folder)
         self._collected = Collected()
         self._event_files: EventFiles | None = None
+        self._waited = False  # the user was told that the device waits
 
     @property
     def command(self) -> Sequence[str]:
@@ -106,6 +111,9 @@ class Recorder:
             if isinstance(event, Compiled):
                 self._compiled(event)
         self._listener.event(event)
+        if isinstance(event, EpochRecord) and not self._waited and waits(event):
+            self._waited = True
+            self._listener.note(_wait_text(event, self._job.workers))
 
     def finish(self) -> None:
         """Writes the summary of a run whose seeds are all trained, and marks it finished."""
@@ -155,6 +163,21 @@ class Recorder:
             self.folder.write_record(ended)
 
 
+def waits(epoch: EpochRecord) -> bool:
+    """True if the device waited for images more than when worker processes start."""
+    spent = epoch.train_s + epoch.eval_s
+    return epoch.data_s > MOST_WAITING * spent and epoch.data_s > STARTING_S
+
+
+def _wait_text(epoch: EpochRecord, workers: int) -> str:
+    share = epoch.data_s / (epoch.train_s + epoch.eval_s)
+    with_ = "1 worker" if workers == 1 else f"{workers} workers"
+    return (
+        f"the device waited for images in {share:.0%} of epoch {epoch.epoch}, with {with_}; raise"
+        " --workers if there are idle cores, or store smaller images"
+    )
+
+
 @dataclass(slots=True)
 class Collected:
     """Values of events that the summary and the last record need."""
@@ -174,8 +197,8 @@ def keep(event: Event, folder: RunFolder, checkpoints: Checkpoints, collected: C
             collected.engine = event.engine
         case EpochRecord():
             folder.append_epoch(event)
-        case Checkpoint(seed=seed, epoch=epoch, values=values):
-            checkpoints.save(seed, epoch, values)
+        case Checkpoint(seed=seed, epoch=epoch, values=values, step=step):
+            checkpoints.save(seed, epoch, values, step)
         case SeedDone():
             trained = dataclasses.replace(event.summary, weights_digest=digest(event.weights))
             collected.seeds += (trained,)

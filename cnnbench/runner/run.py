@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cnnbench.comparisons.comparison import compare
 from cnnbench.data.dataset import Dataset, dataset_of
+from cnnbench.data.streaming.source import StreamOptions
 from cnnbench.errors import ModelError
 from cnnbench.report import comparison, csv_json
 from cnnbench.report.columns import TableOptions
@@ -52,6 +53,7 @@ class Request:
       needed: True to skip the training if it is finished, and to resume it if it was interrupted.
       allow_python: True to import a Python model from anywhere.
       tags: tags of the run; a run that exists already gets them, too.
+      workers: worker processes that decode the images of a streamed dataset; None for one per core.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class Request:
     needed: bool = False
     allow_python: bool = False
     tags: Sequence[str] = ()
+    workers: int | None = None
 
 
 def check_all(requests: Sequence[Request]) -> None:
@@ -170,6 +173,15 @@ def _require_devices(kinds: Collection[str], note: Callable[[str], None]) -> Non
         pick_devices(kind)
 
 
+def _device_memory(kind: str, note: Callable[[str], None]) -> int | None:
+    """Available memory of an accelerator in bytes; None on a CPU, which has that of the host."""
+    from cnnbench.system.devices import free_memory, pick_devices, use_all_cores
+
+    use_all_cores(note)
+    device = pick_devices(kind)[0]
+    return None if device.platform == "cpu" else free_memory(device)
+
+
 def _advise_resuming(
     runs: "Sequence[TrainingRun]",
     note: Callable[[str], None],
@@ -258,7 +270,10 @@ class TrainingRun:
                     require_trust(reference, request.path.resolve().parent)
             with self._watch.part("data_s"):
                 spec = self._loaded.experiment.dataset
-                self._dataset = dataset_of(spec, request.data_dir, self._listener.note)
+                memory = partial(_device_memory, request.device, self._listener.note)
+                options = StreamOptions(request.workers, memory, self._pin)
+                note = self._listener.note
+                self._dataset = dataset_of(spec, request.data_dir, note, options)
                 known = self._dataset.pool or self._dataset.train
                 self._loaded = self._loaded.with_statistics(known.images, known.labels)
 
@@ -300,6 +315,8 @@ class TrainingRun:
     def close(self) -> None:
         """Closes the folder; an unfinished run is recorded as interrupted."""
         with self._folder:
+            if self._trainer:
+                self._trainer.close()
             self._stop(None)
 
     @contextmanager
@@ -419,6 +436,7 @@ def _job(
         request.profile,
         request.tensorboard,
         reference,
+        workers=StreamOptions(request.workers).num_workers,
     )
 
 

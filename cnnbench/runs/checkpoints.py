@@ -1,6 +1,8 @@
 """Checkpoints of a run: `checkpoints/seed-N/epoch-M.safetensors`.
 
-The metadata of each file contain its SHA-256 and the order of the images in the next epoch.
+Those within an epoch are `epoch-M-step-K.safetensors`: M epochs and K steps of the next one are
+finished. The metadata of each file contain its SHA-256 and the order of the images in the next
+epoch.
 """
 
 import re
@@ -42,21 +44,37 @@ class Checkpoints:
     num_images: int
     keep: int = 1
 
-    def save(self, seed: int, epoch: int, values: NamedArrays) -> None:
-        """Writes the training state after an epoch, and removes other checkpoints of the seed.
+    def save(self, seed: int, epoch: int, values: NamedArrays, step: int = 0) -> None:
+        """Writes the training state, and removes other checkpoints of the seed.
 
-        Only the newest `keep` are kept. Checkpoints of later epochs are removed as well: they are
-        left over from a training that was restarted from an earlier epoch.
+        Of those between epochs, the newest `keep` are kept; of those within one, only this one.
+        Checkpoints of later epochs are removed as well: they are left over from a training that
+        was restarted from an earlier epoch.
+
+        Args:
+          seed: the seed.
+          epoch: number of finished epochs.
+          values: the state.
+          step: number of finished steps of the next epoch.
 
         Raises:
           StoreError: the disk refuses.
         """
-        self.run.write(_name(seed, epoch), *encode(values, {"order": self._order(seed, epoch + 1)}))
-        kept = [known for known in self.epochs(seed) if known <= epoch][-self.keep :]
-        self._remove_others(seed, kept)
+        order = {"order": self._order(seed, epoch + 1)}
+        self.run.write(_name(seed, epoch, step), *encode(values, order))
+        whole = [(known, 0) for known in self.epochs(seed) if known <= epoch][-self.keep :]
+        self._remove_others(seed, [*whole, (epoch, step)])
 
     def epochs(self, seed: int) -> list[int]:
-        """Lists the epochs of a seed that have a checkpoint, in order.
+        """Lists the epochs of a seed that have a checkpoint at their end, in order.
+
+        Raises:
+          StoreError: the folder cannot be read.
+        """
+        return [epoch for epoch, step in self.points(seed) if not step]
+
+    def points(self, seed: int) -> list[tuple[int, int]]:
+        """Lists the checkpoints of a seed, in order: finished epochs, and steps of the next one.
 
         Raises:
           StoreError: the folder cannot be read.
@@ -65,17 +83,23 @@ class Checkpoints:
         with disk(folder, "read"):
             names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
         # Orbax wrote folders, each with a JSON file next to it.
-        found = (re.fullmatch(r"epoch-(\d{1,9})\.(?:safetensors|json)", name) for name in names)
-        return sorted({int(match[1]) for match in found if match})
+        form = re.compile(r"epoch-(\d{1,9})(?:-step-(\d{1,9}))?\.(?:safetensors|json)")
+        found = map(form.fullmatch, names)
+        return sorted({(int(match[1]), int(match[2] or 0)) for match in found if match})
 
-    def load(self, seed: int, epoch: int) -> "dict[str, NDArray[Any]]":
+    def load(self, seed: int, epoch: int, step: int = 0) -> "dict[str, NDArray[Any]]":
         """Loads and verifies a checkpoint.
+
+        Args:
+          seed: the seed.
+          epoch: number of finished epochs.
+          step: number of finished steps of the next epoch.
 
         Raises:
           OrbaxCheckpointError: an earlier version of cnnbench wrote it.
           StoreError: it cannot be read or is damaged, or the order of the images would differ.
         """
-        path = self.run.path / _name(seed, epoch)
+        path = self.run.path / _name(seed, epoch, step)
         if path.with_suffix(".json").exists() and not path.exists():
             raise OrbaxCheckpointError(_orbax(path.with_suffix("")))
         with disk(path, "read"):
@@ -95,15 +119,15 @@ class Checkpoints:
           StoreError: the folder cannot be read.
         """
         for seed in seeds:
-            self._remove_others(seed, self.epochs(seed)[-1:])
+            self._remove_others(seed, self.points(seed)[-1:])
 
     def clear(self) -> None:
         """Removes all checkpoints, once no training can continue from them."""
         # A file that cannot be removed does no harm.
         shutil.rmtree(self.run.path / FOLDER, ignore_errors=True)
 
-    def _remove_others(self, seed: int, kept: Sequence[int]) -> None:
-        names = {Path(_name(seed, epoch)).name for epoch in kept}
+    def _remove_others(self, seed: int, kept: Sequence[tuple[int, int]]) -> None:
+        names = {Path(_name(seed, *point)).name for point in kept}
         with suppress(OSError):
             for path in [path for path in self._folder(seed).iterdir() if path.name not in names]:
                 if path.is_dir():
@@ -112,7 +136,7 @@ class Checkpoints:
                     path.unlink()
 
     def _folder(self, seed: int) -> Path:
-        return (self.run.path / _name(seed, 0)).parent
+        return (self.run.path / _name(seed, 0, 0)).parent
 
     def _order(self, seed: int, epoch: int) -> str:
         """A checksum of the order of the images, and the generator that draws it."""
@@ -120,8 +144,9 @@ class Checkpoints:
         return f"PCG64 [{seed}, {epoch}] crc32 {crc:08x}"
 
 
-def _name(seed: int, epoch: int) -> str:
-    return f"{FOLDER}/seed-{seed}/epoch-{epoch}.safetensors"
+def _name(seed: int, epoch: int, step: int) -> str:
+    within = f"-step-{step}" if step else ""
+    return f"{FOLDER}/seed-{seed}/epoch-{epoch}{within}.safetensors"
 
 
 def _unusable(path: Path, reason: str) -> StoreError:

@@ -50,6 +50,8 @@ class EpochRecord:
       samples_per_s: training images per second of `train_s`.
       at_once: number of seeds trained together by one program; the times are this seed's share.
         Tables use only times of epochs with 1.
+      data_s: seconds of `train_s` and `eval_s` in which the device waited for images that are
+        streamed; 0 if they are on the device.
     """
 
     seed: int
@@ -61,6 +63,7 @@ class EpochRecord:
     eval_s: float
     samples_per_s: float
     at_once: int = 1
+    data_s: float = 0.0
 
     @property
     def finite(self) -> bool:
@@ -134,6 +137,7 @@ class DatasetRecord:
       classes: names of the classes, targets or labels, in order; empty if unknown.
       shape: height, width and channels of the images; None in runs of older versions.
       changes: what the experiment changed in the dataset, such as label noise, a line each.
+      streamed: True if images are decoded when they are needed, instead of kept in memory.
     """
 
     name: str
@@ -147,6 +151,7 @@ class DatasetRecord:
     classes: tuple[str, ...] = ()
     shape: tuple[int, int, int] | None = None
     changes: tuple[str, ...] = ()
+    streamed: bool = False
 
     def class_name(self, label: int) -> str:
         """Name of a class; its number if the dataset names none."""

@@ -166,9 +166,9 @@ def _checkpoints(run: RunResult, path: Path) -> Iterator[str]:
     """Checks that the checkpoints of an unfinished run are readable."""
     checkpoints = Checkpoints(RunFolder(path), run.record.dataset.num_train)
     for seed in run.record.seeds:
-        for epoch in checkpoints.epochs(seed):
+        for point in checkpoints.points(seed):
             try:
-                checkpoints.load(seed, epoch)
+                checkpoints.load(seed, *point)
             except OrbaxCheckpointError:
                 pass  # from an earlier version, but not damaged
             except CnnbenchError as error:

@@ -363,6 +363,15 @@ Normalize = Annotated[
 ]
 
 
+def _streaming(value: object) -> object:
+    if value == AUTO or isinstance(value, bool):
+        return value
+    raise field_error(f"{VALUE} is not a streaming mode", f"use {AUTO}, true or false", value)
+
+
+Streaming = Annotated[Literal["auto"] | bool, BeforeValidator(_streaming)]
+
+
 def _class_weights(value: Any) -> object:
     if value is None or value == BALANCED or isinstance(value, tuple):
         return value
@@ -787,6 +796,12 @@ class DatasetSpec(Model):
     on_error: Annotated[Literal["stop", "skip"], ADDED] = Field(
         "stop", description="for a folder: stop at the first unreadable image, or skip all of them"
     )
+    streaming: Annotated[Streaming, ADDED] = Field(
+        "auto",
+        description="for a folder: true decodes images in worker processes whenever they are"
+        " needed, false keeps all of them in memory; auto streams if they do not fit there; the"
+        " numbers are the same",
+    )
     split: Annotated[SplitSpec | None, ADDED] = Field(
         None,
         description="random split; default: the last training images of a named dataset validate"
@@ -973,7 +988,7 @@ SOURCES = ("name", "folder", "arrays")  # exactly one of them
 PATHS = ("folder", "arrays")  # sources that are relative to the file
 _OWN_KEYS: Mapping[str, tuple[str, ...]] = {  # keys that belong to one source, or two
     "name": ("offline", "split", "resize", "background"),
-    "folder": ("resize", "channels", "background", "on_error", "split"),
+    "folder": ("resize", "channels", "background", "on_error", "streaming", "split"),
     "arrays": ("keys", "shape", "layout", "value_range", "resize", "background", "split"),
 }
 OF_SOURCE = tuple(dict.fromkeys(("splits", *chain(*_OWN_KEYS.values()))))
@@ -1094,6 +1109,9 @@ class CheckpointSpec(Model):
     """Checkpointing, so that an interrupted run can be resumed."""
 
     every: CountOrNone = Field(1, description="epochs between checkpoints; 0 for none")
+    every_steps: Annotated[Count | None, ADDED] = Field(
+        None, description="steps between further checkpoints within an epoch; default: none"
+    )
     keep: Count = Field(1, description="number of checkpoints to keep per seed")
 
 
@@ -1150,7 +1168,8 @@ class Experiment(Model):
         """
         ignored: Any = {"name": True, "title": True, "checkpoint": True, "seeds": True}
         ignored["model"] = {"code_layer"}  # used only after training
-        ignored["dataset"] = set(PATHS)  # its content has a digest, wherever it is
+        # Its content has a digest, wherever it is and however it is read.
+        ignored["dataset"] = {*PATHS, "streaming"}
         content = self.model_dump(mode="json", exclude=ignored)
         drop_unchanged_additions(content, self)
         if not self.dataset.name and self.dataset.split == SplitSpec():

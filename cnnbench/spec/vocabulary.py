@@ -237,6 +237,8 @@ _KEYS: _Words = {
     "extends": ("extend", "base", "parent", "defaults", "inherits", "_base_"),
     "seeds": ("seed", "random_seed", "random_state", "num_seeds"),
     "checkpoint": ("checkpoints", "ckpt", "save"),
+    "every_steps": ("every_n_train_steps", "save_steps", "save_freq"),
+    "streaming": ("stream", "lazy", "in_memory"),
     "keep": ("max_to_keep", "save_top_k", "save_total_limit"),
     "name": ("id", "experiment", "run_name"),
     "title": ("description", "label"),

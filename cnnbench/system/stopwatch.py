@@ -17,7 +17,8 @@ class Timing:
 
     Args:
       compile_s: compilation, all seeds.
-      data_s: loading the images and moving them to the device.
+      data_s: loading the images and moving them to the device; if they are streamed, also what the
+        device waited for them during training and evaluation.
       train_s: training, all seeds and epochs.
       eval_s: evaluation, all seeds and epochs.
       total_s: the whole run, from start to end.
@@ -89,6 +90,10 @@ class Stopwatch:
     def last(self, name: str) -> float:
         """Seconds of the most recent measurement of a part."""
         return self._last[name]
+
+    def spent(self, name: str) -> float:
+        """Seconds of all measurements of a part so far."""
+        return self._spent[name]
 
     def timing(self) -> Timing:
         """Seconds of each part, and the total."""

@@ -116,7 +116,7 @@ def _fitting(job: Job) -> tuple[Strategy, ...]:
     Raises:
       OutOfMemoryError: none fits.
     """
-    counts = (job.batch_size, job.num_full, len(job.devices))
+    counts = (job.batch_size, _steps_per_call(job), len(job.devices))
     precision = job.experiment.train.precision
     found = candidates(job.plan, *counts, accelerator=job.accelerator, precision=precision)
     asked = requested_strategy(job.engine, found)
@@ -130,6 +130,16 @@ def _fitting(job: Job) -> tuple[Strategy, ...]:
     require_memory(plan, least[0], free, rows=bool(least[1].row))
     fitting = zip(needs, found, strict=True)
     return tuple(strategy for need, strategy in fitting if need.total <= free)
+
+
+def _steps_per_call(job: Job) -> int:
+    """Most steps of one call of a program: one streamed batch, or as many as between checkpoints.
+
+    The steps of an epoch with a full batch are a multiple of it.
+    """
+    every = job.experiment.checkpoint.every_steps or job.num_full
+    most = 1 if job.dataset.streamed else min(every, job.num_full)
+    return next(number for number in range(most, 0, -1) if job.num_full % number == 0)
 
 
 def _slots(job: Job, plan: Plan) -> float:

@@ -1,6 +1,6 @@
 """Evaluation on held-out images, with compiled functions."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from cnnbench.runs.records import Direction
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.metrics import SplitMetricName, higher_is_better
 from cnnbench.training.executables import EVAL_BATCH, NUM_SAMPLES, Executables
+from cnnbench.training.feed.feed import BatchPlace, Idle
 from cnnbench.training.linear_probe import MOST_TRAIN, probe_accuracy
 from cnnbench.training.losses import metric_names, split_metric_names
 from cnnbench.training.metrics.split import split_metric
@@ -26,7 +27,10 @@ def metric_directions(experiment: Experiment) -> dict[str, Direction]:
 
 
 def evaluate(
-    executables: Executables, state: TrainState, rows: Sequence[NDArray[np.int32]]
+    executables: Executables,
+    state: TrainState,
+    rows: Sequence[NDArray[np.int32]],
+    first: BatchPlace | None = None,
 ) -> list[dict[str, float]]:
     """Loss and metrics of images, by seed.
 
@@ -36,14 +40,19 @@ def evaluate(
       executables: compiled functions for this number of seeds.
       state: state of the seeds.
       rows: indices of the images of each seed, (n,); the same for all unless `own_rows`.
+      first: where a streamed dataset has the first of these images.
     """
     own = rows if executables.own_rows else rows[:1]
-    parts = []
-    for start in range(0, max(map(len, own)), EVAL_BATCH):
+    parts: list[Evaluated] = []
+
+    def idle() -> None:
+        jax.block_until_ready(parts[-1:])
+
+    for start, arrays in _chunks(executables, max(map(len, own)), first, idle):
         chunks = [_chunk(indices, start) for indices in own]
         pair = [np.stack(each) for each in zip(*chunks, strict=True)]
         given = pair if executables.own_rows else [each[0] for each in pair]
-        parts.append(executables.evaluate(*state.model, executables.arrays, *given))
+        parts.append(executables.evaluate(*state.model, arrays, *given))
     host, several = jax.device_get(parts), executables.at_once > 1
     names = split_metric_names(executables.job.experiment)
     return [
@@ -51,6 +60,21 @@ def evaluate(
         for number, indices in enumerate(rows)
         for of_seed in [jax.tree.map(lambda leaf, n=number: leaf[n], host) if several else host]
     ]
+
+
+def _chunks(
+    executables: Executables, number: int, first: BatchPlace | None, idle: Idle
+) -> Iterator[tuple[int, Arrays]]:
+    """Number of the first image of each chunk, and the arrays that have its images."""
+    starts = range(0, number, EVAL_BATCH)
+    if executables.feed is None:
+        yield from ((start, executables.arrays) for start in starts)
+        return
+    assert first is not None
+    chunks = executables.feed.batches(first, len(starts), idle)
+    for start, fed in zip(starts, chunks, strict=True):
+        yield start, fed.arrays
+        idle()  # so that no more chunks are in memory than are prepared
 
 
 def _chunk(indices: NDArray[np.int32], start: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -91,19 +115,20 @@ def code_accuracies(
 
 
 def _probe(executables: Executables, state: TrainState, rows: Rows) -> float:
-    assert executables.codes is not None
-    train, labels = rows.train[:MOST_TRAIN], np.asarray(executables.arrays.labels)
-    codes = _codes(executables.codes, state, executables.arrays, np.r_[train, rows.test])
+    train, every = rows.train[:MOST_TRAIN], executables.job.dataset.stored
+    labels = np.concatenate([split.labels for split in every])
+    codes = _codes(executables, state, np.r_[train, rows.test])
     size = len(train)
     return probe_accuracy(codes[:size], labels[train], codes[size:], labels[rows.test])
 
 
 def _codes(
-    call: Callable[..., jax.Array], state: TrainState, arrays: Arrays, indices: NDArray[np.int32]
+    executables: Executables, state: TrainState, indices: NDArray[np.int32]
 ) -> NDArray[np.float32]:
     """Codes of the images at `indices`; the last chunk is padded."""
+    call: Any = executables.codes
     chunks = np.resize(indices, (-(-len(indices) // EVAL_BATCH), EVAL_BATCH))
-    found = [np.asarray(call(*state.model, arrays, chunk)) for chunk in chunks]
+    found = [np.asarray(call(*state.model, *executables.arrays_with(chunk))) for chunk in chunks]
     return np.concatenate(found)[: len(indices)]
 
 
@@ -118,9 +143,9 @@ def samples(
       rows: indices of the test images.
     """
     job = executables.job
-    inputs = job.dataset.test.images[:NUM_SAMPLES]
+    inputs = np.asarray(job.dataset.test.images[:NUM_SAMPLES])
     if executables.outputs is None:
         return inputs, None
     indices = rows[:NUM_SAMPLES]
-    outputs = np.asarray(executables.outputs(*state.model, executables.arrays, indices))
+    outputs = np.asarray(executables.outputs(*state.model, *executables.arrays_with(indices)))
     return inputs, outputs.reshape(-1, *inputs.shape) * job.experiment.dataset.pixel_scale

@@ -73,17 +73,20 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """State of a seed after an epoch, from which training can resume.
+    """State of a seed after an epoch or within one, from which training can resume.
 
     Args:
       seed: the seed.
-      epoch: number of the epoch, from 1.
-      values: parameters, other model state and optimizer state, by name.
+      epoch: number of finished epochs.
+      values: parameters, other model state and optimizer state, by name; within an epoch also its
+        losses and times so far.
+      step: number of finished steps of the next epoch.
     """
 
     seed: int
     epoch: int
     values: Mapping[str, NDArray[Any]]
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)

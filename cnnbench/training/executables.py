@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from numpy.typing import NDArray
 
 from cnnbench.data.dataset import Dataset
 from cnnbench.data.splits import joined
+from cnnbench.data.streaming.schedule import BatchSchedule
 from cnnbench.graph.autoencoder import code_layer
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import Conv
@@ -29,6 +31,7 @@ from cnnbench.system.compile_cache import Program, compiled_together, rare_colle
 from cnnbench.system.devices import make_mesh
 from cnnbench.system.host import num_cpus
 from cnnbench.system.stopwatch import Stopwatch
+from cnnbench.training.feed.feed import Feed
 from cnnbench.training.inference import activations_of, outputs_of
 from cnnbench.training.optim.optimizer import build_optimizer
 from cnnbench.training.resume import Resume
@@ -37,6 +40,7 @@ from cnnbench.training.step import Evaluated, StepConfig, eval_step, make_rules,
 from cnnbench.training.strategy import Strategy, for_batch, has_batch_statistics
 
 EVAL_BATCH = 500  # images
+_NOTHING: Any = (np.zeros(0), np.zeros(0))
 NUM_SAMPLES = 10  # reconstructions kept for figures
 
 
@@ -56,6 +60,7 @@ class Job:
       snapshots: True to emit the weights after each epoch.
       reference: class of a Python model, ``module:Class``.
       resume: finished part of an interrupted run; None for a new run.
+      workers: worker processes that decode the images of a streamed dataset.
     """
 
     experiment: Experiment
@@ -69,6 +74,7 @@ class Job:
     snapshots: bool = False
     reference: str = ""
     resume: Resume | None = None
+    workers: int = 1
 
     @property
     def num_train(self) -> int:
@@ -105,6 +111,18 @@ class Job:
         """True for GPUs and TPUs."""
         return str(self.devices[0].platform) != "cpu"
 
+    def schedule(self, seed: int) -> BatchSchedule:
+        """Order in which the images of a seed are needed."""
+        train, validation, test = map(len, self.dataset.rows(seed))
+        return BatchSchedule(
+            seed=seed,
+            epochs=self.experiment.train.epochs,
+            sizes=(train, validation, test),
+            batch_size=self.batch_size,
+            chunk=EVAL_BATCH,
+            drop_last=self.experiment.train.drop_last,
+        )
+
 
 def _not_compiled(*_: object) -> Any:
     raise RuntimeError("compile_all has not been called")
@@ -122,7 +140,7 @@ class Executables:
       job: the training job.
       strategy: the training strategy.
       mesh: devices that share a batch; None for a single device.
-      arrays: all images, on every device.
+      arrays: all images, on every device; of a streamed dataset, zeros as large as a batch.
       at_once: seeds trained in parallel by one program.
       train: (state, arrays, indices (steps, batch)) to state and losses (steps,).
       train_last: the same for the incomplete last batch, (1, batch); None without one.
@@ -131,6 +149,7 @@ class Executables:
       codes: (params, rest, arrays, indices) to the code of those images, compiled on first call;
         None unless a graph of layers reconstructs.
       num_slow: number of slow convolutions of a Python model, as counted by `check_output`.
+      feed: the batches of a streamed dataset; None if all images are on the devices.
     """
 
     job: Job
@@ -144,6 +163,7 @@ class Executables:
     outputs: Callable[..., jax.Array] | None = None
     codes: Callable[..., jax.Array] | None = None
     num_slow: int = 0
+    feed: Feed | None = None
 
     @property
     def own_rows(self) -> bool:
@@ -189,15 +209,43 @@ class Executables:
         # Otherwise the model itself splits the batch into micro-batches and shards them.
         mesh = None if whole and row else self.mesh
         options: Any = {"training": training, "prepares": plan is not None, "mesh": mesh}
-        return make_rules(self.job.experiment, rows, **options)
+        found = make_rules(self.job.experiment, rows, **options)
+        return found._replace(streamed=self.feed is not None)
+
+    def arrays_for(self, number: int) -> Arrays:
+        """Arrays that a program for this number of images takes."""
+        if self.feed is None:
+            return self.arrays
+        test: Any = self.job.dataset.test
+        shapes = [(number, *each.shape[1:]) for each in (test.images, test.labels)]
+        zeros: Any = Arrays(*map(np.zeros, shapes, (np.uint8, test.labels.dtype)))  # type: ignore[arg-type]
+        arrays: Arrays = self.place(zeros)
+        return arrays
+
+    def arrays_with(self, indices: NDArray[np.int32]) -> tuple[Arrays, NDArray[np.int32]]:
+        """Arrays that contain some images of the dataset, and their places there."""
+        if self.feed is None:
+            return self.arrays, indices
+        return self.feed.images_at(indices), np.arange(len(indices), dtype=np.int32)
+
+
+def _first_images(dataset: Dataset, seed: int) -> NDArray[np.uint8]:
+    """The images that whitening needs; if they are streamed, they are decoded once."""
+    if dataset.streamed:
+        return _decoded_first(dataset, seed)
+    return dataset.of_seed(seed).train.images[:WHITENING_IMAGES]
+
+
+@lru_cache(maxsize=1)
+def _decoded_first(dataset: Dataset, seed: int) -> NDArray[np.uint8]:
+    return np.asarray(dataset.of_seed(seed).train.images[:WHITENING_IMAGES])
 
 
 def _whiten(net: GraphNet, plan: Plan, job: Job, seed: int) -> None:
     """Set the kernels that depend on the training images."""
     for node in plan.nodes:
         if isinstance(node.op, Conv) and node.op.init == "whitening":
-            train = job.dataset.of_seed(seed).train
-            pixels = train.images[:WHITENING_IMAGES].astype(np.float32)
+            pixels = _first_images(job.dataset, seed).astype(np.float32)
             images = job.experiment.dataset.scaling.apply(pixels)
             net.weights[node.name]["kernel"][...] = whitening_kernel(images, node.op.kernel)
 
@@ -205,7 +253,12 @@ def _whiten(net: GraphNet, plan: Plan, job: Job, seed: int) -> None:
 def set_up(job: Job, strategy: Strategy) -> Executables:
     """Put the data on the devices of a strategy, without compiling anything."""
     mesh = make_mesh(job.devices[: strategy.num_devices])
-    arrays = _place(to_arrays(job.dataset), mesh, job.devices[0])
+    place = partial(_place, mesh=mesh, first=job.devices[0])
+    if job.dataset.streamed:
+        feed = Feed(job.dataset, job.schedule, job.workers, job.watch, place)
+        setup = Executables(job, strategy, mesh, Arrays(*_NOTHING), feed=feed)
+        return replace(setup, arrays=setup.arrays_for(job.batch_size))
+    arrays = place(to_arrays(job.dataset))
     return Executables(job, strategy, mesh, jax.block_until_ready(arrays))
 
 
@@ -249,7 +302,7 @@ def lower_train(
     indices = np.zeros((setup.strategy.steps_per_call, *seeds, size), np.int32)
     # LLVM's highest optimization level takes a sixth of the compile time without a faster step.
     options = {} if job.accelerator else {"xla_backend_optimization_level": 2}
-    arguments = state, setup.arrays, indices
+    arguments = state, setup.arrays_for(size), indices
     return _lowered(setup, steps, *arguments, quick=options, donate_argnums=0)
 
 
@@ -278,7 +331,7 @@ def compile_all(setup: Executables, network: Network, state: TrainState) -> Exec
     outputs = setup.each_seed(outputs, (0, 0, None, None))
     chunk = (setup.at_once, EVAL_BATCH) if setup.own_rows else EVAL_BATCH
     sample = np.zeros(min(NUM_SAMPLES, len(job.dataset.test.labels)), np.int32)
-    model, arrays = state[:2], setup.arrays
+    model, arrays = state[:2], setup.arrays_for(EVAL_BATCH)
     reconstructs = job.experiment.task is Task.RECONSTRUCT
     # Evaluation is mostly matrix products, which LLVM optimization does not speed up; without
     # it, compilation takes two thirds of the time.
@@ -293,7 +346,7 @@ def compile_all(setup: Executables, network: Network, state: TrainState) -> Exec
     if job.num_last:
         programs["train_last"] = _lower_last(setup, state)
     if reconstructs:
-        programs["outputs"] = ready(outputs, *model, arrays, sample)
+        programs["outputs"] = ready(outputs, *model, setup.arrays_for(len(sample)), sample)
     return replace(setup, codes=_coder(setup), **_compiled(setup, **programs))
 
 

@@ -99,7 +99,8 @@ def _flops(function: Callable[..., Any], *args: Any) -> float | None:
 def _one_image(plain: Executables, network: Network) -> Callable[[], object]:
     """A call of the compiled forward pass that blocks until the result is ready."""
     test: Any = plain.job.dataset.test
-    arrays = Arrays(test.images[:1], test.labels[:1])
+    image: Any = np.asarray(test.images[:1])
+    arrays = Arrays(image, test.labels[:1])
     args = plain.place((network.params, network.rest, arrays, np.zeros(1, np.int32)))
     forward = partial(outputs_of, graphdef=network.evaluation, rules=plain.rules(training=False))
     compiled = jax.jit(forward).lower(*args).compile()

@@ -1,7 +1,7 @@
 """Resuming a run from its folder."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -26,14 +26,16 @@ class Resume:
       at_once: seeds trained in parallel by one program; None if not decided yet.
       epochs: number of finished epochs by seed; zero if the seed starts from scratch.
       records: the finished epochs by seed; fewer if the seed diverged.
-      load: (seed, epoch) to the checkpoint to resume from.
+      load: (seed, epoch), and the step unless it is zero, to the checkpoint to resume from.
+      steps: number of finished steps of the next epoch by seed; none if they are all zero.
     """
 
     engine: EngineRecord | None
     at_once: int | None
     epochs: Mapping[int, int]
     records: Mapping[int, tuple[EpochRecord, ...]]
-    load: Callable[[int, int], NamedArrays]
+    load: Callable[..., NamedArrays]
+    steps: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def strategy(self) -> Strategy | None:
@@ -136,28 +138,30 @@ def plan_resume(
     first, *others = run.record.seeds
     started = [epoch for epoch in run.epochs if epoch.seed in others]
     at_once = max((epoch.at_once for epoch in started), default=None)
-    epochs: dict[int, int] = {}
+    points: dict[int, tuple[int, int]] = {}
     known = partial(_usable, run.epochs, checkpoints, notify, train)
     for group in [(first,), *groups(others, at_once or 1)]:
-        epochs |= dict.fromkeys(group, _common(group, checkpoints, known))
+        points |= dict.fromkeys(group, _common(group, checkpoints, known))
+    epochs = {seed: epoch for seed, (epoch, _) in points.items()}
+    steps = {seed: step for seed, (_, step) in points.items() if step}
     records = {
         seed: tuple(e for e in run.epochs if e.seed == seed and e.epoch <= epochs[seed])
         for seed in run.record.seeds
     }
-    return Resume(run.record.engine, at_once, epochs, records, checkpoints.load)
+    return Resume(run.record.engine, at_once, epochs, records, checkpoints.load, steps)
 
 
 def _common(
-    seeds: Sequence[int], checkpoints: Checkpoints, usable: Callable[[int, int], bool]
-) -> int:
-    """The last epoch for which all of the seeds have a usable checkpoint."""
+    seeds: Sequence[int], checkpoints: Checkpoints, usable: Callable[..., bool]
+) -> tuple[int, int]:
+    """The last epoch and step for which all of the seeds have a usable checkpoint."""
     return next(
         (
-            epoch
-            for epoch in reversed(checkpoints.epochs(seeds[0]))
-            if all(usable(seed, epoch) for seed in seeds)
+            point
+            for point in reversed(checkpoints.points(seeds[0]))
+            if all(usable(seed, *point) for seed in seeds)
         ),
-        0,
+        (0, 0),
     )
 
 
@@ -168,16 +172,17 @@ def _usable(
     train: TrainSpec,
     seed: int,
     epoch: int,
+    step: int,
 ) -> bool:
     own = [record for record in records if record.seed == seed and record.epoch <= epoch]
     numbers = [record.epoch for record in own]
     # A seed that diverged or stopped early has no further records.
     ended = numbers == list(range(1, len(own) + 1)) and not is_active(train, own)
     whole = numbers == list(range(1, epoch + 1)) or ended
-    if not whole or epoch not in checkpoints.epochs(seed):
+    if not whole or (epoch, step) not in checkpoints.points(seed):
         return False
     try:
-        checkpoints.load(seed, epoch)
+        checkpoints.load(seed, epoch, step)
     except StoreError as error:
         notify(str(error))
         return False

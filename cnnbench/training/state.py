@@ -17,6 +17,7 @@ from cnnbench.training.optim.optimizer import ROOTS, Averages, keys_of
 
 Tree = Any
 KEPT = "chosen."  # prefix in a checkpoint: weights of the epoch that the validation images chose
+BEGUN = "epoch."  # prefix in a checkpoint: the part of the next epoch that is trained
 Indices = jax.Array | slice  # of images
 
 
@@ -41,6 +42,41 @@ class TrainState(NamedTuple):
         parts = jax.tree.leaves(self.opt_state, is_leaf=lambda part: isinstance(part, Averages))
         averages = (part.average for part in parts if isinstance(part, Averages))
         return next(averages, self.params), self.rest
+
+
+class Begun(NamedTuple):
+    """Losses and times of an epoch so far.
+
+    Args:
+      losses: mean loss of each step, float32 (steps, seeds).
+      train_s: training time of all seeds together.
+      data_s: seconds in which the device waited for images.
+    """
+
+    losses: NDArray[np.float32]
+    train_s: float
+    data_s: float
+
+    @property
+    def step(self) -> int:
+        """Number of finished steps."""
+        return len(self.losses)
+
+    @classmethod
+    def none(cls, num_seeds: int) -> "Begun":
+        """An epoch of which nothing is trained."""
+        return cls(np.zeros((0, num_seeds), np.float32), 0.0, 0.0)
+
+    def values(self, number: int) -> dict[str, NDArray[Any]]:
+        """The part of a checkpoint for one of the seeds."""
+        times = np.array([self.train_s, self.data_s])
+        return {BEGUN + "losses": self.losses[:, number], BEGUN + "seconds": times}
+
+    @classmethod
+    def of(cls, checkpoints: Sequence[Mapping[str, NDArray[Any]]]) -> "Begun":
+        """The epoch that is begun in the checkpoints of all seeds trained in parallel."""
+        losses = np.stack([values[BEGUN + "losses"] for values in checkpoints], axis=1)
+        return cls(losses, *checkpoints[0][BEGUN + "seconds"].tolist())
 
 
 class Arrays(NamedTuple):

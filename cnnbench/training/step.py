@@ -62,6 +62,7 @@ class StepConfig(NamedTuple):
       augment: random changes of the training images; None for none.
       test_augment: views of the images in evaluation, `evaluation.augment`; None for one.
       class_weights: weights of the classes in the training loss; None for none.
+      streamed: True if the arrays have only the images of the batch, in its order.
     """
 
     task: Task
@@ -76,6 +77,7 @@ class StepConfig(NamedTuple):
     class_weights: tuple[float, ...] | None = None
     test_augment: str | None = None
     gathers: bool = False
+    streamed: bool = False
 
 
 class Part(NamedTuple):
@@ -118,6 +120,11 @@ def make_rules(
         None if training else experiment.evaluation.augment,
         bool(split_metric_names(experiment)),
     )
+
+
+def _places(indices: jax.Array, rules: StepConfig) -> jax.Array:
+    """Places of the images of a batch in the arrays."""
+    return jnp.arange(len(indices), dtype=indices.dtype) if rules.streamed else indices
 
 
 def pick(arrays: Arrays, indices: Indices, rules: StepConfig) -> tuple[jax.Array, jax.Array]:
@@ -168,6 +175,7 @@ def gradients(
 
     With class weights, the mean is weighted, unless labels are mixed.
     """
+    indices = _places(indices, rules)
     sums: Callable[..., Any] = partial(_gradient_sums, graphdef=graphdef, rules=rules)
     if _shares(rules) > 1:
         sums = _shared(partial(_one_share, sums), rules, P())
@@ -393,7 +401,7 @@ def eval_step(
         shards: Any = P(), P(BATCH)
         evaluate = _shared(partial(_evaluated_share, evaluate), rules, Evaluated(*shards))
     # Variational codes are sampled by image index, independent of the rest of the batch.
-    rows = _rows(Part(indices, weights, indices), rules)
+    rows = _rows(Part(_places(indices, rules), weights, indices), rules)
     sums, values = evaluate(params, rest, arrays, rows)
     return Evaluated(sums, jax.tree.map(lambda value: value[: len(indices)], values))
 

@@ -1,8 +1,8 @@
 """The training loop: trains an experiment epoch by epoch and emits events.
 
 Steps are compiled ahead of time and the data stay on the device, so that the time of an epoch
-includes neither compilation nor transfers. Nothing here prints or writes files; the caller's
-`emit` does.
+includes neither compilation nor transfers; only a dataset that does not fit there is streamed.
+Nothing here prints or writes files; the caller's `emit` does.
 """
 
 import math
@@ -14,8 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from cnnbench.data.batches import batches, last_batch
+from cnnbench.data.streaming.schedule import TEST, TRAIN, VALIDATION
 from cnnbench.errors import UsageError
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import EngineRecord, EpochRecord
@@ -23,6 +25,7 @@ from cnnbench.runs.selection import chosen_epoch, is_active, selects
 from cnnbench.runs.summary import summarize_seed
 from cnnbench.runs.weights import Weights
 from cnnbench.spec.experiment import TrainSpec
+from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.compile_cache import count_cache_hits
 from cnnbench.system.devices import peak_memory
 from cnnbench.training.autotune import Choice, known_choice, measure
@@ -44,10 +47,12 @@ from cnnbench.training.events import (
     Tuning,
 )
 from cnnbench.training.executables import Executables, Job, check_output, compile_all, set_up
+from cnnbench.training.feed.feed import BatchPlace, Feed
 from cnnbench.training.footprint import out_of_memory
 from cnnbench.training.profiling import measure_cost
-from cnnbench.training.resume import is_kept
+from cnnbench.training.resume import Resume, is_kept
 from cnnbench.training.state import (
+    Begun,
     TrainState,
     evaluated,
     kept_values,
@@ -80,6 +85,7 @@ class Trainer:
 
     Attributes:
       remaining: groups of seeds still to be trained, each group in parallel.
+      epoch_s: seconds of the training of the last epoch; None before it.
 
     Raises:
       UsageError: by any method: a Python model cannot be imported or has the wrong output shape.
@@ -95,6 +101,8 @@ class Trainer:
         self._first_state: TrainState | None
         self._engine: EngineRecord
         self._cost: Cost
+        self._feed: Feed | None = None
+        self.epoch_s: float | None = None
 
     def run(self) -> None:
         """Train all seeds of the job, one group after another."""
@@ -115,6 +123,8 @@ class Trainer:
             tune_s = self.watch.now() - started
             with self.watch.part("data_s"):
                 setup = set_up(self.job, choice.strategy)
+            self._feed = setup.feed
+            self._start_feed(self.remaining[0])
             with count_cache_hits() as cache:
                 self._sequential, self._first_state = _compile(setup, self.remaining[0])
             self._engine = _engine(self.job, choice, tune_s, cache.state)
@@ -138,13 +148,21 @@ class Trainer:
           seeds: the first group of `remaining`.
         """
         with _on_device(self.job):
+            self._start_feed(seeds)
             self._train_group(seeds)
+            self.close()  # before latencies are measured
             self.remaining = self.remaining[1:]
             if seeds[0] == self.job.experiment.seeds[0]:
                 self._measure()
 
     def train_epoch(
-        self, executables: Executables, state: TrainState, seeds: tuple[int, ...], epoch: int
+        self,
+        executables: Executables,
+        state: TrainState,
+        seeds: tuple[int, ...],
+        epoch: int,
+        begun: Begun | None = None,
+        kept: TrainState | None = None,
     ) -> tuple[TrainState, list[EpochRecord]]:
         """Train a group of seeds for one epoch and evaluate them on the validation images.
 
@@ -153,21 +171,27 @@ class Trainer:
           state: stacked state of the seeds; its buffers are donated.
           seeds: seeds trained in parallel.
           epoch: number of the epoch, from 1.
+          begun: the part of the epoch that is trained already.
+          kept: weights of an earlier epoch, for checkpoints.
 
         Returns:
           The new state, and a record for each seed.
         """
         job = self.job
         traced = job.profile and (seeds[0], epoch) == (job.experiment.seeds[0], 1)
+        begun = begun or Begun.none(len(seeds))
         with jax.profiler.trace(str(job.profile)) if traced else nullcontext():
-            state, losses = self._train_steps(executables, state, seeds, epoch)
+            state, begun = self._train_steps(executables, state, seeds, epoch, begun, kept)
         values: list[dict[str, float]] = [{}] * len(seeds)
+        waited = self.watch.spent("data_s")
         with self.watch.part("eval_s"):
             if len(job.dataset.validation):
                 rows = [job.dataset.rows(seed).validation for seed in seeds]
-                values = evaluate(executables, state, rows)
+                values = evaluate(executables, state, rows, BatchPlace(seeds[0], VALIDATION, epoch))
+        waited = begun.data_s + self.watch.spent("data_s") - waited
+        begun, self.epoch_s = begun._replace(data_s=waited), begun.train_s
         return state, [
-            _record(job, (seed, epoch), losses[:, number], values[number], len(seeds))
+            _record(job, (seed, epoch), begun, number, values[number])
             for number, seed in enumerate(seeds)
         ]
 
@@ -181,16 +205,30 @@ class Trainer:
         )
         self.emit(Trained(engine, self._cost))
 
+    def close(self) -> None:
+        """End worker processes, if there are any; the next group of seeds starts new ones."""
+        if self._feed:
+            self._feed.close()
+
+    def _start_feed(self, seeds: tuple[int, ...]) -> None:
+        """Start to decode the first images of a streamed dataset."""
+        resume, seed = self.job.resume, seeds[0]
+        done, step = (resume.epochs[seed], resume.steps.get(seed, 0)) if resume else (0, 0)
+        if self._feed and done < self.job.experiment.train.epochs:
+            self._feed.start(BatchPlace(seed, TRAIN, done + 1, step))
+
     def _train_group(self, seeds: tuple[int, ...]) -> None:
         executables = self._parallel if self._parallel and len(seeds) > 1 else self._sequential
         compile_s = self.watch.last("compile_s") if self._first_state else 0.0
         train = self.job.experiment.train
         state = self._new_state(executables, seeds)
         state, kept, records, done = _restored(executables, state, seeds)
+        begun = _begun(self.job, seeds, done)
         for epoch in range(done + 1, train.epochs + 1):
             if not any(is_active(train, own) for own in records.values()):
                 break
-            state, ended = self.train_epoch(executables, state, seeds, epoch)
+            state, ended = self.train_epoch(executables, state, seeds, epoch, begun, kept)
+            begun = None
             for record in ended:
                 if is_active(train, records[record.seed]):
                     records[record.seed].append(record)
@@ -208,26 +246,62 @@ class Trainer:
         return state or executables.state(*map(executables.network, seeds))
 
     def _train_steps(
-        self, executables: Executables, state: TrainState, seeds: tuple[int, ...], epoch: int
-    ) -> tuple[TrainState, Any]:
-        """Train the steps of one epoch; returns the state and the losses, (steps, seeds)."""
-        step = 0
+        self,
+        executables: Executables,
+        state: TrainState,
+        seeds: tuple[int, ...],
+        epoch: int,
+        begun: Begun,
+        kept: TrainState | None,
+    ) -> tuple[TrainState, Begun]:
+        """Train the steps of one epoch, with checkpoints in between.
+
+        Returns:
+          The state, and the losses and times of the whole epoch.
+        """
+        for stop in _stops(executables, begun.step):
+            waited = self.watch.spent("data_s")
+            steps = range(begun.step, stop)
+            with self.watch.part("train_s"):
+                state, losses = self._train_some(executables, state, seeds, epoch, steps)
+            begun = Begun(
+                np.concatenate([begun.losses, losses]),
+                begun.train_s + self.watch.last("train_s"),
+                begun.data_s + self.watch.spent("data_s") - waited,
+            )
+            if stop < self.job.num_steps:
+                self._emit_checkpoints(state, kept, seeds, epoch - 1, begun)
+        return state, begun
+
+    def _train_some(
+        self,
+        executables: Executables,
+        state: TrainState,
+        seeds: tuple[int, ...],
+        epoch: int,
+        steps: range,
+    ) -> tuple[TrainState, NDArray[np.float32]]:
+        """Train some steps of an epoch; returns the state and the losses, (steps, seeds)."""
+        step = steps.start
         losses: list[jax.Array] = []
-        with self.watch.part("train_s"):
-            shown = self.watch.now()
-            for train, indices in _calls(executables, seeds, epoch):
-                state, loss = train(state, executables.arrays, indices)
-                # One call ahead: the device is never idle, and progress is accurate.
-                if losses:
-                    jax.block_until_ready(losses[-1])
-                    self.watch.mark_first_step()
-                losses.append(loss)
-                step += len(indices)
-                if self.watch.now() - shown >= PROGRESS_INTERVAL_S:
-                    shown = self.watch.now()
-                    self.emit(StepDone(seeds[0], epoch, step, self.job.num_steps, len(seeds)))
-            jax.block_until_ready((state, losses))
-            self.watch.mark_first_step()
+
+        def idle() -> None:
+            jax.block_until_ready(losses[-1:])
+
+        shown = self.watch.now()
+        for train, arrays, indices in _calls(executables, seeds, epoch, steps, idle):
+            state, loss = train(state, arrays, indices)
+            # One call ahead: the device is never idle, and progress is accurate.
+            if losses:
+                jax.block_until_ready(losses[-1])
+                self.watch.mark_first_step()
+            losses.append(loss)
+            step += len(indices)
+            if self.watch.now() - shown >= PROGRESS_INTERVAL_S:
+                shown = self.watch.now()
+                self.emit(StepDone(seeds[0], epoch, step, self.job.num_steps, len(seeds)))
+        jax.block_until_ready((state, losses))
+        self.watch.mark_first_step()
         return state, np.concatenate(jax.device_get(losses)).reshape(-1, len(seeds))
 
     def _emit_states(
@@ -238,17 +312,33 @@ class Trainer:
             for seed, weights in _weights(self.job, state, tuple(records)):
                 self.emit(Snapshot(seed, epoch, weights))
         if is_kept(self.job.experiment, epoch, records):
-            number = len(records)
-            best = unstack(kept, number) if kept else [None] * number
-            for seed, one, own in zip(records, unstack(state, number), best, strict=True):
-                self.emit(Checkpoint(seed, epoch, values_of(one, own)))
+            self._emit_checkpoints(state, kept, tuple(records), epoch)
+
+    def _emit_checkpoints(
+        self,
+        state: TrainState,
+        kept: TrainState | None,
+        seeds: tuple[int, ...],
+        epoch: int,
+        begun: Begun | None = None,
+    ) -> None:
+        """Emit a checkpoint of each seed, after an epoch and a part of the next one."""
+        number, step = len(seeds), begun.step if begun else 0
+        best = unstack(kept, number) if kept else [None] * number
+        for place, (seed, one, own) in enumerate(
+            zip(seeds, unstack(state, number), best, strict=True)
+        ):
+            values = values_of(one, own) | (begun.values(place) if begun else {})
+            self.emit(Checkpoint(seed, epoch, values, step))
 
     def _emit_results(
         self, executables: Executables, state: TrainState, records: Records, compile_s: float
     ) -> None:
         """Test trained seeds; compilation time is attributed to the first of them."""
         train, rows = self.job.experiment.train, [self.job.dataset.rows(s).test for s in records]
-        tests = evaluate(executables, state, rows)
+        tests = evaluate(
+            executables, state, rows, BatchPlace(next(iter(records)), TEST, train.epochs)
+        )
         worths = code_accuracies(executables, state, tuple(records))
         inputs, outputs = samples(executables, state, rows[0])
         for number, (seed, weights) in enumerate(_weights(self.job, state, tuple(records))):
@@ -268,7 +358,7 @@ class Trainer:
         self._cost = measure_cost(self._sequential)
         started = self.watch.now()
         others = self.job.experiment.seeds[1:]
-        self._parallel = _parallel(self._sequential, others, _epoch_s(self.job))
+        self._parallel = _parallel(self._sequential, others, _epoch_s(self))
         tune_s = self._engine.tune_s + self.watch.now() - started
         self._engine = replace(self._engine, tune_s=tune_s)
         if self._parallel:
@@ -328,10 +418,12 @@ def _compile(setup: Executables, seeds: Sequence[int]) -> tuple[Executables, Tra
         return replace(compile_all(setup, networks[0], state), num_slow=slow), state
 
 
-def _epoch_s(job: Job) -> float:
-    """Seconds per epoch of the first seed."""
-    known = job.resume.records[job.experiment.seeds[0]] if job.resume else ()
-    return known[-1].train_s if known else job.watch.last("train_s")
+def _epoch_s(trainer: Trainer) -> float:
+    """Seconds per epoch of the first seed, which may have been trained before an interruption."""
+    if trainer.epoch_s is not None:
+        return trainer.epoch_s
+    resume, seeds = trainer.job.resume, trainer.job.experiment.seeds
+    return resume.records[seeds[0]][-1].train_s if resume else math.inf
 
 
 def _parallel(sequential: Executables, seeds: Sequence[int], epoch_s: float) -> Executables | None:
@@ -343,14 +435,14 @@ def _parallel(sequential: Executables, seeds: Sequence[int], epoch_s: float) -> 
     job, size = sequential.job, seeds_at_once(len(seeds))
     decided = job.resume.at_once if job.resume else None
     size = decided or size
-    if size < 2 or not job.accelerator:
+    if size < 2 or not job.accelerator or sequential.feed:
         return None
     parallel, state = _compile(replace(sequential, at_once=size), seeds[:size])
     if decided:
         return parallel
     start = job.watch.now()
-    for train, indices in _calls(parallel, seeds[:size], epoch=1):
-        state, losses = train(state, sequential.arrays, indices)
+    for train, arrays, indices in _calls(parallel, seeds[:size], 1, range(job.num_steps)):
+        state, losses = train(state, arrays, indices)
     jax.block_until_ready((state, losses))
     return parallel if (job.watch.now() - start) / size < epoch_s else None
 
@@ -392,18 +484,40 @@ def _restored(
     job = executables.job
     records: Records = {seed: [] for seed in seeds}
     done = job.resume.epochs[seeds[0]] if job.resume else 0
-    if job.resume is None or not done:
+    if job.resume is None or not (done or job.resume.steps.get(seeds[0])):
         return state, None, records, 0
-    load = job.resume.load
     own, best = [], []
     for seed, one in zip(seeds, unstack(state, len(seeds)), strict=True):
-        values, where = load(seed, done), f"seed {seed}, epoch {done}"
+        values, where = _loaded(job.resume, seed), f"seed {seed}, epoch {done}"
         own.append(with_values(one, values, where))
-        if _keeps(job.experiment.train, seeds):
-            best.append(with_values(evaluated(one), kept_values(values), where))
+        if (chosen := kept_values(values)) or (done and _keeps(job.experiment.train, seeds)):
+            best.append(with_values(evaluated(one), chosen, where))
     records |= {seed: list(job.resume.records[seed]) for seed in seeds}
     kept = executables.place(stack(best)) if best else None
     return executables.place(stack(own)), kept, records, done
+
+
+def _loaded(resume: Resume, seed: int) -> NamedArrays:
+    """The values of the checkpoint of a seed to resume."""
+    step = resume.steps.get(seed, 0)
+    return resume.load(seed, resume.epochs[seed], *[step] if step else [])
+
+
+def _begun(job: Job, seeds: tuple[int, ...], done: int) -> Begun | None:
+    """The part of the next epoch that is trained already; None if there is none."""
+    resume = job.resume
+    if resume is None or resume.epochs[seeds[0]] != done or seeds[0] not in resume.steps:
+        return None
+    return Begun.of([_loaded(resume, seed) for seed in seeds])
+
+
+def _stops(executables: Executables, first: int) -> Iterator[int]:
+    """Steps of an epoch after which a checkpoint is written, from `first` on, and the last one."""
+    job, per_call = executables.job, executables.strategy.steps_per_call
+    if every := job.experiment.checkpoint.every_steps:
+        every = -(-every // per_call) * per_call
+        yield from range((first // every + 1) * every, job.num_steps, every)
+    yield job.num_steps
 
 
 def _weights(job: Job, state: TrainState, seeds: tuple[int, ...]) -> Iterator[tuple[int, Weights]]:
@@ -413,19 +527,29 @@ def _weights(job: Job, state: TrainState, seeds: tuple[int, ...]) -> Iterator[tu
 
 
 def _record(
-    job: Job, place: tuple[int, int], losses: Any, values: dict[str, float], at_once: int
+    job: Job, place: tuple[int, int], epoch: Begun, number: int, values: dict[str, float]
 ) -> EpochRecord:
-    """Record of the epoch of a seed that has just ended, with its share of the time."""
-    train_s = job.watch.last("train_s") / at_once
+    """Record of the epoch of a seed that has just ended, with its share of the time.
+
+    Args:
+      job: the training.
+      place: the seed and the number of the epoch.
+      epoch: losses and times of all seeds trained in parallel.
+      number: number of the seed among them.
+      values: its values on the validation images.
+    """
+    at_once = epoch.losses.shape[1]
+    train_s = epoch.train_s / at_once
     return EpochRecord(
         *place,
-        train_loss=_mean_loss(job, losses),
+        train_loss=_mean_loss(job, epoch.losses[:, number]),
         validation_loss=values.get("loss"),
         metrics={name: value for name, value in values.items() if name != "loss"},
         train_s=train_s,
         eval_s=job.watch.last("eval_s") / at_once,
         samples_per_s=job.num_seen / train_s if train_s else math.inf,
         at_once=at_once,
+        data_s=epoch.data_s / at_once,
     )
 
 
@@ -437,16 +561,38 @@ def _mean_loss(job: Job, losses: Any) -> float:
     return float(np.average(np.asarray(losses, np.float64), weights=sizes))
 
 
-def _calls(executables: Executables, seeds: Sequence[int], epoch: int) -> Iterator[Any]:
-    """The program of each call, and its image indices, (steps, [seeds,] batch)."""
+def _calls(
+    executables: Executables,
+    seeds: Sequence[int],
+    epoch: int,
+    steps: range,
+    idle: Callable[[], object] = lambda: None,
+) -> Iterator[Any]:
+    """The program of each call, its arrays and its image indices, (steps, [seeds,] batch).
+
+    Args:
+      executables: the programs.
+      seeds: seeds trained in parallel.
+      epoch: number of the epoch, from 1.
+      steps: steps of the epoch.
+      idle: waits until the device has finished all calls.
+    """
     job = executables.job
+    if executables.feed:
+        first = BatchPlace(seeds[0], TRAIN, epoch, steps.start)
+        fed_batches = executables.feed.batches(first, len(steps), idle)
+        for step, fed in zip(steps, fed_batches, strict=True):
+            train = executables.train if step < job.num_full else executables.train_last
+            yield train, fed.arrays, fed.indices[None]
+        return
     own = [job.dataset.rows(seed).train for seed in seeds]
     numbered = list(zip(seeds, own, strict=True))
     sizes = job.num_train, job.batch_size
     orders = np.stack([rows[batches(seed, epoch, *sizes)] for seed, rows in numbered], axis=1)
-    orders = orders if executables.at_once > 1 else orders[:, 0]
+    orders = (orders if executables.at_once > 1 else orders[:, 0])[slice(steps.start, steps.stop)]
     for indices in orders.reshape(-1, executables.strategy.steps_per_call, *orders.shape[1:]):
-        yield executables.train, indices
-    if executables.train_last:
+        yield executables.train, executables.arrays, indices
+    if executables.train_last and steps.stop == job.num_steps:
         rest = np.stack([rows[last_batch(seed, epoch, *sizes)] for seed, rows in numbered])
-        yield executables.train_last, (rest if executables.at_once == 1 else rest[None])
+        indices = rest if executables.at_once == 1 else rest[None]
+        yield executables.train_last, executables.arrays, indices

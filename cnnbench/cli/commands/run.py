@@ -58,6 +58,16 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     device: DeviceOption = Device.AUTO,
     engine: EngineOption = Engine.AUTO,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that decode the images of a dataset that is streamed; default: one per"
+            " core.",
+            metavar="N",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     match: Annotated[
         Match | None,
         typer.Option(
@@ -136,6 +146,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         tensorboard=tensorboard,
         allow_python=allow_python,
         tags=tag or (),
+        workers=workers,
         command=["cnnbench", *sys.argv[1:]],
     )
     if resume:

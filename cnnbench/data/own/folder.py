@@ -6,7 +6,6 @@ The same layouts as torchvision's `ImageFolder` and Keras' `image_dataset_from_d
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -20,11 +19,13 @@ from cnnbench.data.catalog import (
     divide,
     random_order,
 )
+from cnnbench.data.own.file_digests import digests
 from cnnbench.errors import DataError, Notify, did_you_mean, or_list
 
 if TYPE_CHECKING:  # reading an experiment imports no NumPy
     from numpy.typing import NDArray
 
+    from cnnbench.data.own.folder_reader import FolderReader
     from cnnbench.system.cache import CacheEntry
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -101,12 +102,27 @@ class FolderSource:
         Raises:
           DataError: a file cannot be read.
         """
-        files = self.listing().every
+        return self._key(self.listing().every)
+
+    def _key(self, files: Sequence[str], *, remember: bool = False) -> str:
         digest = hashlib.sha256(f"{self.form} {self.skip}\n".encode())
-        with ThreadPoolExecutor() as pool:
-            for file, own in zip(files, pool.map(self._sha256, files), strict=True):
-                digest.update(f"{own} {file}\n".encode(errors="surrogateescape"))
+        found = digests(self.path, files, remember=remember)
+        for file, own in zip(files, found, strict=True):
+            digest.update(f"{own} {file}\n".encode(errors="surrogateescape"))
         return f"folder {digest.hexdigest()}"
+
+    def reader(self) -> "tuple[FolderReader, str]":
+        """Decodes images when they are needed; also returns the cache key of their statistics.
+
+        Raises:
+          DataError: a file cannot be read.
+        """
+        from cnnbench.data.own.folder_reader import FolderReader
+
+        listing = self.listing()
+        files, shape = listing.every, (*self._size(listing), self.form.channels)
+        key = self._key(files, remember=True)
+        return FolderReader.of(self.path, files, shape, self.form), f"statistics {key}"
 
     def duplicates(self) -> list[list[str]]:
         """Groups of files with the same bytes.
@@ -115,9 +131,8 @@ class FolderSource:
           DataError: a file cannot be read.
         """
         files, groups = self.listing().every, dict[str, list[str]]()
-        with ThreadPoolExecutor() as pool:
-            for file, own in zip(files, pool.map(self._sha256, files), strict=True):
-                groups.setdefault(own, []).append(file)
+        for file, own in zip(files, digests(self.path, files), strict=True):
+            groups.setdefault(own, []).append(file)
         return [group for group in groups.values() if len(group) > 1]
 
     def splits(self) -> dict[str, list[str]]:
@@ -218,8 +233,11 @@ class FolderSource:
             )
         root, empty = self.path.resolve(), []
         for label, name in enumerate(classes):
-            found = sorted(_walk(self.path / folder / name, root))
-            yield from ((os.path.relpath(file, self.path), label) for file in found)
+            inside = f"{folder}/{name}" if folder else name
+            found = sorted(
+                _walk(self.path / inside, inside, root), key=lambda file: file.split("/")
+            )
+            yield from ((file, label) for file in found)
             empty += [] if found else [name]
         if empty and folder in {"", "train"}:
             raise DataError(
@@ -250,15 +268,6 @@ class FolderSource:
 
         return size_of(self.path / listing.every[0])
 
-    def _sha256(self, file: str) -> str:
-        path = self.path / file
-        try:
-            with path.open("rb") as content:
-                return hashlib.file_digest(content, "sha256").hexdigest()
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise DataError(f"{path}: cannot be read ({reason}); check its permissions") from None
-
 
 def _joined(pools: Mapping[str, Sequence[int]]) -> list[int]:
     return [item for pool in pools.values() for item in pool]
@@ -285,26 +294,36 @@ def _classes(path: Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _walk(folder: Path, root: Path) -> Iterator[Path]:
-    """Image files in a folder and its subfolders.
+def _walk(folder: Path, inside: str, root: Path) -> Iterator[str]:
+    """Image files in a folder and its subfolders, as paths that start with `inside`.
 
     Raises:
       DataError: a symbolic link leads out of the root.
     """
     if not folder.is_dir():
         return
-    for each in sorted(folder.iterdir()):
-        if not _is_shown(each.name):
-            continue
-        if each.is_symlink() and not each.resolve().is_relative_to(root):
-            raise DataError(
-                f"{each}: is a symbolic link to {each.resolve()}, outside {root}; copy it into "
-                "the folder"
-            )
-        if each.is_dir():
-            yield from _walk(each, root)
-        elif each.suffix.lower() in SUFFIXES:
-            yield each
+    with os.scandir(folder) as entries:
+        found = [entry for entry in entries if _is_shown(entry.name)]
+    for entry in found:
+        if entry.is_symlink():
+            _require_inside(folder / entry.name, root)
+        if entry.is_dir():
+            yield from _walk(folder / entry.name, f"{inside}/{entry.name}", root)
+        elif entry.name.lower().endswith(SUFFIXES):
+            yield f"{inside}/{entry.name}"
+
+
+def _require_inside(link: Path, root: Path) -> None:
+    """Checks that a symbolic link does not lead out of the root.
+
+    Raises:
+      DataError: it does.
+    """
+    if not link.resolve().is_relative_to(root):
+        raise DataError(
+            f"{link}: is a symbolic link to {link.resolve()}, outside {root}; copy it into "
+            "the folder"
+        )
 
 
 def paced(total: int, notify: Notify) -> Callable[[int], None]:

@@ -1,0 +1,1 @@
+"""Datasets larger than memory: images are decoded by worker processes when they are needed."""

@@ -1,0 +1,1 @@
+"""Batches of streamed datasets, on the device before they are needed."""

@@ -1,0 +1,236 @@
+"""A streamed training has the numbers of one whose images are on the device, bit for bit."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cnnbench.data.splits import RandomSplit, joined
+from cnnbench.data.streaming.loader import TaskResult, Tasks
+from cnnbench.errors import DataError
+from cnnbench.runs.records import EpochRecord
+from cnnbench.training.events import Checkpoint, Event, StepDone
+from cnnbench.training.executables import Job
+from cnnbench.training.feed.ahead import Ahead
+from cnnbench.training.resume import Resume
+from tests.support.streams import in_process, streamed
+from tests.support.training import run_job
+from tests.training.test_resume import AUGMENT, STATEFUL, engine_of, numbers
+from tests.training.test_trainer import CLASSES, Layers, make_dataset, make_job
+
+SEEDS = (4, 1)
+VAE: Layers = {
+    "encode": {"op": "dense", "units": 6, "activation": "tanh"},
+    "code": {"op": "gaussian", "units": 2},
+    "decode": {"op": "dense", "units": 12},
+    "image": {"op": "reshape", "shape": [2, 2, 3]},
+}
+DENSE: Layers = {"dense": {"op": "dense", "units": CLASSES}}
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnbench.training.feed.feed.results", in_process)
+
+
+def as_stream(job: Job) -> Job:
+    return replace(job, dataset=streamed(job.dataset))
+
+
+def checkpointed(job: Job, **keys: int) -> Job:
+    spec = job.experiment.checkpoint.model_copy(update=keys)
+    return replace(job, experiment=job.experiment.model_copy(update={"checkpoint": spec}))
+
+
+def assert_same(job: Job) -> None:
+    whole, after = run_job(job), dict.fromkeys(job.experiment.seeds, 0)
+    found = run_job(as_stream(job))
+    assert numbers(found, after) == numbers(whole, after)
+    assert kinds(found) == kinds(whole)
+
+
+def kinds(events: list[Event]) -> list[type[Event]]:
+    """Kinds of the events, except those that are due to the time."""
+    return [type(event) for event in events if not isinstance(event, StepDone)]
+
+
+@cache
+def stateful() -> Job:
+    """Augmented images in pairs, batch statistics, dropout, and an incomplete last batch."""
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 6, "ema": {"decay": 0.8}}
+    options |= {"augment": AUGMENT, "drop_last": False}
+    layers = {name: layer for name, layer in STATEFUL.items() if name != "conv"}
+    return make_job(layers, make_dataset(20, 5, 4), seeds=SEEDS, **options)
+
+
+@cache
+def stateful_events() -> list[Event]:
+    return run_job(stateful())
+
+
+def test_with_augmentation_and_incomplete_batches() -> None:
+    after = dict.fromkeys(SEEDS, 0)
+    assert numbers(run_job(as_stream(stateful())), after) == numbers(stateful_events(), after)
+
+
+def test_stopping_early_and_restoring_the_best_epoch() -> None:
+    stopping: dict[str, Any] = {
+        "early_stopping": {"patience": 1, "min_delta": 10.0},
+        "restore_best": "loss",
+    }
+    job = make_job(DENSE, make_dataset(9, 5, 4), seeds=SEEDS, epochs=9, batch_size=4, **stopping)
+    assert_same(job)
+
+
+@pytest.mark.parametrize("split", [RandomSplit(0.3, by_seed=True), RandomSplit(folds=3)])
+def test_splits_by_seed(split: RandomSplit) -> None:
+    known = make_dataset(14, 7, 4)
+    pool = joined([known.train, known.validation])
+    dataset = replace(known, random=split, pool=pool)
+    assert_same(make_job(DENSE, dataset, seeds=SEEDS, batch_size=4))
+
+
+def test_without_validation_images_and_with_class_weights() -> None:
+    weights: dict[str, Any] = {"class_weights": [1.0 + label for label in range(CLASSES)]}
+    assert_same(make_job(DENSE, make_dataset(9, 0, 4), batch_size=4, **weights))
+
+
+@cache
+def parted() -> tuple[Job, list[Event]]:
+    """The same training, with checkpoints after the second of 4 steps per epoch."""
+    job = checkpointed(stateful(), every_steps=2)
+    return job, run_job(job)
+
+
+def test_checkpoints_within_an_epoch_change_no_numbers() -> None:
+    after = dict.fromkeys(SEEDS, 0)
+    assert numbers(parted()[1], after) == numbers(stateful_events(), after)
+    places = [(e.seed, e.epoch, e.step) for e in parted()[1] if isinstance(e, Checkpoint)]
+    within = [(0, 2), (1, 0), (1, 2), (2, 0)]
+    assert places == [(seed, *place) for seed in SEEDS for place in within]
+
+
+@pytest.mark.parametrize(("seed", "epoch", "streams"), [(4, 0, True), (4, 1, False), (1, 1, True)])
+def test_resuming_within_an_epoch_is_bit_identical(seed: int, epoch: int, streams: bool) -> None:
+    job, whole = parted()
+    kind = as_stream(job) if streams else job
+    rest = run_job(replace(kind, resume=resume_at(job, whole, seed, epoch, 2)))
+    done = {4: epoch, 1: 0} if seed == 4 else {4: 2, 1: epoch}
+    assert numbers(rest, dict.fromkeys(SEEDS, 0)) == numbers(whole, done)
+
+
+def resume_at(job: Job, events: list[Event], seed: int, epoch: int, step: int) -> Resume:
+    """What is known of a run that was interrupted within an epoch of a seed."""
+    values = {(e.seed, e.epoch, e.step): e.values for e in events if isinstance(e, Checkpoint)}
+    epochs = {4: 2, 1: 0} | {seed: epoch}
+    records = {
+        own: tuple(
+            e
+            for e in events
+            if isinstance(e, EpochRecord) and e.seed == own and e.epoch <= epochs[own]
+        )
+        for own in job.experiment.seeds
+    }
+
+    def load(own: int, after: int, part: int = 0) -> Any:
+        return values[own, after, part]
+
+    return Resume(engine_of(events), None, epochs, records, load, {seed: step})
+
+
+def test_times_of_an_epoch_include_those_before_an_interruption() -> None:
+    job, whole = parted()
+    resume = resume_at(job, whole, 4, 1, 2)
+    values = dict(resume.load(4, 1, 2)) | {"epoch.seconds": np.array([1_000.0, 10.0])}
+    rest = run_job(replace(job, resume=replace(resume, load=lambda *_: values)))
+    epoch = next(e for e in rest if isinstance(e, EpochRecord))
+    assert epoch.train_s > 1_000
+    assert epoch.data_s == 10
+
+
+def test_data_s_is_what_the_device_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    pause_s = 0.15
+
+    @contextmanager
+    def slow(tasks: Tasks, *, start: int = 0, **_: Any) -> Iterator[Iterator[TaskResult]]:
+        def items() -> Iterator[TaskResult]:
+            for number in range(start, len(tasks)):
+                time.sleep(pause_s)
+                yield tasks[number]
+
+        yield items()
+
+    job = make_job(DENSE, make_dataset(8, 4, 4), epochs=2, batch_size=4)
+    after = dict.fromkeys(job.experiment.seeds, 0)
+    want = numbers(run_job(job), after)
+    monkeypatch.setattr("cnnbench.training.feed.feed.results", slow)
+    found = run_job(as_stream(job))
+    assert numbers(found, after) == want
+    for epoch in (e for e in found if isinstance(e, EpochRecord)):
+        assert epoch.train_s + epoch.eval_s >= epoch.data_s
+    last = next(e for e in found if isinstance(e, EpochRecord) and e.epoch == 2)
+    assert last.data_s > pause_s  # three batches, of which some were prepared
+
+
+def test_images_on_the_device_are_not_waited_for() -> None:
+    assert {e.data_s for e in stateful_events() if isinstance(e, EpochRecord)} == {0.0}
+
+
+def test_an_unreadable_image_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def broken(tasks: Tasks, **_: Any) -> Iterator[Iterator[TaskResult]]:
+        def items() -> Iterator[TaskResult]:
+            yield tasks[0]
+            raise DataError("pics/a/1.png: is damaged")
+
+        yield items()
+
+    monkeypatch.setattr("cnnbench.training.feed.feed.results", broken)
+    job = make_job(DENSE, make_dataset(8, 4, 4), batch_size=4)
+    with pytest.raises(DataError, match=r"pics/a/1\.png: is damaged"):
+        run_job(as_stream(job))
+
+
+@contextmanager
+def counted(opened: list[str]) -> Iterator[Iterator[int]]:
+    opened.append("opened")
+    yield iter(range(100))
+    opened.append("closed")
+
+
+def test_values_are_prepared_in_advance_until_it_is_closed() -> None:
+    opened: list[str] = []
+    ahead = Ahead(lambda: counted(opened), 2)
+    assert [ahead.take() for _ in range(5)] == [0, 1, 2, 3, 4]
+    ahead.close()
+    assert opened == ["opened", "closed"]
+
+
+def test_a_thread_that_ends_does_not_block_its_caller() -> None:
+    opened: list[str] = []
+
+    @contextmanager
+    def short() -> Iterator[Iterator[int]]:
+        opened.append("opened")
+        yield iter([7])
+
+    ahead = Ahead(short, 2)
+    assert ahead.take() == 7
+    with pytest.raises(RuntimeError, match="has ended"):
+        ahead.take()
+
+
+def test_codes_and_reconstructions() -> None:
+    dataset = make_dataset(8, 4, 4)
+    images = np.asarray(dataset.train.images)
+    layers: dict[str, Any] = {
+        **VAE,
+        "image": {"op": "reshape", "shape": list(images.shape[1:])},
+    }
+    layers["decode"] = {"op": "dense", "units": int(np.prod(images.shape[1:]))}
+    assert_same(make_job(layers, dataset, task="reconstruct", batch_size=4, seeds=SEEDS))
