@@ -38,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CNNBENCH_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnnbench-tests-")
         # Datasets that Keras downloaded are not those of the tests.
         os.environ["KERAS_HOME"] = os.path.join(os.environ["CNNBENCH_CACHE_DIR"], "keras")  # noqa: PTH118
+        os.environ["HF_HOME"] = os.path.join(os.environ["CNNBENCH_CACHE_DIR"], "hf")  # noqa: PTH118
 
 
 def known(flag: str) -> bool:

@@ -27,7 +27,9 @@ from cnnbench.data.catalog import (
     resized_info,
 )
 from cnnbench.data.classes import narrowed
+from cnnbench.data.decoded import cache_file, decoded_files, keep
 from cnnbench.data.distortions import adjusted_classes, distorted
+from cnnbench.data.hub import find_hub_copy, read_hub_copy
 from cnnbench.data.published import sources
 from cnnbench.data.published.downloads import UnavailableError, sha256_of
 from cnnbench.data.published.idx import (
@@ -74,7 +76,7 @@ from cnnbench.data.streaming.source import (
 from cnnbench.data.streaming.statistics import image_digests
 from cnnbench.errors import DataError, Notify
 from cnnbench.system.arrays import NamedArrays
-from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
+from cnnbench.system.cache import CacheEntry, cache_dir, read_entry
 from cnnbench.system.locks import in_turn
 
 _MOST_SEEDS = 64  # whose rows are kept
@@ -301,7 +303,7 @@ def _load(info: DatasetInfo, data_dir: Path | None, notify: Notify) -> CacheEntr
             return cached
         entry = _fetch(info, default_data_dir(data_dir), notify)
         if entry.key:
-            _keep(name, entry, notify)
+            keep(name, entry, notify)
     return entry
 
 
@@ -309,11 +311,32 @@ def _cached(info: DatasetInfo, data_dir: Path | None, notify: Notify) -> CacheEn
     """The cached images of a dataset: as prepared, or else in its published files."""
     name, folder = info.name, default_data_dir(data_dir)
     if (key := prepared_key(info, folder)) is not None:
-        cached = read_entry(_cache_file(key), key, notify)
+        cached = read_entry(cache_file(key), key, notify)
         return replace(cached, source=prepared_source(name, folder)) if cached else None
+    cached = None
     if name in IDX_DATASETS:
-        return _cached_idx(name, data_dir, notify)
-    return _cached_published(info, data_dir, notify) if name in SOURCES else None
+        cached = _cached_idx(name, data_dir, notify)
+    elif name in SOURCES:
+        cached = _cached_published(info, data_dir, notify)
+    return cached or _cached_hub_copy(info, folder, notify)
+
+
+def _cached_hub_copy(info: DatasetInfo, data_dir: Path, notify: Notify) -> CacheEntry | None:
+    """The cached images of a copy of Hugging Face, unless there are published files."""
+    copy = find_hub_copy(info)
+    if copy is None or _has_files(info, data_dir, notify):
+        return None
+    key = copy.key()
+    cached = read_entry(cache_file(key), key, notify)
+    return replace(cached, source=copy.text) if cached else None
+
+
+def _has_files(info: DatasetInfo, data_dir: Path, notify: Notify) -> bool:
+    """True if the data folder, or a folder of torchvision or Keras, has a dataset."""
+    if info.name in IDX_DATASETS and has_files(info.name, data_dir):
+        return True
+    known = info.name in SOURCES or info.name in COPIES
+    return known and sources.find(info, data_dir, notify) is not None
 
 
 def _cached_published(
@@ -326,7 +349,7 @@ def _cached_published(
     folder = default_data_dir(data_dir)
     found = sources.find(info, folder, notify)
     keys = [found.key] if found else sources.cache_keys(info)
-    cached = next(filter(None, (read_entry(_cache_file(key), key, notify) for key in keys)), None)
+    cached = next(filter(None, (read_entry(cache_file(key), key, notify) for key in keys)), None)
     if cached is None:
         return None
     if found:
@@ -337,39 +360,11 @@ def _cached_published(
     return replace(cached, source=source)
 
 
-class Decodes(Protocol):
-    """Decodes the files of the user."""
-
-    def decode(self, key: str, notify: Notify) -> CacheEntry:
-        """Decodes the files; the result is cached."""
-
-
 def _streamed(source: Any, options: StreamOptions, notify: Notify) -> CacheEntry:
     """Images that are decoded when they are needed, instead of the result of `decoded_files`."""
     reader, key = source.reader()
     images = DecodedOnce(reader, source.skip, options.num_workers)
     return images.images(decoded_files(images, key, notify))
-
-
-def decoded_files(source: Decodes, key: str, notify: Notify) -> CacheEntry:
-    """The decoded files of the user, from the cache if they were decoded before.
-
-    Args:
-      source: the files.
-      key: their cache key.
-      notify: called with messages for the user.
-    """
-    if not key:
-        return source.decode(key, notify)
-    path = _cache_file(key)
-    if cached := read_entry(path, key, notify):
-        return cached
-    with in_turn(path, lambda: notify("Waiting for another process to decode these images.")):
-        if cached := read_entry(path, key, notify):
-            return cached
-        entry = source.decode(key, notify)
-        _keep(key.partition(" ")[0], entry, notify)
-    return entry
 
 
 def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry | None:
@@ -382,10 +377,10 @@ def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry 
     found, key = manual_files(name, folder), registered_key(name)
     sums = {role: sha256_of(file) for role, file in found.items()}
     if own := content_key(name, sums):
-        cached = read_entry(_cache_file(own), own, notify)
+        cached = read_entry(cache_file(own), own, notify)
         if cached:
             return replace(cached, source=f"{manual_source(found)}{UNVERIFIED}")
-    cached = read_entry(_cache_file(key), key, notify)
+    cached = read_entry(cache_file(key), key, notify)
     if not cached or any(sum_ not in cached.files[role] for role, sum_ in sums.items()):
         return None
     if len(found) == len(cached.files):
@@ -396,24 +391,6 @@ def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry 
         some = f"only {len(found)} of the {len(cached.files)}" if found else "no"
         notify(f"{folder} contains {some} files of '{name}'; using images from {source}.")
     return replace(cached, source=source)
-
-
-def _cache_file(key: str) -> Path:
-    """Cache file, named by dataset (for readability) and key."""
-    name = key.partition(" ")[0].replace("/", "@")
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return cache_dir() / "datasets" / f"{name}-{digest}.safetensors"
-
-
-def _keep(name: str, entry: CacheEntry, notify: Notify) -> None:
-    path = _cache_file(entry.key)
-    try:
-        write_entry(path, entry)
-    except OSError as error:
-        notify(
-            f"{path}: cannot be written ({error.strerror}), so '{name}' is decoded again each time;"
-            " set CNNBENCH_CACHE_DIR to a writable folder."
-        )
 
 
 def _fetch(info: DatasetInfo, data_dir: Path, notify: Notify) -> CacheEntry:
@@ -429,6 +406,9 @@ def _fetch(info: DatasetInfo, data_dir: Path, notify: Notify) -> CacheEntry:
         and (found := sources.find(info, data_dir, notify))
     ):
         return replace(found.read(), key="")  # quickly decoded
+    copy = find_hub_copy(info)
+    if copy and not _has_files(info, data_dir, notify) and (entry := read_hub_copy(copy, notify)):
+        return entry
     if name in IDX_DATASETS:
         return load_idx_dataset(name, data_dir, notify)
     if name in SOURCES:

@@ -24,7 +24,7 @@ from cnnbench.data.catalog import (
     divide,
     random_order,
 )
-from cnnbench.data.dataset import decoded_files
+from cnnbench.data.decoded import decoded_files
 from cnnbench.data.own.arrow_files import read_arrow_file
 from cnnbench.data.own.csv_files import read_table
 from cnnbench.data.own.labels import to_labels

@@ -25,6 +25,7 @@ from cnnbench.data.published.downloads import (
 )
 from cnnbench.errors import DataError
 from cnnbench.formatting import enumeration
+from cnnbench.system.arrays import Array
 from cnnbench.system.cache import CacheEntry
 
 # Datasets that consist of the four files below, with their folder names in torchvision.
@@ -209,6 +210,18 @@ def decode_idx(content: bytes, place: str) -> NDArray[np.uint8]:
     if num_axes not in {1, 3} or len(raw) != start + math.prod(shape):
         raise DataError(f"{place}: not a valid IDX file of labels or images; {REMEDY}")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+
+
+def encode_idx(array: Array) -> bytes:
+    """Encodes images, ``(n, rows, columns, 1)``, or labels, ``(n,)``, as an IDX file.
+
+    >>> encode_idx(np.array([7, 2, 1])).hex(" ")
+    '00 00 08 01 00 00 00 03 07 02 01'
+    """
+    values = array[..., 0] if array.ndim == 4 else array
+    header = bytes([0, 0, 8, values.ndim])
+    sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+    return header + sizes + values.astype(np.uint8).tobytes()
 
 
 def _labels(array: NDArray[np.uint8]) -> NDArray[np.int32]:
