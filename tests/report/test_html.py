@@ -301,19 +301,21 @@ def test_the_matrix_adds_up_the_answers_of_every_seed(page: Page, trained: Path)
     networks = load_seeds(folder)
     test = networks[0].dataset(None, pytest.fail).test
     wrong = [
-        int((network.outputs(test.images).argmax(axis=1) != test.labels).sum())
+        int((network.predictions(test.images).argmax(axis=1) != test.labels).sum())
         for network in networks
     ]
     labels = test.labels
-    chances = [softmax(network.outputs(test.images), axis=1) for network in networks]
-    recalls = [  # every class occurs equally often
-        np.mean([(share.argmax(axis=1) == number)[labels == number].mean() for share in chances])
-        for number in range(10)
-    ]
+    chances = [softmax(network.predictions(test.images), axis=1) for network in networks]
+    recalls = np.array(  # by seed and class
+        [
+            [(share.argmax(axis=1) == number)[labels == number].mean() for number in range(10)]
+            for share in chances
+        ]
+    )
     cells = re.findall(r'<td class="recall">(.*?)</td>', (trained / "report.html").read_text())
-    assert cells[:10] == [f"{100 * recall:.1f}%" for recall in recalls]
-    error = np.mean([calibration_error(share, labels) for share in chances])
-    assert f"error, mean over seeds: First {100 * error:.2f}%" in page.text
+    assert cells[:10] == [f"{100 * recall:.1f}%" for recall in recalls.mean(axis=0)]
+    errors = [calibration_error(share, labels) for share in chances]
+    assert f"error, mean over seeds: First {100 * np.mean(errors):.2f}%" in page.text
     total = f"{sum(wrong)} of 200 predictions are wrong ({sum(wrong) / 2:.2f}%, 2 seeds x 100 test"
     assert total in page.text
     assert "Highest losses of First, 2 seeds" in page.text
@@ -325,6 +327,9 @@ def test_the_matrix_adds_up_the_answers_of_every_seed(page: Page, trained: Path)
     assert summary is not None
     found = [seed.test["accuracy"] for seed in summary.seeds]
     assert found == pytest.approx([1 - number / 100 for number in wrong])
+    found = [seed.test["balanced_accuracy"] for seed in summary.seeds]
+    assert found == pytest.approx(recalls.mean(axis=1).tolist())
+    assert [seed.test["ece"] for seed in summary.seeds] == pytest.approx(errors, abs=1e-5)
 
 
 def test_seeds_that_diverged_are_left_out_and_named(trained: Path, tmp_path: Path) -> None:
