@@ -113,6 +113,13 @@ def test_metrics_of_labels_are_those_of_scikit_learn(num: int, width: int, seed:
     assert of_images("hamming_loss", logits, targets) == pytest.approx(hamming, rel=1e-5)
 
 
+def test_infinite_outputs_are_ties_too() -> None:
+    logits = np.array([np.inf, -np.inf, np.inf, 1, -np.inf], np.float32)[:, None]
+    targets = np.array([1, 0, 0, 1, 1])[:, None]
+    want = metrics.average_precision_score(targets, logits.clip(-9, 9))
+    assert mean_average_precision(Labeled(logits, targets)) == pytest.approx(want)
+
+
 def of_images(name: ImageMetricName, logits: Any, targets: Any) -> float:
     result = Result(jnp.asarray(logits), {}, {})
     return float(per_image_metric(name, result, jnp.asarray(targets), data_range=1.0).mean())

@@ -40,7 +40,8 @@ def _average_precision(scores: NDArray[Any], targets: NDArray[Any]) -> float:
     """The average precision of a label, from the scores and targets of n images, (n,) each."""
     order = np.argsort(-scores, kind="stable")
     found = np.cumsum(targets[order], dtype=np.int64)
-    last = np.append(np.diff(scores[order]) != 0, True)  # of the images with equal scores
+    ordered = scores[order]
+    last = np.append(ordered[1:] != ordered[:-1], True)  # of the images with equal scores
     precision = (found / np.arange(1, len(found) + 1))[last]
     return float(np.diff(found[last], prepend=0) @ precision / found[-1])
 
