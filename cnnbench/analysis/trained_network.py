@@ -17,10 +17,11 @@ from cnnbench.graph.plan import Plan
 from cnnbench.nn.augment import views_of
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.python_model import import_class, make_module
+from cnnbench.runs.experiment import load_trained_experiment
 from cnnbench.runs.folder import RESOLVED_FILE, kept_seeds, read_run_entry, read_weights
 from cnnbench.runs.records import RunRecord
-from cnnbench.spec.experiment import Experiment, Splits
-from cnnbench.spec.loader import load_experiment, saved_source
+from cnnbench.spec.experiment import DatasetSpec, Experiment, Splits
+from cnnbench.spec.loader import saved_source
 from cnnbench.system import commands
 from cnnbench.system.settings import pinned
 from cnnbench.training.inference import activations_of, outputs_from, outputs_of
@@ -171,11 +172,22 @@ class TrainedNetwork:
         if used.stand_in_for:
             splits = Splits() if used.num_validation else Splits(validation=0)
             spec = spec.model_copy(update={"name": used.name, "offline": None, "splits": splits})
-        found = dataset_of(spec, data_dir, notify)
+        found = dataset_of(self._found(spec, data_dir), data_dir, notify)
         if found.digest != used.digest:
             message = f"{self.path}: '{found.info.name}' is not what the run was trained on"
             raise DataError(f"{message} ({used.source}); name its folder with --data-dir")
         return found.of_seed(self.seed)
+
+    def _found(self, spec: DatasetSpec, data_dir: Path | None) -> DatasetSpec:
+        """The dataset, in `data_dir` if its folder or file was moved there."""
+        key = "folder" if spec.folder else "arrays"
+        place = getattr(spec, key)
+        if not isinstance(place, str) or Path(place).exists():
+            return spec
+        if data_dir is None:
+            message = f"{self.path}: its images are no longer in {place}"
+            raise DataError(f"{message}; specify where they are with --data-dir")
+        return spec.model_copy(update={key: str(data_dir)})
 
 
 def load_trained(
@@ -219,12 +231,12 @@ def load_seeds(
     record = read_run_entry(path).record
     seeds = _seeds(path, record, seed)
     learnt = [read_weights(path, each) for each in seeds]
-    kept = partial(load_experiment, path / RESOLVED_FILE, data_dir=data_dir)
-    loaded = kept((*record.overrides, *overrides))
+    kept = partial(load_trained_experiment, path, record, data_dir=data_dir)
+    loaded = kept(overrides)
     experiment, plan = loaded.experiment, loaded.plan
     layers = plan is not None
     network = _network(experiment, plan, path)
-    whole = kept(record.overrides) if overrides else loaded
+    whole = kept() if overrides else loaded
     _require_trained(whole.experiment, record, path)
     rules = make_rules(experiment, None, training=False, prepares=layers)
     options = {"graphdef": network.evaluation, "rules": rules}

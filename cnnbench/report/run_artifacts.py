@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from cnnbench.errors import CnnbenchError, DataError
 from cnnbench.formatting import enumeration
 from cnnbench.graph.plan import Plan
-from cnnbench.runs.folder import RESOLVED_FILE, disk
+from cnnbench.runs.experiment import load_trained_experiment
+from cnnbench.runs.folder import disk
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.summary import lost_seeds
-from cnnbench.spec.loader import Loaded, load_experiment
+from cnnbench.spec.loader import Loaded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,8 +106,7 @@ def _try(shown: RunArtifacts, consequence: str, look: Callable[[], None]) -> Non
 
 
 def _read_network(shown: RunArtifacts, folder: Path, data_dir: Path | None) -> None:
-    overrides = shown.run.record.overrides
-    shown.loaded = load_experiment(folder / RESOLVED_FILE, overrides, data_dir=data_dir)
+    shown.loaded = load_trained_experiment(folder, shown.run.record, data_dir=data_dir)
     if shown.plan is None:
         from cnnbench.analysis.trained_network import kept_class
         from cnnbench.nn.submodules import experiment_outline

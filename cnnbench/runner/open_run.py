@@ -148,6 +148,7 @@ def _dataset_record(dataset: "Dataset") -> DatasetRecord:
         shape=info.shape,
         changes=dataset.changes,
         streamed=dataset.streamed,
+        num_classes=info.num_classes,
     )
 
 

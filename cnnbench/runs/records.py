@@ -138,6 +138,7 @@ class DatasetRecord:
       shape: height, width and channels of the images; None in runs of older versions.
       changes: what the experiment changed in the dataset, such as label noise, a line each.
       streamed: True if images are decoded when they are needed, instead of kept in memory.
+      num_classes: number of classes; None in runs of older versions.
     """
 
     name: str
@@ -152,6 +153,7 @@ class DatasetRecord:
     shape: tuple[int, int, int] | None = None
     changes: tuple[str, ...] = ()
     streamed: bool = False
+    num_classes: int | None = None
 
     def class_name(self, label: int) -> str:
         """Name of a class; its number if the dataset names none."""

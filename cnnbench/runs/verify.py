@@ -9,11 +9,12 @@ from cnnbench._version import __version__
 from cnnbench.errors import CnnbenchError, SpecError
 from cnnbench.formatting import enumeration
 from cnnbench.runs.checkpoints import Checkpoints, OrbaxCheckpointError
+from cnnbench.runs.experiment import load_trained_experiment
 from cnnbench.runs.folder import RESOLVED_FILE, RunFolder, kept_seeds, read_run, read_weights
 from cnnbench.runs.records import RunResult, SeedSummary, Status
 from cnnbench.runs.summary import lost_seeds, summarize_seed
 from cnnbench.runs.weights import digest
-from cnnbench.spec.loader import load_experiment, saved_source
+from cnnbench.spec.loader import saved_source
 from cnnbench.system.settings import NUMERIC_OPTIONS, changed_settings, current
 
 
@@ -94,7 +95,7 @@ def _spec(run: RunResult, path: Path) -> Iterator[str]:
     """Checks that the resolved experiment is the one that was trained."""
     file = path / RESOLVED_FILE
     try:
-        experiment = load_experiment(file, run.record.overrides).experiment
+        experiment = load_trained_experiment(path, run.record).experiment
         code = saved_source(path)
     except SpecError as error:
         yield str(error)

@@ -39,6 +39,7 @@ from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
 from cnnbench.spec.experiment import (
     AUTO,
     BALANCED,
+    PATHS,
     SOURCES,
     ChannelStatistics,
     DatasetSpec,
@@ -122,7 +123,11 @@ class Loaded:
 
 
 def load_experiment(
-    path: Path, overrides: Sequence[str] = (), *, data_dir: Path | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    data_dir: Path | None = None,
+    known: DatasetInfo | None = None,
 ) -> Loaded:
     """Loads and validates an experiment file without importing JAX.
 
@@ -130,6 +135,7 @@ def load_experiment(
       path: the file.
       overrides: ``key=value`` with dotted paths, as in ``train.epochs=5``.
       data_dir: folder of prepared datasets, for names that are not built in.
+      known: metadata of the user's own files, in case that they cannot be read any more.
 
     Raises:
       SpecError: lists all errors with their locations.
@@ -141,7 +147,7 @@ def load_experiment(
         layers.append(anchored(upper))
         document = merge(document, layers[-1])
     expansion = _expand(document, data_dir)
-    experiment, plan, info, issues = _findings(expansion, data_dir)
+    experiment, plan, info, issues = _findings(expansion, data_dir, known)
     if issues or document.problems or experiment is None or info is None:
         raise SpecError([*document.problems, *_problems(issues, layers, expansion, path, data_dir)])
     places = {at: place for at, place in expansion.document.values.items() if at[:1] == ("model",)}
@@ -168,20 +174,24 @@ def _input_shape(document: Document, data_dir: Path | None) -> Shape | None:
         return None
 
 
-def _findings(expansion: Expansion, data_dir: Path | None) -> Findings:
+def _findings(
+    expansion: Expansion, data_dir: Path | None, known: DatasetInfo | None = None
+) -> Findings:
     """Validates the readable parts of an expanded document and collects all issues."""
-    experiment, plan, info, issues = _expanded_findings(expansion.document, data_dir)
+    experiment, plan, info, issues = _expanded_findings(expansion.document, data_dir, known)
     if not expansion.issues:
         return experiment, plan, info, issues
     others = [issue for issue in issues if issue.at[:1] != ("model",)]
     return None, None, info, [*expansion.issues, *others]
 
 
-def _expanded_findings(document: Document, data_dir: Path | None) -> Findings:
+def _expanded_findings(
+    document: Document, data_dir: Path | None, known: DatasetInfo | None
+) -> Findings:
     data = document.data
     experiment, issues = _validate(document)
     parts = _parts(data, issues)
-    info, unknown = _describe(parts.dataset, data_dir)
+    info, unknown = _describe(parts.dataset, data_dir, known)
     issues += unknown
     issues += issues_between(parts, info, data_dir)
     plan, misfits = _plan(data, parts, info)
@@ -312,7 +322,7 @@ def _dataset(data: Any, task: Task | None) -> DatasetSpec | None:
 
 
 def _describe(
-    dataset: DatasetSpec | None, data_dir: Path | None
+    dataset: DatasetSpec | None, data_dir: Path | None, known: DatasetInfo | None
 ) -> tuple[DatasetInfo | None, list[Issue]]:
     chosen = [key for key in SOURCES if dataset and getattr(dataset, key) is not None]
     if dataset is None or len(chosen) != 1:
@@ -320,6 +330,8 @@ def _describe(
     try:
         full = dataset.describe_source(data_dir)
     except DataError as error:
+        if known and chosen[0] in PATHS:
+            return known, []
         return None, [dataset_issue(chosen[0], error)]
     return narrowed(full, dataset.classes), list(class_issues(dataset, full))
 

@@ -73,6 +73,27 @@ def test_from_a_folder_to_predictions(workplace: Path) -> None:
     )
 
 
+def test_a_run_outlives_its_folder(workplace: Path) -> None:
+    invoke("run", "own.yaml", "--epochs", "1")
+    (workplace / "pics").rename(workplace / "moved")
+    table = invoke("predict", "own", "moved/left/3.webp", "--format", "csv")
+    assert "left" in table or "right" in table
+    done = CliRunner().invoke(app, ["export", "own", "--to", "safetensors"])
+    assert done.exit_code == 0, done.stderr
+    assert invoke("check", "own").count("ok")
+    gone = CliRunner().invoke(app, ["inspect", "own", "--image", "0"])
+    (run,) = Path("results/own").glob("*")
+    assert gone.stderr.splitlines()[-1] == (
+        f"{run}: its images are no longer in {workplace / 'pics'}; specify where they are with"
+        " --data-dir"
+    )
+    assert "right" in invoke("inspect", "own", "--image", "0", "--data-dir", "moved")
+    for file in (workplace / "moved" / "left").iterdir():
+        file.write_bytes((workplace / "moved" / "right" / file.name).read_bytes())
+    other = CliRunner().invoke(app, ["inspect", "own", "--image", "0", "--data-dir", "moved"])
+    assert "is not what the run was trained on" in other.stderr
+
+
 def test_test_errors_name_the_classes() -> None:
     image = np.zeros((8, 8, 1), np.uint8)
     mistake = Mistake(

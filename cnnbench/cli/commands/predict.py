@@ -22,9 +22,9 @@ from cnnbench.data.catalog import describe
 from cnnbench.data.own.image_files import PreparedImage, Preprocessing, read_image
 from cnnbench.errors import UsageError
 from cnnbench.report.plots.terminal_image import gallery
+from cnnbench.runs.experiment import load_trained_experiment
 from cnnbench.runs.find import find_run
-from cnnbench.runs.folder import RESOLVED_FILE, read_run_entry
-from cnnbench.spec.loader import load_experiment
+from cnnbench.runs.folder import read_run_entry
 
 if TYPE_CHECKING:
     from cnnbench.data.catalog import ImageForm
@@ -94,8 +94,7 @@ def _form(path: Path, data_dir: Path | None) -> "ImageForm | None":
     """How a run on image files converts them; None if it was trained on something else."""
     from cnnbench.data.own.folder import FolderSource
 
-    overrides = read_run_entry(path).record.overrides
-    loaded = load_experiment(path / RESOLVED_FILE, overrides, data_dir=data_dir)
+    loaded = load_trained_experiment(path, read_run_entry(path).record, data_dir=data_dir)
     dataset = loaded.experiment.dataset
     if isinstance(dataset.source, FolderSource):
         return dataset.source.form

@@ -5,7 +5,7 @@ import select
 import sys
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ from cnnbench.cli.progress import listening
 from cnnbench.cli.terminal import stderr, stdout, tell
 from cnnbench.comparisons.comparison import Comparison, compare
 from cnnbench.comparisons.verdict_text import verdict_lines
+from cnnbench.data.catalog import EMBEDDED
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.report.columns import TableOptions
 from cnnbench.report.comparison import terminal_table
@@ -57,9 +58,14 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
     seeds: Annotated[int, typer.Option(help="Number of seeds.", metavar="N", min=2)] = 6,
     epochs: Annotated[int, typer.Option(help="Number of epochs.", metavar="N", min=1)] = 5,
     dataset: Annotated[
-        str,
-        typer.Option(help="Dataset to train on.", metavar="NAME", autocompletion=complete_datasets),
-    ] = "mnist_5k",
+        str | None,
+        typer.Option(
+            help="Dataset to train on; default: mnist_5k, or the experiment's own images.",
+            metavar="NAME",
+            autocompletion=complete_datasets,
+            show_default=False,
+        ),
+    ] = None,
     device: DeviceOption = Device.AUTO,
     engine: EngineOption = Engine.FAST,  # auto-tuning takes longer than it saves
     once: Annotated[bool, typer.Option("--once", help="Check and show once, then exit.")] = False,
@@ -88,11 +94,14 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 @dataclass(frozen=True, slots=True)
 class QuickCompare:
-    """Settings of a quick comparison: the options of the command."""
+    """Settings of a quick comparison: the options of the command.
+
+    Without a `dataset`, that of the experiment is used.
+    """
 
     seeds: int
     epochs: int
-    dataset: str
+    dataset: str | None
     device: str
     engine: str
     results_dir: Path
@@ -100,7 +109,14 @@ class QuickCompare:
 
     def __str__(self) -> str:
         epochs = "epoch" if self.epochs == 1 else "epochs"
-        return f"{self.epochs} {epochs} on {self.dataset} with {self.seeds} seeds"
+        data = f" on {self.dataset}" if self.dataset else ""
+        return f"{self.epochs} {epochs}{data} with {self.seeds} seeds"
+
+    def for_data(self, loaded: Loaded | None) -> "QuickCompare":
+        """Returns settings with the embedded digits, unless the experiment has its own images."""
+        if self.dataset or (loaded and loaded.experiment.dataset.name is None):
+            return self
+        return replace(self, dataset=EMBEDDED)
 
     def whole(self, parent: Path, path: Path) -> str:
         """Returns the command line that compares them with all data and epochs."""
@@ -228,18 +244,16 @@ class WatchView:
     def enter(self) -> None:
         """Trains the file and its parent, and prints table and verdict."""
         if self.draft and not self.draft.obstacle:
-            parent, path = self.draft.files[1], self.path
+            parent, path, quick = self.draft.files[1], self.path, self._settings()
             try:
-                comparison = _compare(self.quick.requests((parent, path)))
+                comparison = _compare(quick.requests((parent, path)))
             except CnnbenchError as error:
                 _say(f"{error}\n")
             else:
                 self.verdicts = verdict_lines(comparison.verdicts)
                 stdout().print(terminal_table([comparison], wide=False, look=BRIEF))
-                tell(
-                    f"That was a quick comparison: {self.quick}. For a full one, run:\n", err=False
-                )
-                tell(f"    {self.quick.whole(parent, path)}\n", err=False)
+                tell(f"That was a quick comparison: {quick}. For a full one, run:\n", err=False)
+                tell(f"    {quick.whole(parent, path)}\n", err=False)
 
     def ask(self) -> None:
         """Prints the available keys."""
@@ -247,7 +261,10 @@ class WatchView:
         if obstacle:
             _say(f"{obstacle}. Press q to quit.")
         else:
-            _say(f"Press Enter to train both ({self.quick}), q to quit.")
+            _say(f"Press Enter to train both ({self._settings()}), q to quit.")
+
+    def _settings(self) -> QuickCompare:
+        return self.quick.for_data(self.draft.loaded if self.draft else None)
 
 
 def _print(draft: Draft, path: Path) -> None:
