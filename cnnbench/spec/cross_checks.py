@@ -517,6 +517,9 @@ def _source_issues(spec: DatasetSpec) -> Iterator[Issue]:
         if getattr(spec, key) != DatasetSpec.model_fields[key].default:
             message = f"{key} is not available with {given[0]}"
             yield Issue(("dataset", key), message, "remove it", of_key=True)
+    if spec.folder and spec.keys and spec.labels is None:
+        message = "keys are columns of a table, and a folder per class has none"
+        yield Issue(("dataset", "keys"), message, "add labels: FILE.csv, or remove it", of_key=True)
     if spec.split:
         yield from _random_split_issues(spec, spec.split)
 

@@ -50,6 +50,7 @@ from cnnbench.data.catalog import (
 )
 from cnnbench.data.classes import ClassRef, narrowed
 from cnnbench.data.own.folder import FolderSource
+from cnnbench.data.own.tables import TableSource
 from cnnbench.data.scaling import Scaling
 from cnnbench.data.splits import RandomSplit
 from cnnbench.errors import did_you_mean, or_list, quoted
@@ -781,6 +782,11 @@ class DatasetSpec(Model):
         description="a folder of images, CLASS/* or train/CLASS/* and test/CLASS/*, relative to"
         " this file",
     )
+    labels: Annotated[str | None, ADDED] = Field(
+        None,
+        description="for a folder: CSV file with a column of file names and columns of classes,"
+        " targets or labels, instead of a folder per class; relative to this file",
+    )
     resize: Annotated[Resize | None, ADDED] = Field(
         None,
         description="image size; default: that of the images, which must all have the same size",
@@ -817,7 +823,7 @@ class DatasetSpec(Model):
         None,
         description="for arrays: names in the files, if not detected: of arrays in an .npz file"
         " {train_images: x, train_labels: y}, or of columns {images: picture, labels: kind};"
-        " several columns are targets or labels: {labels: [x, y]}",
+        " several columns are targets or labels: {labels: [x, y]}; also of the table in labels",
     )
     shape: Annotated[ImageShape | None, ADDED] = Field(
         None,
@@ -905,8 +911,11 @@ class DatasetSpec(Model):
             return self._array_source()
         if self.folder is None:
             return self.name or ""
-        form = self._image_form()
-        return FolderSource(Path(self.folder), form, self._shares(), skip=self.on_error == "skip")
+        given = (Path(self.folder), self._image_form(), self._shares(), self.on_error == "skip")
+        if self.labels is None:
+            return FolderSource(*given, self._kind)
+        keys = tuple((self.keys or {}).items())
+        return TableSource(*given, self._kind, Path(self.labels), keys)
 
     @property
     def random_split(self) -> RandomSplit | None:
@@ -985,10 +994,12 @@ class DatasetSpec(Model):
 
 
 SOURCES = ("name", "folder", "arrays")  # exactly one of them
-PATHS = ("folder", "arrays")  # sources that are relative to the file
+PATHS = ("folder", "labels", "arrays")  # relative to the file
 _OWN_KEYS: Mapping[str, tuple[str, ...]] = {  # keys that belong to one source, or two
     "name": ("offline", "split", "resize", "background"),
-    "folder": ("resize", "channels", "background", "on_error", "streaming", "split"),
+    "folder": (
+        *("labels", "keys", "resize", "channels", "background", "on_error", "streaming", "split"),
+    ),
     "arrays": ("keys", "shape", "layout", "value_range", "resize", "background", "split"),
 }
 OF_SOURCE = tuple(dict.fromkeys(("splits", *chain(*_OWN_KEYS.values()))))

@@ -166,7 +166,7 @@ def _input_shape(document: Document, data_dir: Path | None) -> Shape | None:
     dataset = document.data.get("dataset")
     if not isinstance(dataset, dict):
         return None
-    keys = (*SOURCES, "resize", "channels", "keys", "shape", "layout", "value_range")
+    keys = (*SOURCES, "resize", "channels", "labels", "keys", "shape", "layout", "value_range")
     spec = _dataset({key: dataset[key] for key in keys if key in dataset}, _task(document.data))
     try:
         return spec.describe(data_dir).shape if spec and spec.source else None
@@ -332,7 +332,8 @@ def _describe(
     except DataError as error:
         if known and chosen[0] in PATHS:
             return known, []
-        return None, [dataset_issue(chosen[0], error)]
+        of_table = dataset.labels and str(error).startswith(dataset.labels)
+        return None, [dataset_issue("labels" if of_table else chosen[0], error)]
     return narrowed(full, dataset.classes), list(class_issues(dataset, full))
 
 

@@ -218,7 +218,7 @@ _TABLE = (
     ),
     Metric(
         name="mean_average_precision",
-        title="mAP",
+        title="mean AP",
         description="mean over labels of the average precision, the area under the curve of"
         " precision against recall; labels that no image has do not count; scikit-learn's"
         " average_precision_score",

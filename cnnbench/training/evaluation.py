@@ -55,11 +55,13 @@ def evaluate(
         parts.append(executables.evaluate(*state.model, arrays, *given))
     host, several = jax.device_get(parts), executables.at_once > 1
     names = split_metric_names(executables.job.experiment)
-    return [
+    order = ("loss", *metric_names(executables.job.experiment))
+    found = [
         _means(of_seed, len(indices)) | _split_metrics(names, of_seed, len(indices))
         for number, indices in enumerate(rows)
         for of_seed in [jax.tree.map(lambda leaf, n=number: leaf[n], host) if several else host]
     ]
+    return [{name: values[name] for name in order} for values in found]
 
 
 def _chunks(

@@ -77,11 +77,6 @@ _NOISE = "has no image shape and number of classes; use random/HEIGHTxWIDTHxCHAN
         ("mnsit", "unknown dataset 'mnsit' (did you mean 'mnist'?)"),
         ("MNIST", "unknown dataset 'MNIST' (did you mean 'mnist'?)"),
         ("bean", "unknown dataset 'bean' (did you mean 'beans'?)"),
-        (
-            "chestmnist",
-            "dataset 'chestmnist' has several labels per image (14 findings); choose a dataset with"
-            " one, such as pneumoniamnist",
-        ),
         ("medmnist", "unknown dataset 'medmnist' (did you mean 'pathmnist'?)"),
         ("svhn", "unknown dataset 'svhn' (did you mean 'svhn_cropped'?)"),
         ("zzzzqq", "unknown dataset 'zzzzqq'; see `cnnbench data list`"),

@@ -15,6 +15,7 @@ from cnnbench.data.catalog import (
     READABLE,
     DatasetInfo,
     ImageForm,
+    LabelKind,
     Shares,
     divide,
     random_order,
@@ -65,12 +66,14 @@ class FolderSource:
       form: size and channels of the images.
       shares: of the splits that the folder does not have.
       skip: leave out unreadable images.
+      kind: what the images are to be labeled with; a folder per class has classes.
     """
 
     path: Path
     form: ImageForm
     shares: Shares
     skip: bool = False
+    kind: LabelKind = "class"
 
     def info(self) -> DatasetInfo:
         """Shape, classes and sizes; reads the size of one image unless there is `form.size`.
@@ -78,6 +81,15 @@ class FolderSource:
         Raises:
           DataError: not a folder of images, or a file is outside of it.
         """
+        if self.kind != "class":
+            what = "targets" if self.kind == "targets" else "several labels per image"
+            raise DataError(
+                f"{self.path}: {what} of a folder are in a table; set dataset.labels: FILE.csv"
+            )
+        return self.folder_info()
+
+    def folder_info(self) -> DatasetInfo:
+        """As `info`, whatever the images are labeled with."""
         listing = self.listing()
         sizes = {name: len(indices) for name, indices in self._divided(listing).items()}
         if not sizes["test"]:
@@ -180,7 +192,7 @@ class FolderSource:
         from cnnbench.system.cache import CacheEntry
 
         listing = self.listing()
-        files, labels = listing.every, np.array(_joined(listing.labels), np.int32)
+        files, labels = listing.every, self.label_array(listing)
         images, broken = decoded.arrays["images"], set(decoded.arrays["broken"].tolist())
         if broken:
             names = [files[index] for index in sorted(broken)]
@@ -200,17 +212,30 @@ class FolderSource:
         """Returns True if there is a folder of test images."""
         return "test" in self.listing().files
 
+    def label_array(self, listing: ImageListing) -> "NDArray[Any]":
+        """Labels of all images, as in `dataset.Split`."""
+        import numpy as np
+
+        return np.array(_joined(listing.labels), np.int32)
+
+    def require_folder(self) -> None:
+        """Checks that there is a folder.
+
+        Raises:
+          DataError: there is none.
+        """
+        if not self.path.is_dir():
+            what = "is a file, not a folder" if self.path.exists() else "no such folder"
+            raise DataError(f"{self.path}: {what}; use the path of a folder of images")
+
     def listing(self) -> ImageListing:
         """Finds the images and classes.
 
         Raises:
           DataError: no such folder, it has no images, or a file is outside of it.
         """
-        if not self.path.is_dir():
-            what = "is a file, not a folder" if self.path.exists() else "no such folder"
-            raise DataError(f"{self.path}: {what}; use the path of a folder of images")
-        inside = _folders(self.path)
-        pools = {_SPLITS[name.lower()]: name for name in inside if name.lower() in _SPLITS}
+        self.require_folder()
+        pools = split_folders(self.path)
         if "train" not in pools:
             pools = {ALL: ""}
         classes = _classes(self.path / pools.get("train", ""))
@@ -234,9 +259,7 @@ class FolderSource:
         root, empty = self.path.resolve(), []
         for label, name in enumerate(classes):
             inside = f"{folder}/{name}" if folder else name
-            found = sorted(
-                _walk(self.path / inside, inside, root), key=lambda file: file.split("/")
-            )
+            found = sorted(walk(self.path / inside, inside, root), key=lambda file: file.split("/"))
             yield from ((file, label) for file in found)
             empty += [] if found else [name]
         if empty and folder in {"", "train"}:
@@ -273,6 +296,11 @@ def _joined(pools: Mapping[str, Sequence[int]]) -> list[int]:
     return [item for pool in pools.values() for item in pool]
 
 
+def split_folders(path: Path) -> dict[str, str]:
+    """Names of the folders of a folder that are splits, by split."""
+    return {_SPLITS[name.lower()]: name for name in _folders(path) if name.lower() in _SPLITS}
+
+
 def _folders(path: Path) -> list[str]:
     """Names of the folders in a folder, sorted; without hidden ones."""
     with os.scandir(path) as entries:
@@ -294,7 +322,7 @@ def _classes(path: Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _walk(folder: Path, inside: str, root: Path) -> Iterator[str]:
+def walk(folder: Path, inside: str, root: Path) -> Iterator[str]:
     """Image files in a folder and its subfolders, as paths that start with `inside`.
 
     Raises:
@@ -308,7 +336,7 @@ def _walk(folder: Path, inside: str, root: Path) -> Iterator[str]:
         if entry.is_symlink():
             _require_inside(folder / entry.name, root)
         if entry.is_dir():
-            yield from _walk(folder / entry.name, f"{inside}/{entry.name}", root)
+            yield from walk(folder / entry.name, f"{inside}/{entry.name}", root)
         elif entry.name.lower().endswith(SUFFIXES):
             yield f"{inside}/{entry.name}"
 

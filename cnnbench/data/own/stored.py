@@ -25,11 +25,21 @@ class Raw:
       values: the array; its first axis is that of the images.
       where: its file and name.
       columns: names of its columns, in a table with a header; else empty.
+      files: names of the images in messages; empty for numbers.
     """
 
     values: Array
     where: str
     columns: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+    def image(self, at: int) -> str:
+        """An image in messages.
+
+        >>> Raw(np.zeros(3), "y").image(1)
+        'image 1'
+        """
+        return self.files[at] if self.files else f"image {at}"
 
     def name_of(self, column: int) -> str:
         """A column in messages.

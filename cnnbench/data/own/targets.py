@@ -89,17 +89,17 @@ def _numbers(raw: Raw) -> NDArray[np.float32]:
     except (ValueError, UnicodeDecodeError):
         at, column = (int(index) for index in np.argwhere(~np.vectorize(_is_number)(values))[0])
         text = _text(values[at, column])
-        what = f"{quoted(text)} of image {at} is not a number"
+        what = f"{quoted(text)} of {raw.image(at)} is not a number"
         if not text:
             which = f"target {raw.name_of(column)}" if values.shape[1] > 1 else "the target"
-            what = f"{which} of image {at} is empty"
+            what = f"{which} of {raw.image(at)} is empty"
         raise DataError(f"{raw.where}: {what}; use numbers, or task: classify") from None
     finite = np.isfinite(numbers)
     if not finite.all():
         at, column = (int(index) for index in np.argwhere(~finite)[0])
         which = f"target {raw.name_of(column)}" if values.shape[1] > 1 else "target"
         raise DataError(
-            f"{raw.where}: {which} of image {at} is {_text(values[at, column])}, not a finite"
+            f"{raw.where}: {which} of {raw.image(at)} is {_text(values[at, column])}, not a finite"
             " number; correct it, or remove the image"
         )
     return numbers
@@ -155,8 +155,8 @@ def _zeros_and_ones(raw: Raw) -> NDArray[np.uint8]:
     if wrong.any():
         at, column = (int(index) for index in np.argwhere(wrong)[0])
         raise DataError(
-            f"{raw.where}: label {raw.name_of(column)} of image {at} is {values[at, column]:g};"
-            " use 0 or 1"
+            f"{raw.where}: label {raw.name_of(column)} of {raw.image(at)} is"
+            f" {values[at, column]:g}; use 0 or 1"
         )
     return np.asarray(values, np.uint8)
 
@@ -177,7 +177,7 @@ def _from_texts(
         lists[role] = every[start : start + len(own)]
         start += len(own)
     known = list(names) or _sorted({name for each in lists["train_labels"] for name in each})
-    found = {role: _hot(labels[role].where, each, known) for role, each in lists.items()}
+    found = {role: _hot(labels[role], each, known) for role, each in lists.items()}
     _require_several(labels["train_labels"].where, found["train_labels"])
     return found, tuple(known)
 
@@ -188,7 +188,7 @@ def _sorted(names: set[str]) -> list[str]:
     return sorted(names, key=int) if number else sorted(names)
 
 
-def _hot(where: str, lists: Sequence[Sequence[str]], known: Sequence[str]) -> NDArray[np.uint8]:
+def _hot(raw: Raw, lists: Sequence[Sequence[str]], known: Sequence[str]) -> NDArray[np.uint8]:
     column = {name: i for i, name in enumerate(known)}
     rows = np.zeros((len(lists), len(known)), np.uint8)
     for at, each in enumerate(lists):
@@ -196,7 +196,8 @@ def _hot(where: str, lists: Sequence[Sequence[str]], known: Sequence[str]) -> ND
             if name not in column:
                 near = did_you_mean(name, known)
                 raise DataError(
-                    f"{where}: no training image has the label {quoted(name)} of image {at}{near};"
+                    f"{raw.where}: no training image has the label {quoted(name)} of"
+                    f" {raw.image(at)}{near};"
                     " correct or remove it"
                 )
             rows[at, column[name]] = 1

@@ -603,8 +603,38 @@ def test_arrays_that_are_not_integers_are_refused(content: bytes, reason: str) -
     assert str(caught.value).endswith(f"); {REMEDY}")
 
 
-def test_the_set_of_medmnist_with_several_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^dataset 'chestmnist' has several labels per image"):
+@pytest.mark.usefixtures("no_network")
+def test_chestmnist_has_several_labels_per_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = {split: rng.integers(0, 2, (9, 14), np.uint8) for split in ("train", "val", "test")}
+    arrays: dict[str, Any] = {
+        f"{split}_{kind}": rng.integers(0, 256, (9, 28, 28), np.uint8) if kind == "images" else own
+        for split, own in rows.items()
+        for kind in ("images", "labels")
+    }
+    path = tmp_path / "chestmnist.npz"
+    np.savez(path, **arrays)
+    monkeypatch.setattr(medmnist, "MEDMNIST", {"chestmnist": _md5(path.read_bytes())})
+    data = _load("chestmnist", tmp_path)
+    assert (data.info.labels, data.info.num_classes, data.info.classes[1]) == (
+        "multilabel",
+        14,
+        "cardiomegaly",
+    )
+    for split, part in (("train", data.train), ("val", data.validation), ("test", data.test)):
+        np.testing.assert_array_equal(part.labels, rows[split])
+        np.testing.assert_array_equal(part.images[..., 0], arrays[f"{split}_images"])
+    np.savez(path, **(arrays | {"val_labels": rows["val"] * 2}))
+    monkeypatch.setattr(medmnist, "MEDMNIST", {"chestmnist": _md5(path.read_bytes())})
+    message = rf"^{path}: has labels of 'chestmnist' that are not 0 or 1; "
+    with pytest.raises(DataError, match=message):
+        _load("chestmnist", tmp_path)
+    np.savez(path, **(arrays | {"val_labels": rows["val"][:, :3]}))
+    monkeypatch.setattr(medmnist, "MEDMNIST", {"chestmnist": _md5(path.read_bytes())})
+    message = rf"^{path}: has no uint8 images of 28x28x1 with 14 labels each; "
+    with pytest.raises(DataError, match=message):
         _load("chestmnist", tmp_path)
 
 

@@ -15,6 +15,7 @@ from cnnbench.system.arrays import Array, NamedArrays
 
 MEDMNIST = MappingProxyType(
     {
+        "chestmnist": "02c8a6516a18b556561a56cbdd36c4a8",
         "pathmnist": "a8b06965200029087d5bd730944a56c1",
         "dermamnist": "0744692d530f8e62ec473284d019b0c7",
         "octmnist": "c68d92d5b585d8d81f7112f81e2d0842",
@@ -53,7 +54,7 @@ def read_npz(path: Path, names: Mapping[str, tuple[str, str]], info: DatasetInfo
       info: the dataset.
 
     Returns:
-      Images, uint8 ``(n, height, width, channels)``, and labels, int32 ``(n,)``, by split.
+      Images, uint8 ``(n, height, width, channels)``, and labels, as in `dataset.Split`, by split.
 
     Raises:
       DataError: not such a file.
@@ -66,9 +67,21 @@ def read_npz(path: Path, names: Mapping[str, tuple[str, str]], info: DatasetInfo
         )
         labels = labels[:, 0] if labels.shape[1:] == (1,) else labels
         images = images if info.shape[2] > 1 else images[..., None]
-        if images.shape != (*labels.shape, *info.shape) or images.dtype != np.uint8:
+        several = info.labels == "multilabel"
+        own = labels.shape[1:] == ((info.num_classes,) if several else ())
+        if images.shape != (len(labels), *info.shape) or images.dtype != np.uint8 or not own:
             size = "x".join(map(str, info.shape))
-            raise DataError(f"{path}: has no uint8 images of {size} with one label each; {REMEDY}")
+            number = f"{info.num_classes} labels" if several else "one label"
+            message = f"{path}: has no uint8 images of {size} with {number} each"
+            raise DataError(f"{message}; {REMEDY}")
         arrays[f"{split}_images"] = images
-        arrays[f"{split}_labels"] = to_classes(labels, info, path)
+        read = _to_multi_hot if several else to_classes
+        arrays[f"{split}_labels"] = read(labels, info, path)
     return arrays
+
+
+def _to_multi_hot(labels: Array, info: DatasetInfo, path: Path) -> Array:
+    """Rows of 0 and 1, uint8."""
+    if not np.isin(labels, (0, 1)).all():
+        raise DataError(f"{path}: has labels of '{info.name}' that are not 0 or 1; {REMEDY}")
+    return labels.astype(np.uint8)
