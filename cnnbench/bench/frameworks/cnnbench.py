@@ -123,7 +123,8 @@ class OwnTrainer:
 
 def _job(experiment: Experiment, plan: Plan, images: NDArray[Any], labels: NDArray[Any]) -> Job:
     """A training job on one batch, which is replaced at every step."""
-    batch, none = Split(images, labels.astype(np.int32)), Split(images[:0], np.zeros(0, np.int32))
+    labels = _stored(labels)
+    batch, none = Split(images, labels), Split(images[:0], labels[:0])
     height, width, channels = plan.input_shape
     info = DatasetInfo("batch", (height, width, channels), 0, len(images), 0, "a batch")
     dataset = Dataset(
@@ -134,7 +135,12 @@ def _job(experiment: Experiment, plan: Plan, images: NDArray[Any], labels: NDArr
 
 
 def _arrays(images: NDArray[Any], labels: NDArray[Any]) -> Arrays:
-    return Arrays(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+    return Arrays(jnp.asarray(images), jnp.asarray(_stored(labels)))
+
+
+def _stored(labels: NDArray[Any]) -> NDArray[Any]:
+    """Labels as in `data.Split`: classes as int32; targets and several labels as they are."""
+    return labels.astype(np.int32) if labels.ndim == 1 else labels
 
 
 def _with_weights(network: Network, plan: Plan, weights: LayerWeights) -> Network:

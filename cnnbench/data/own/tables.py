@@ -29,7 +29,7 @@ _KEYS = ("images", "labels")
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class TableRows:
     """The rows of a table.
 
     Args:
@@ -110,7 +110,7 @@ class TableSource(FolderSource):
         return names or tuple(map(str, range(number))), found["train_labels"]
 
 
-def read_rows(table: Path, keys: "NamesByKey") -> Rows:
+def read_rows(table: Path, keys: "NamesByKey") -> TableRows:
     """Reads the file names and label cells of a table.
 
     Args:
@@ -136,7 +136,7 @@ def read_rows(table: Path, keys: "NamesByKey") -> Rows:
 
 
 @lru_cache(maxsize=8)
-def _rows(table: Path, keys: tuple[tuple[str, Any], ...], *_: int) -> Rows:
+def _rows(table: Path, keys: tuple[tuple[str, Any], ...], *_: int) -> TableRows:
     with table.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
         delimiter = max(",;\t", key=first.count)
@@ -150,7 +150,7 @@ def _rows(table: Path, keys: tuple[tuple[str, Any], ...], *_: int) -> Rows:
             raise DataError(f"{table}:{line}: has {number}, but the header has {len(header)}")
     if not found:
         raise DataError(f"{table}: has no rows; check the file")
-    return Rows(
+    return TableRows(
         tuple(row[at_file].strip() for _, row in found),
         tuple(line for line, _ in found),
         tuple(tuple(row[at].strip() for at in at_labels) for _, row in found),
@@ -189,7 +189,7 @@ def _columns(table: Path, header: Sequence[str], keys: "NamesByKey") -> tuple[in
     )
 
 
-def _matched(table: Path, folder: Path, rows: Rows, files: Sequence[str]) -> list[int]:
+def _matched(table: Path, folder: Path, rows: TableRows, files: Sequence[str]) -> list[int]:
     """Index of the row of each file; a row has its path, its name, or that without a suffix."""
     twice = [file for file, count in Counter(rows.files).items() if count > 1]
     if twice:
