@@ -40,7 +40,7 @@ def require_label(ref: ClassRef, info: DatasetInfo) -> int:
     """
     if (label := label_of(ref, info)) is None:
         message, remedy = unknown_class(ref, info)
-        raise DataError(f"dataset '{info.name}': {message}; {remedy}")
+        raise DataError(f"{message}; {remedy}")
     return label
 
 
@@ -122,6 +122,7 @@ def new_labels(info: DatasetInfo, classes: Classes) -> dict[int, int]:
         for ref in group:
             label = require_label(ref, info)
             if label in found:
-                raise DataError(f"dataset '{info.name}': class {quoted(ref)} is listed twice")
+                message = f"{info.name}: class {quoted(ref)} is listed twice"
+                raise DataError(f"{message}; list it once")
             found[label] = new
     return found

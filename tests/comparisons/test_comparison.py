@@ -124,6 +124,17 @@ REFUSALS = [
         "sha256:zz; run both on the same data, for example with --dataset mnist_5k",
     ),
     (
+        modified(
+            dataset=dataclasses.replace(
+                MNIST,
+                digest="sha256:zz",
+                changes=("label noise 20%, pair: 2 of 10 labels changed",),
+            )
+        ),
+        "'standard' ran on the unchanged mnist, 'modified' with label noise 20%, pair; give both "
+        "the same classes, subset, imbalance and label_noise",
+    ),
+    (
         modified(dataset=dataclasses.replace(MNIST, num_train=1000)),
         "'standard' has splits of 50,000 / 10,000 / 10,000 images, 'modified' splits of "
         "1,000 / 10,000 / 10,000 images; give both the same dataset sizes",

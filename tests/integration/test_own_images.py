@@ -132,3 +132,22 @@ def test_inspection_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ]
     with Image.open("sheet.png") as sheet:
         assert sheet.width > 100
+
+
+def test_changes_of_a_dataset_are_shown_and_recorded(workplace: Path) -> None:
+    (workplace / "noisy.yaml").write_text(
+        "extends: own.yaml\nname: noisy\ndataset: {classes: {west: left, east: [right]},"
+        " label_noise: 0.25}\ntrain: {epochs: 2}\n"
+    )
+    assert "\nDataset: label noise 25%, symmetric\n" in invoke("show", "noisy.yaml")
+    shown = " ".join(invoke("run", "noisy.yaml").split())
+    changes = [
+        "classes west (left) and east (right)",
+        "label noise 25%, symmetric: 8 of 28 training labels changed",
+    ]
+    assert f"Changes: {'; '.join(changes)}." in shown
+    (record,) = workplace.glob("results/noisy/*/run.json")
+    dataset = json.loads(record.read_text())["dataset"]
+    assert (dataset["changes"], dataset["classes"]) == (changes, ["west", "east"])
+    image = json.loads(invoke("predict", "noisy", "pics/left/3.webp", "--format", "json"))
+    assert image["images"][0]["class_name"] in {"west", "east"}
