@@ -1,5 +1,6 @@
 """Every command and YAML block in the documentation works."""
 
+import contextlib
 import importlib
 import inspect
 import re
@@ -48,6 +49,15 @@ def write_modules(page: Path, workplace: Path) -> None:
     )
     for block, name in blocks:
         (workplace / "experiments" / name).write_text(block)
+
+
+def write_arrays(page: Path, workplace: Path) -> None:
+    """Runs Python that writes arrays, beside the experiments."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    with contextlib.chdir(workplace / "experiments"):
+        for block in blocks:
+            if "np.savez(" in block and "mnist_data()" in block:
+                exec(block, {})
 
 
 def write_block(block: str, workplace: Path) -> Path:
@@ -130,6 +140,7 @@ def shortened(command: str) -> list[str]:
 @pytest.mark.parametrize("page", [p for p in PAGES if yaml_blocks(p)], ids=ids)
 def test_yaml_blocks_are_experiments(page, workplace):
     write_modules(page, workplace)
+    write_arrays(page, workplace)
     for block in yaml_blocks(page):
         load_experiment(write_block(block, workplace))
 

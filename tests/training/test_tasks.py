@@ -187,3 +187,33 @@ def theirs_of(task: str, targets: Any, outputs: Any) -> dict[str, float]:
         "exact_match": float(metrics.accuracy_score(targets, found)),
         "hamming_loss": float(metrics.hamming_loss(targets, found)),
     }
+
+
+CONV = """
+name: {task}
+task: {task}
+dataset: {{arrays: data.npz}}
+model:
+  layers:
+    conv: {{op: conv, filters: 4, kernel: 3, activation: relu}}
+    pool: {{op: max_pool, size: 2}}
+    out: {{op: dense, units: 2}}
+train: {{epochs: 1, batch_size: 20, drop_last: false}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", list(EVERY))
+def test_all_engines_train_the_same_network(tmp_path: Path, task: str) -> None:
+    images = RANDOM.integers(0, 256, (70, 10, 10), np.uint8)
+    halves = images.reshape(70, 2, 5, 10).mean(axis=(2, 3)) / 100
+    labels = halves if task == "regress" else (halves > 1.27).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=labels)
+    path = tmp_path / "spec.yaml"
+    path.write_text(CONV.format(task=task))
+    found = []
+    for engine in ("plain", "direct", "fast"):
+        (result,) = cnnbench.run(path, engine=engine, results_dir=tmp_path / engine, progress=False)
+        (epoch,) = result.epochs
+        found.append([epoch.train_loss, epoch.validation("loss"), *epoch.metrics.values()])
+    np.testing.assert_allclose(found[1:], found[:1] * 2, rtol=1e-4)
