@@ -46,7 +46,7 @@ train:
   optimizer: {{name: sgd, learning_rate: 0.05}}
 """
 RESNET = """\
-  params: {n: 3, width: 1, shortcut: conv}
+  params: {n: 3, shortcut: conv}
   blocks:
     conv_bn:
       params: {filters: , stride: 1, kernel: 3}
@@ -221,10 +221,11 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"| Peak memory, all processes (RSS) | {result['memory']['rss'] / 2**20:,.0f} MiB |"
     yield f"| Peak memory, main process (RSS) | {result['memory']['main_rss'] / 2**20:,.0f} MiB |"
     for epoch in result["epochs"]:
-        share = waiting([epoch])
+        share, seen = waiting([epoch]), epoch["samples_per_s"] * epoch["train_s"]
         yield (
-            f"| Epoch {epoch['epoch']} | {epoch['train_s']:,.1f} s + {epoch['eval_s']:,.1f} s, of"
-            f" which the device waited {epoch['data_s']:.2f} s ({share:.1%}) |"
+            f"| Epoch {epoch['epoch']}: {seen:,.0f} images | {epoch['train_s']:,.1f} s +"
+            f" {epoch['eval_s']:,.1f} s, of which the device waited {epoch['data_s']:.2f} s"
+            f" ({share:.1%}) |"
         )
         yield f"| Images/s, epoch {epoch['epoch']} | {epoch['samples_per_s']:,.0f} |"
     if baseline := result["baseline"]:
@@ -243,6 +244,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--workers", type=int, default=num_cpus())
     parser.add_argument("--network", choices=("resnet20", "tiny"), default="resnet20")
+    parser.add_argument("--train-examples", type=int, help="train on fewer images per epoch")
     parser.add_argument("--no-baseline", action="store_true", help="skip images in memory")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args(words)
@@ -255,8 +257,10 @@ def main(words: Sequence[str] | None = None) -> int:
     load = os.getloadavg()[0]
     source = (
         f"folder: {options.folder.resolve()}\n  streaming: true\n"
-        "  split: {validation: 0.02, test: 0.02}"
+        "  split: {validation: 0.005, test: 0.005}"
     )
+    if options.train_examples:
+        source += f"\n  train_examples: {options.train_examples}"
     with tempfile.TemporaryDirectory() as folder:
         found, epochs, record = train(source, options.size, options, Path(folder))
         baseline: list[dict[str, Any]] = []

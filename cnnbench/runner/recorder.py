@@ -113,7 +113,7 @@ class Recorder:
         self._listener.event(event)
         if isinstance(event, EpochRecord) and not self._waited and waits(event):
             self._waited = True
-            self._listener.note(_wait_text(event, self._job.workers))
+            self._listener.note(wait_text(event, self._job.workers))
 
     def finish(self) -> None:
         """Writes the summary of a run whose seeds are all trained, and marks it finished."""
@@ -169,7 +169,8 @@ def waits(epoch: EpochRecord) -> bool:
     return epoch.data_s > MOST_WAITING * spent and epoch.data_s > STARTING_S
 
 
-def _wait_text(epoch: EpochRecord, workers: int) -> str:
+def wait_text(epoch: EpochRecord, workers: int) -> str:
+    """Says how long the device waited for images, and what helps."""
     share = epoch.data_s / (epoch.train_s + epoch.eval_s)
     with_ = "1 worker" if workers == 1 else f"{workers} workers"
     return (

@@ -1,5 +1,6 @@
 """A streamed training has the numbers of one whose images are on the device, bit for bit."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,15 +21,17 @@ from cnnbench.training.feed.ahead import Ahead
 from cnnbench.training.resume import Resume
 from tests.support.streams import in_process, streamed
 from tests.support.training import run_job
-from tests.training.test_resume import AUGMENT, STATEFUL, engine_of, numbers
-from tests.training.test_trainer import CLASSES, Layers, make_dataset, make_job
+from tests.training.test_resume import STATEFUL, engine_of, numbers
+from tests.training.test_trainer import CLASSES, SHAPE, Layers, make_dataset, make_job
 
 SEEDS = (4, 1)
 VAE: Layers = {
-    "encode": {"op": "dense", "units": 6, "activation": "tanh"},
-    "code": {"op": "gaussian", "units": 2},
-    "decode": {"op": "dense", "units": 12},
-    "image": {"op": "reshape", "shape": [2, 2, 3]},
+    "flat": {"op": "flatten"},
+    "mean": {"op": "dense", "units": 2, "inputs": "flat"},
+    "log_variance": {"op": "dense", "units": 2, "inputs": "flat"},
+    "sample": {"op": "sample", "inputs": ["mean", "log_variance"], "kl_weight": 1.0},
+    "decode": {"op": "dense", "units": math.prod(SHAPE), "activation": "sigmoid"},
+    "image": {"op": "reshape", "shape": list(SHAPE)},
 }
 DENSE: Layers = {"dense": {"op": "dense", "units": CLASSES}}
 
@@ -63,7 +66,7 @@ def kinds(events: list[Event]) -> list[type[Event]]:
 def stateful() -> Job:
     """Augmented images in pairs, batch statistics, dropout, and an incomplete last batch."""
     options: dict[str, Any] = {"epochs": 2, "batch_size": 6, "ema": {"decay": 0.8}}
-    options |= {"augment": AUGMENT, "drop_last": False}
+    options |= {"augment": {"random_flip": "horizontal", "cutmix": {}}, "drop_last": False}
     layers = {name: layer for name, layer in STATEFUL.items() if name != "conv"}
     return make_job(layers, make_dataset(20, 5, 4), seeds=SEEDS, **options)
 
@@ -225,12 +228,7 @@ def test_a_thread_that_ends_does_not_block_its_caller() -> None:
         ahead.take()
 
 
-def test_codes_and_reconstructions() -> None:
-    dataset = make_dataset(8, 4, 4)
-    images = np.asarray(dataset.train.images)
-    layers: dict[str, Any] = {
-        **VAE,
-        "image": {"op": "reshape", "shape": list(images.shape[1:])},
-    }
-    layers["decode"] = {"op": "dense", "units": int(np.prod(images.shape[1:]))}
-    assert_same(make_job(layers, dataset, task="reconstruct", batch_size=4, seeds=SEEDS))
+def test_sampled_codes_and_reconstructions() -> None:
+    """Codes are sampled by the number of the image, not by its place in a batch."""
+    dataset = make_dataset(8, 4, 14)
+    assert_same(make_job(VAE, dataset, task="reconstruct", batch_size=4, seeds=SEEDS))
