@@ -19,8 +19,11 @@ from cnnbench.spec.experiment import (
     Ema,
     Evaluation,
     Experiment,
+    ImbalanceSpec,
+    LabelNoiseSpec,
     ModelSpec,
     Splits,
+    SubsetSpec,
     TrainSpec,
 )
 from cnnbench.spec.metrics import METRICS
@@ -31,6 +34,9 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "experiment": Experiment,
     "dataset": DatasetSpec,
     "splits": Splits,
+    "subset": SubsetSpec,
+    "imbalance": ImbalanceSpec,
+    "label_noise": LabelNoiseSpec,
     "augment": Augment,
     "clip": Clip,
     "ema": Ema,

@@ -143,3 +143,15 @@ def test_label_noise_is_independent_of_the_rest_of_the_training_set() -> None:
     few = load(name="mnist_5k", label_noise=0.2, splits={"validation": 0})
     more = load(name="mnist_5k", label_noise=0.2)
     assert (few.train.labels == more.train.labels).all()
+
+
+def test_streamed_images_are_those_of_memory(tmp_path: Path) -> None:
+    own = folder(tmp_path / "pics")
+    wanted = {"classes": {"pet": ["cat", "dog"], "owl": "owl"}, "subset": 30, "label_noise": 0.2}
+    one, other = (load(**own, **wanted, streaming=streamed) for streamed in (False, True))
+    for name in ("train", "validation", "test"):
+        part, streamed = getattr(one, name), getattr(other, name)
+        assert (part.images == np.asarray(streamed.images)).all()
+        assert (part.labels == streamed.labels).all()
+    assert one.changes == other.changes
+    assert other.streamed
