@@ -186,8 +186,8 @@ def _binary_cross_entropy(output: jax.Array, target: jax.Array) -> jax.Array:
 
 def _binary_cross_entropy_with_logits(logit: jax.Array, target: jax.Array) -> jax.Array:
     """Elementwise; neither overflows nor loses the digits of a certain, correct output."""
-    sign = 1 - 2 * target.astype(logit.dtype)  # negative for a label that the image has
-    return jax.nn.softplus(sign * logit)
+    share = target.astype(logit.dtype)
+    return share * jax.nn.softplus(-logit) + (1 - share) * jax.nn.softplus(logit)
 
 
 def _image_mean(value: PerImage) -> PerImage:

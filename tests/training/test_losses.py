@@ -50,6 +50,10 @@ def numpy_loss(name: str, outputs: Any, targets: Any) -> Any:
         case "binary_cross_entropy":
             per_pixel = special.xlogy(targets, outputs) + special.xlog1py(1 - targets, -outputs)
             return -np.mean(per_pixel, axis=(1, 2, 3))
+        case "huber":
+            return np.mean(special.huber(1, outputs - targets), axis=(1, 2, 3))
+        case "binary_cross_entropy_with_logits":
+            return numpy_loss("binary_cross_entropy", special.expit(outputs), targets)
     raise AssertionError(name)
 
 
@@ -205,6 +209,9 @@ def test_better_directions_in_the_table_are_right(name: ImageMetricName) -> None
     zeros, ones = jnp.zeros(NUM_CLASSES), jnp.ones(NUM_CLASSES)
     if "classify" in METRICS[name].tasks:
         targets, good, bad = labels, 9 * jnp.eye(NUM_CLASSES), -9 * jnp.eye(NUM_CLASSES)
+    elif METRICS[name].tasks == ("multilabel",):
+        targets = jnp.eye(NUM_CLASSES, dtype=int)
+        good, bad = 9.0 * (2 * targets - 1), -9.0 * (2 * targets - 1)
     else:
         targets, good, bad = images, images, images[::-1, ::-1]
     values = [
@@ -214,7 +221,7 @@ def test_better_directions_in_the_table_are_right(name: ImageMetricName) -> None
     assert [value.shape for value in values] == [(NUM_CLASSES,)] * 2
     best, worst = (float(value.mean()) for value in values)
     assert best > worst if METRICS[name].higher_is_better else best < worst
-    assert not METRICS[name].is_fraction or 0 <= worst < best <= 1
+    assert not METRICS[name].is_fraction or 0 <= min(best, worst) < max(best, worst) <= 1
 
 
 def experiment(task: str, **train: Any) -> Experiment:
@@ -236,6 +243,13 @@ def experiment(task: str, **train: Any) -> Experiment:
         ("reconstruct", {}, "mse", ()),
         ("reconstruct", {"loss": "mae", "metrics": ["mse"]}, "mae", ("mse",)),
         ("classify", {"metrics": []}, "cross_entropy", ()),
+        ("regress", {}, "mse", ("r2", "mae")),
+        (
+            "multilabel",
+            {},
+            "binary_cross_entropy_with_logits",
+            ("mean_average_precision", "macro_f1"),
+        ),
         ("classify", {"metrics": ["top5_accuracy"]}, "cross_entropy", ("top5_accuracy",)),
     ],
 )
