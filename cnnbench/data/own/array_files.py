@@ -27,6 +27,7 @@ from cnnbench.data.catalog import (
 from cnnbench.data.decoded import decoded_files
 from cnnbench.data.own.arrow_files import read_arrow_file
 from cnnbench.data.own.csv_files import read_table
+from cnnbench.data.own.folder import require_inside
 from cnnbench.data.own.labels import to_labels
 from cnnbench.data.own.numpy_files import read_npy, read_npz
 from cnnbench.data.own.pixels import require_count, to_pixels
@@ -238,8 +239,14 @@ def find_files(files: Path | Mapping[str, Path]) -> tuple[tuple[str, Path], ...]
     Raises:
       DataError: a file or folder does not exist, or a folder has no files named by split.
     """
+    if isinstance(files, Path) and files.is_dir():
+        try:
+            return _in_folder(files)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise DataError(f"{files}: cannot be read ({reason}); check its permissions") from error
     if isinstance(files, Path):
-        return _in_folder(files) if files.is_dir() else (("", _existing(files)),)
+        return (("", _existing(files)),)
     return tuple((role, _existing(path)) for role, path in files.items())
 
 
@@ -259,12 +266,12 @@ def _in_folder(folder: Path) -> tuple[tuple[str, Path], ...]:
         found = [
             (role_of(f"{name}{_stem(path)}"), path)
             for place, name in places
-            for path in _array_files(place)
+            for path in _array_files(place, folder)
         ]
         if roles := tuple((_role_in_folder(role, path), path) for role, path in found if role):
             return roles
     if (folder / "state.json").is_file():  # of Dataset.save_to_disk
-        return tuple(("", path) for path in _array_files(folder))
+        return tuple(("", path) for path in _array_files(folder, folder))
     raise DataError(
         f"{folder}: has no array files named after a split; use names such as train.csv and "
         "test.csv, x_train.npy and y_train.npy, or train-00000.parquet, or list the files in "
@@ -272,13 +279,28 @@ def _in_folder(folder: Path) -> tuple[tuple[str, Path], ...]:
     )
 
 
-def _array_files(folder: Path) -> list[Path]:
-    """Array files in a folder, without the results that datasets caches there."""
-    return sorted(
+def _array_files(folder: Path, root: Path) -> list[Path]:
+    """Array files in a folder, without the results that datasets caches there.
+
+    Raises:
+      DataError: a symbolic link leads out of the root.
+    """
+    found = sorted(
         path
         for path in folder.glob("*")
         if _suffix(path) in SUFFIXES and not path.name.startswith(("cache-", "."))
     )
+    for path in found:
+        if path.is_symlink() or folder.is_symlink():
+            require_inside(path, _root(root))
+    return found
+
+
+def _root(folder: Path) -> Path:
+    """The folder that links must not leave; a snapshot of the Hugging Face Hub links to blobs."""
+    real = folder.resolve()
+    snapshots = (each for each in real.parents if each.name == "snapshots")
+    return next((each.parent for each in snapshots if (each.parent / "blobs").is_dir()), real)
 
 
 def _role_in_folder(role: str, path: Path) -> str:

@@ -5,7 +5,7 @@ import gzip
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -31,6 +31,7 @@ from cnnbench.errors import DataError, or_list, quoted
 from cnnbench.system.arrays import Array
 
 PIXEL_COLUMNS = ("pixels", "image", "img", "images")  # all pixels of an image in a cell
+_LONGEST = 2**26  # characters of a line, to limit memory
 _SPLIT_COLUMNS = ("usage", "split", "subset", "partition", "set")
 _SPLITS = {"publictest": "validation", "privatetest": "test"}  # of FER-2013
 
@@ -38,17 +39,22 @@ _SPLITS = {"publictest": "validation", "privatetest": "test"}  # of FER-2013
 class _Lines:
     """Lines of a text file that are not blank; knows the number of the last one."""
 
-    def __init__(self, path: Path, file: Iterable[str]) -> None:
+    def __init__(self, path: Path, file: IO[str]) -> None:
         self.number = 0
-        self._path, self._file, self._length = path, iter(file), 0
+        self._path, self._file, self._length = path, file, 0
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
         while True:
-            line = next(self._file)
+            line = self._file.readline(_LONGEST + 1)
+            if not line:
+                raise StopIteration
             self.number += 1
+            if len(line) > _LONGEST:
+                where = f"{self._path}:{self.number}"
+                raise DataError(f"{where}: has more than {_LONGEST:,} characters; save it as .npz")
             self._length += len(line)
             if self._length > MOST_BYTES:
                 most = f"{MOST_BYTES >> 30} GiB allowed"

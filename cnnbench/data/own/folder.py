@@ -235,10 +235,18 @@ class FolderSource:
           DataError: no such folder, it has no images, or a file is outside of it.
         """
         self.require_folder()
+        try:
+            return self._listing()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            place = error.filename or self.path
+            raise DataError(f"{place}: cannot be read ({reason}); check its permissions") from error
+
+    def _listing(self) -> ImageListing:
         pools = split_folders(self.path)
         if "train" not in pools:
             pools = {ALL: ""}
-        classes = _classes(self.path / pools.get("train", ""))
+        classes = _classes(self.path / pools.get("train", ""), self.path.resolve())
         files: dict[str, list[str]] = {}
         labels: dict[str, list[int]] = {}
         for pool in sorted(pools):
@@ -249,14 +257,14 @@ class FolderSource:
 
     def _images(self, folder: str, classes: Sequence[str]) -> Iterator[tuple[str, int]]:
         """Relative paths and labels of the images of a split."""
-        others = [name for name in _folders(self.path / folder) if name not in classes]
+        root, empty = self.path.resolve(), []
+        others = [name for name in _folders(self.path / folder, root) if name not in classes]
         if others and folder:
             near = did_you_mean(others[0], classes)
             raise DataError(
                 f"{self.path / folder / others[0]}: the training images have no class "
                 f"'{others[0]}'{near}; use {or_list(classes)}"
             )
-        root, empty = self.path.resolve(), []
         for label, name in enumerate(classes):
             inside = f"{folder}/{name}" if folder else name
             found = sorted(walk(self.path / inside, inside, root), key=lambda file: file.split("/"))
@@ -298,21 +306,33 @@ def _joined(pools: Mapping[str, Sequence[int]]) -> list[int]:
 
 def split_folders(path: Path) -> dict[str, str]:
     """Names of the folders of a folder that are splits, by split."""
-    return {_SPLITS[name.lower()]: name for name in _folders(path) if name.lower() in _SPLITS}
+    return {
+        _SPLITS[name.lower()]: name
+        for name in _folders(path, path.resolve())
+        if name.lower() in _SPLITS
+    }
 
 
-def _folders(path: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; without hidden ones."""
+def _folders(path: Path, root: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; without hidden ones.
+
+    Raises:
+      DataError: a symbolic link leads out of the root.
+    """
     with os.scandir(path) as entries:
-        return sorted(each.name for each in entries if each.is_dir() and _is_shown(each.name))
+        found = [each for each in entries if each.is_dir() and _is_shown(each.name)]
+    for each in found:
+        if each.is_symlink():
+            require_inside(path / each.name, root)
+    return sorted(each.name for each in found)
 
 
 def _is_shown(name: str) -> bool:
     return not name.startswith((".", "__MACOSX"))
 
 
-def _classes(path: Path) -> tuple[str, ...]:
-    classes = _folders(path)
+def _classes(path: Path, root: Path) -> tuple[str, ...]:
+    classes = _folders(path, root)
     if len(classes) < 2:
         have = f"only the folder '{classes[0]}'" if classes else "no folders"
         raise DataError(
@@ -322,36 +342,54 @@ def _classes(path: Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def walk(folder: Path, inside: str, root: Path) -> Iterator[str]:
+def walk(folder: Path, inside: str, root: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
     """Image files in a folder and its subfolders, as paths that start with `inside`.
 
+    Args:
+      folder: the folder.
+      inside: its path relative to the dataset.
+      root: the folder of the dataset, resolved.
+      above: the folder and those above it, resolved; empty for the first one.
+
     Raises:
-      DataError: a symbolic link leads out of the root.
+      DataError: a symbolic link leads out of the root, or back; or an image is no regular file.
     """
     if not folder.is_dir():
         return
+    above = above or (folder.resolve(),)
     with os.scandir(folder) as entries:
         found = [entry for entry in entries if _is_shown(entry.name)]
     for entry in found:
+        path, real = folder / entry.name, above[-1] / entry.name
         if entry.is_symlink():
-            _require_inside(folder / entry.name, root)
+            real = require_inside(path, root)
         if entry.is_dir():
-            yield from walk(folder / entry.name, f"{inside}/{entry.name}", root)
+            if any(each.is_relative_to(real) for each in above):
+                message = f"{path}: is a symbolic link to {real}, which contains it"
+                raise DataError(f"{message}; remove it")
+            yield from walk(path, f"{inside}/{entry.name}", root, (*above, real))
         elif entry.name.lower().endswith(SUFFIXES):
+            if not entry.is_file():
+                raise DataError(f"{path}: is not a regular file; remove it")
             yield f"{inside}/{entry.name}"
 
 
-def _require_inside(link: Path, root: Path) -> None:
-    """Checks that a symbolic link does not lead out of the root.
+def require_inside(link: Path, root: Path) -> Path:
+    """Resolves a symbolic link, which must not lead out of a folder.
+
+    Args:
+      link: the link.
+      root: the folder, resolved.
 
     Raises:
-      DataError: it does.
+      DataError: the link leads out of the folder.
     """
-    if not link.resolve().is_relative_to(root):
+    target = link.resolve()
+    if not target.is_relative_to(root):
         raise DataError(
-            f"{link}: is a symbolic link to {link.resolve()}, outside {root}; copy it into "
-            "the folder"
+            f"{link}: is a symbolic link to {target}, outside {root}; copy it into the folder"
         )
+    return target
 
 
 def paced(total: int, notify: Notify) -> Callable[[int], None]:

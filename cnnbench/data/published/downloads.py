@@ -31,6 +31,7 @@ STALL_LIMIT_S = 30.0  # without a byte, in a download
 ATTEMPTS = 5  # per server, each of which resumes the previous one
 MIRROR = "CNNBENCH_MIRROR"  # environment variable: URLs of folders with copies of the files
 _BLOCK = 2**20
+_MOST_BYTES = 2**32  # of a file of unknown size
 REMEDY = "remove it or replace it with the right file"
 _ELSEWHERE = "choose another folder with --data-dir or TFDS_DATA_DIR"
 
@@ -277,9 +278,12 @@ def _receive(url: str, part: Path, size: int | None) -> None:
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             if _size(part) <= before:
                 lost = f" after {before:,} bytes; run again to resume" if before else ""
-                raise _FaultError(f"no connection{lost}") from error
+                raise _FaultError(f"{_reason(error, STALL_LIMIT_S)}{lost}") from error
         else:
-            return
+            if not size or _size(part) >= size:
+                return
+            if _size(part) <= before:  # an error page, or the start of the file
+                raise _FaultError(f"sent only {_size(part):,} of {size:,} bytes")
     raise _FaultError(f"connection lost after {_size(part):,} bytes; run again to resume")
 
 
@@ -302,8 +306,8 @@ def _transfer(url: str, part: Path, size: int | None) -> None:
             raise _FaultError(f"sent bytes {place or 'at an unknown offset'} instead of {start}-")
         with part.open("ab" if resumes else "wb") as file:
             for block in answer.raw.stream(_BLOCK, decode_content=False):
-                if size and file.tell() + len(block) > size:
-                    raise _FaultError(f"sent more than the expected {size:,} bytes")
+                if file.tell() + len(block) > (most := size or _MOST_BYTES):
+                    raise _FaultError(f"sent more than the expected {most:,} bytes")
                 file.write(block)
 
 
@@ -393,9 +397,21 @@ def _fault(url: str) -> str:
 
     try:
         status = requests.head(url, timeout=ANSWER_LIMIT_S, allow_redirects=True).status_code
-    except requests.RequestException:
-        return "no connection"
+    except requests.RequestException as error:
+        return _reason(error, ANSWER_LIMIT_S)
     return f"HTTP status {status}" if status >= 500 else ""
+
+
+def _reason(error: Exception, limit_s: float) -> str:
+    """Why a server did not answer."""
+    import requests
+    import urllib3
+
+    if isinstance(error, requests.TooManyRedirects):
+        return "too many redirects"
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        return f"no answer within {limit_s:g} s"
+    return "no connection"
 
 
 def _unavailable(name: str, reason: str) -> str:

@@ -325,7 +325,7 @@ def test_svhn_is_downloaded(svhn: Path, tmp_path: Path, monkeypatch: pytest.Monk
         part.parent.mkdir(parents=True)
         part.write_bytes((svhn / "train_32x32.mat").read_bytes()[:1_000])
         data = _load("svhn_cropped", tmp_path / "sets", notify=lambda _: None)
-        (svhn / "test_32x32.mat").write_bytes(b"moved")
+        (svhn / "test_32x32.mat").write_bytes(bytes((svhn / "test_32x32.mat").stat().st_size))
         monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "another"))
         with pytest.raises(DataError, match=r"test_32x32\.mat: not the published file of dataset"):
             _load("svhn_cropped", tmp_path / "others", notify=lambda _: None)
