@@ -84,7 +84,8 @@ def test_with_augmentation_and_incomplete_batches() -> None:
 def test_stopping_early_and_restoring_the_best_epoch() -> None:
     stopping: dict[str, Any] = {
         "early_stopping": {"patience": 1, "min_delta": 10.0},
-        "restore_best": "loss",
+        "restore_best": "balanced_accuracy",
+        "metrics": ["accuracy", "balanced_accuracy", "macro_f1", "ece"],
     }
     job = make_job(DENSE, make_dataset(9, 5, 4), seeds=SEEDS, epochs=9, batch_size=4, **stopping)
     assert_same(job)
