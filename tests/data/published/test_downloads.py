@@ -24,6 +24,9 @@ from cnnbench.data.published.downloads import (
     registered_files,
     require_network,
 )
+from cnnbench.data.published.idx import IDX_DATASETS
+from cnnbench.data.published.readers.medmnist import MEDMNIST
+from cnnbench.data.published.sources import SOURCES
 from cnnbench.errors import DataError
 from tests.support.servers import Ranged, serving
 
@@ -221,3 +224,14 @@ def test_known_checksums_cost_no_import_of_tensorflow_datasets() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", sorted({*SOURCES, *IDX_DATASETS} - set(MEDMNIST)))
+def test_downloads_are_those_in_the_text_files_of_tensorflow_datasets(name: str) -> None:
+    """URL, size and SHA-256 are columns of its own lines, read here by search."""
+    package = Path(tfds.__file__).parent
+    texts = [*package.glob("url_checksums/*.txt"), *package.glob("datasets/*/checksums.tsv")]
+    lines = "\n".join(path.read_text() for path in texts)
+    files = SOURCES[name]()[0].files if name in SOURCES else published_files(name).values()
+    for file in files:
+        assert f"{file.url}\t{file.size}\t{file.checksum}\t" in lines
