@@ -20,16 +20,15 @@ from jax.sharding import Mesh, PartitionSpec
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.graph.repeats import Loop
 from cnnbench.layers.base import INPUT
-from cnnbench.nn.looping import repeat, stacked
+from cnnbench.nn.looping import repeat
 from cnnbench.nn.noise import Random, apply_noise
 from cnnbench.nn.ops import dense
 from cnnbench.nn.ops.batch_norm import (
     FACTOR,
     Sums,
+    about_mean,
     channel_sums,
-    near_mean,
     normalize,
-    running_shift,
     statistics,
     sum_of_rows,
     sums_gradient,
@@ -159,12 +158,7 @@ def sum_in_rows(
     alone = [node for node in net.plan.nodes if node.name not in looped]
     given: tuple[Any, ...] = (x, _drawn(alone, net.parts, len(x)), others)
     fixed = _Fixed(*_in_rows(given, cut))
-    shifts = {
-        node.inputs[0]: running_shift(net.parts[node.owner])
-        for node in reversed(net.plan.nodes)
-        if node.op.uses_batch
-    }
-    rows = _Rows(net, cut, net.parts, fixed, weights, shifts, {}, {})
+    rows = _Rows(net, cut, net.parts, fixed, weights, {}, {})
     *early, last = stages(net.plan)
     done = 0
     for loop in net.loops:
@@ -190,9 +184,8 @@ class _Rows:
       parts: modules by layer; in a loop, those of a repetition.
       fixed: inputs without gradients.
       weights: prepared weights by layer; in a loop, those of a repetition.
-      shifts: shifts for sums of outputs that a batch norm normalizes.
       values: outputs of layers so far.
-      sums: their sums about the shifts.
+      sums: sums of those that a batch norm normalizes.
     """
 
     net: Layers
@@ -200,7 +193,6 @@ class _Rows:
     parts: Mapping[str, Any]
     fixed: _Fixed
     weights: LayerParams
-    shifts: LayerValues
     values: LayerValues
     sums: dict[str, Sums]
 
@@ -208,8 +200,7 @@ class _Rows:
         """Runs stages, and adds their outputs."""
         for stage in stages:
             run = partial(_run, self.net, stage)
-            about = {name: self.shifts[name] for name in stage.sums}
-            found, more = _early(run, self.cut, *self.inputs(stage), self.fixed, about)
+            found, more = _early(run, self.cut, stage.sums, *self.inputs(stage), self.fixed)
             self.values.update(found)
             self.sums.update(more)
 
@@ -221,30 +212,19 @@ class _Rows:
         values = {name: self.values[name] for name in loop.carried}
         sums = {name: self.sums[name] for name in loop.carried if name in normed}
 
-        def once(carry: _Carry, parts: Mapping[str, Any], own: tuple[Any, LayerValues]) -> _Carry:
+        def once(carry: _Carry, parts: Mapping[str, Any], weights: LayerParams) -> _Carry:
             fixed = self.fixed._replace(drawn=_in_rows(_drawn(nodes, parts, n), self.cut))
-            weights, shifts = own[0], self.shifts | own[1]
-            rows = _Rows(
-                self.net, self.cut, parts, fixed, weights, shifts, dict(carry[0]), dict(carry[1])
-            )
+            rows = _Rows(self.net, self.cut, parts, fixed, weights, dict(carry[0]), dict(carry[1]))
             rows.advance(body)
             return (
                 {name: rows.values[loop.carried[name]] for name in values},
                 {name: rows.sums[loop.carried[name]] for name in sums},
             )
 
-        after = repeat(loop, once, (values, sums), self.net.parts, self._stacked(loop))
+        weights = {first: self.weights[first] for first in loop.columns}
+        after = repeat(loop, once, (values, sums), self.net.parts, weights)
         self.values.update({loop.after[name]: value for name, value in after[0].items()})
         self.sums.update({loop.after[name]: value for name, value in after[1].items()})
-
-    def _stacked(self, loop: Loop) -> tuple[Any, LayerValues]:
-        """Weights and shifts of the repetitions, by layer of the first."""
-        shifts = {
-            first: stacked([self.shifts[name] for name in names])
-            for first, names in loop.columns.items()
-            if first in self.shifts
-        }
-        return {first: self.weights[first] for first in loop.columns}, shifts
 
     def inputs(self, stage: Stage) -> tuple[LayerValues, LayerParams]:
         """Inputs of a stage, and its weights with the statistics of its batch norms."""
@@ -255,7 +235,7 @@ class _Rows:
             source = node.inputs[0]
             if source == INPUT:
                 images = self.fixed.images
-                self.sums[source] = _sums_of_images(self.net, images, self.shifts[source])
+                self.sums[source] = _sums_of_images(self.net, images)
             size = self.values.get(source, self.fixed.images).size // self.sums[source].about.size
             known[node.name] = statistics(self.parts[node.owner], self.sums[source], size)
         names = {name for node in stage.nodes for name in (node.name, *node.inputs)}
@@ -264,15 +244,16 @@ class _Rows:
         return {name: self.values[name] for name in stage.reads}, used
 
 
-def _sums_of_images(net: Layers, images: jax.Array, shift: jax.Array) -> Sums:
-    """Sums of images per row, without gradients."""
+def _sums_of_images(net: Layers, images: jax.Array) -> Sums:
+    """Sums of images, without gradients."""
+    found = lax.map(lambda row: channel_sums(net.to_layout(row)), images)
+    return lax.stop_gradient(_sums(found, images))
 
-    def of_rows(about: jax.Array) -> tuple[jax.Array, jax.Array]:
-        first, second = lax.map(lambda row: channel_sums(net.to_layout(row), about), images)
-        return first, second
 
-    sums = Sums(shift, *of_rows(shift))
-    return lax.stop_gradient(near_mean(sums, images.size // shift.size, of_rows))
+def _sums(found: tuple[jax.Array, jax.Array], values: jax.Array) -> Sums:
+    """Sums of the batch, from those of its rows; the values have channels last."""
+    size, dtype = values.size // values.shape[-1], jnp.promote_types(values.dtype, jnp.float32)
+    return about_mean(*found, size, dtype)
 
 
 def _drawn(nodes: Iterable[Node], parts: Mapping[str, Any], n: int) -> LayerValues:
@@ -310,56 +291,47 @@ def _result(
     return head(net.result_of(found, weights), *fixed.others)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _early(
     run: Callable[..., LayerValues],
     cut: Microbatching,
+    normed: frozenset[str],
     values: LayerValues,
     weights: LayerParams,
     fixed: _Fixed,
-    shifts: LayerValues,
 ) -> tuple[LayerValues, dict[str, Sums]]:
-    """Outputs of a stage for all rows, and sums per row of outputs to normalize."""
+    """Outputs of a stage for all rows, and sums of outputs to normalize."""
 
-    def one(row: tuple[LayerValues, _Fixed], known: Any) -> tuple[LayerValues, Any]:
-        weights, shifts = known
+    def one(row: tuple[LayerValues, _Fixed], weights: LayerParams) -> tuple[LayerValues, Any]:
         given = run(*row, weights)
-        return given, {name: channel_sums(given[name], about) for name, about in shifts.items()}
+        return given, {name: channel_sums(given[name]) for name in sorted(normed)}
 
-    def share(rows: Any, known: Any) -> Any:
-        return lax.map(lambda row: one(row, known), rows)
+    def share(rows: Any, weights: LayerParams) -> Any:
+        return lax.map(lambda row: one(row, weights), rows)
 
-    def again(name: str, about: jax.Array) -> Any:
-        def share(rows: jax.Array, about: jax.Array) -> Any:
-            return lax.map(lambda row: channel_sums(row, about), rows)
-
-        return _on_devices(share, given[name], about, cut)
-
-    given, found = _on_devices(share, (values, fixed), (weights, shifts), cut)
-    sums = {
-        name: near_mean(
-            Sums(about, *found[name]), given[name].size // about.size, partial(again, name)
-        )
-        for name, about in shifts.items()
-    }
-    return given, sums
+    given, found = _on_devices(share, (values, fixed), weights, cut)
+    return given, {name: _sums(own, given[name]) for name, own in found.items()}
 
 
 def _early_forward(
     run: Callable[..., LayerValues],
     cut: Microbatching,
+    normed: frozenset[str],
     values: LayerValues,
     weights: LayerParams,
     fixed: _Fixed,
-    shifts: LayerValues,
 ) -> Any:
-    given, sums = _early(run, cut, values, weights, fixed, shifts)
+    given, sums = _early(run, cut, normed, values, weights, fixed)
     about = {name: own.about for name, own in sums.items()}
     return (given, sums), (values, weights, fixed, given, about)
 
 
 def _early_backward(
-    run: Callable[..., LayerValues], cut: Microbatching, saved: Any, changes: Any
+    run: Callable[..., LayerValues],
+    cut: Microbatching,
+    _normed: frozenset[str],
+    saved: Any,
+    changes: Any,
 ) -> Any:
     """Row by row; a convolution before a batch norm is not recomputed."""
 
@@ -374,11 +346,14 @@ def _early_backward(
     values, weights, fixed, given, about = saved
     change, sums = changes
     of_rows = {
-        name: (jnp.broadcast_to(about[name], own.first.shape), own.first, own.second)
+        name: tuple(
+            jnp.broadcast_to(v, (len(given[name]), *v.shape))
+            for v in (about[name], own.first, own.second)
+        )
         for name, own in sums.items()
     }
     rows = values, fixed, given, change, of_rows
-    return *_with_gradients(back, rows, weights, cut), None, None
+    return *_with_gradients(back, rows, weights, cut), None
 
 
 _early.defvjp(_early_forward, _early_backward)
