@@ -509,7 +509,8 @@ def start_line(record: RunRecord) -> str:
     epochs = record.epochs_text
     where = record.environment.device_kind
     views = f", TTA {record.test_augment}" if record.test_augment else ""
-    return f"{record.title}: {name} {sizes}, {epochs}, {seeds}, on {where}{views}"
+    split = f", {record.split_text}" if record.split_text else ""
+    return f"{record.title}: {name} {sizes}{split}, {epochs}, {seeds}, on {where}{views}"
 
 
 def compiled_line(event: Compiled, *, verbose: bool = False) -> str:

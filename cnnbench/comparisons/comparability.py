@@ -7,7 +7,15 @@ from itertools import chain
 
 from cnnbench.errors import IncomparableError, UsageError, or_list
 from cnnbench.formatting import clean, enumeration, epochs_text
-from cnnbench.runs.records import Direction, EpochRecord, RunRecord, RunResult, Status, Summary
+from cnnbench.runs.records import (
+    DatasetRecord,
+    Direction,
+    EpochRecord,
+    RunRecord,
+    RunResult,
+    Status,
+    Summary,
+)
 from cnnbench.runs.summary import lost_seeds, with_missing
 from cnnbench.spec.metrics import names_of
 from cnnbench.spec.vocabulary import METRIC
@@ -172,6 +180,7 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
     kind = record.environment.device_kind
     changes = [change.partition(":")[0] for change in data.changes]
     changed = f"with {'; '.join(changes)}" if changes else f"on the unchanged {data.name}"
+    split = _split_words(data)
     same_data = "run both on the same data, for example with --dataset mnist_5k"
     return (
         _Fact("has", record.task, f"the task {record.task}", "compare runs of the same task"),
@@ -182,6 +191,7 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
             clean(changed),
             "give both the same classes, subset, imbalance and label_noise",
         ),
+        _Fact("has", (split,), split, "give both the same dataset.split"),
         _Fact("has", splits, f"splits of {sizes} images", "give both the same dataset sizes"),
         _Fact("ran", data.digest, f"on {data.name} with digest {data.digest}", same_data),
         _Fact(
@@ -198,6 +208,13 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
         ),
         _Fact("ran", kind, f"on {kind}", "run both with the same --device"),
     )
+
+
+def _split_words(data: DatasetRecord) -> str:
+    """The random split in words; without one, the validation images are the same anyway."""
+    if data.split is None:
+        return "the same validation images for all seeds"
+    return f"{data.split.text}{f' (split seed {data.split.seed})' if data.split.seed else ''}"
 
 
 def _another(run: Finished) -> str:

@@ -183,8 +183,10 @@ def compare(runs: Sequence[RunResult], criteria: Criteria = JUDGED) -> Compariso
     return _comparison(finished, _arms(finished), criteria)
 
 
-def run_values(runs: Sequence[RunResult], metric: str | None) -> list[tuple[str, list[float]]]:
-    """Label of each run, and its values after the last epoch, one per seed.
+def run_values(
+    runs: Sequence[RunResult], metric: str | None
+) -> list[tuple[str, list[float], float]]:
+    """Label of each run, its values after the last epoch, one per seed, and their overlap.
 
     Args:
       runs: at least one.
@@ -195,8 +197,9 @@ def run_values(runs: Sequence[RunResult], metric: str | None) -> list[tuple[str,
       UsageError: a run does not have the metric.
     """
     arms = _arms(finished_runs(runs, metric))
-    found = [(arm.names[0], arm.values if metric else arm.epoch_s) for arm in arms]
-    return [(label, list(values.values())) for label, values in found]
+    if metric is None:  # times do not depend on the images
+        return [(arm.names[0], list(arm.epoch_s.values()), 0.0) for arm in arms]
+    return [(arm.names[0], list(arm.values.values()), arm.overlap) for arm in arms]
 
 
 def compare_groups(
@@ -391,7 +394,9 @@ def _arm(run: Finished, label: str) -> Arm:
     record = run.record
     tags = (name for tag in record.tags for name in (tag, f"{record.name}@{tag}"))
     names = label, record.name, run_path(record), *tags
-    return Arm(names, values(run, run.judged_by), _epoch_s(run))
+    data = record.dataset
+    folds = (data.split.folds if data.split else None) or 0
+    return Arm(names, values(run, run.judged_by), _epoch_s(run), data.overlap, folds)
 
 
 def _epoch_s(run: Finished) -> dict[int, float]:
@@ -418,7 +423,8 @@ def _rows(run: Finished, label: str) -> Iterator[Row]:
     last, validates = run.record.epochs, run.record.dataset.num_validation > 0
     records, chosen = with_missing(run.epochs, last, run.summary), chosen_records(run)
     ends = [seed.chosen_epoch for seed in run.summary.seeds if seed.chosen_epoch]
-    test = estimate(values(run, f"{TEST}{run.metric}").values())
+    overlap = run.record.dataset.overlap
+    test = estimate(values(run, f"{TEST}{run.metric}").values(), overlap)
     # The first epoch, and the last or the chosen one, which may be the first of every seed.
     for number in dict.fromkeys((1, last) if validates and {*ends} != {1} else (last,)):
         ended = number == last
@@ -427,7 +433,9 @@ def _rows(run: Finished, label: str) -> Iterator[Row]:
             run=run.record,
             label=label,
             epoch=number,
-            value=estimate(value(epoch, run.metric) for epoch in epochs) if validates else test,
+            value=estimate((value(epoch, run.metric) for epoch in epochs), overlap)
+            if validates
+            else test,
             train_s=estimate(_times(epochs)),
             num_params=run.summary.num_params,
             images_per_s=_images_per_s(run),
@@ -440,7 +448,7 @@ def _rows(run: Finished, label: str) -> Iterator[Row]:
 def code_estimate(run: Finished) -> Estimate | None:
     """Linear-probe accuracy of the latent code, over seeds; None without a code."""
     accuracies = _code_accuracies(run)
-    return estimate(accuracies.values()) if accuracies else None
+    return estimate(accuracies.values(), run.record.dataset.overlap) if accuracies else None
 
 
 def code_verdicts(

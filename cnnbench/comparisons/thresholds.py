@@ -171,7 +171,9 @@ def check_threshold(threshold: Threshold, verdict: Verdict) -> ThresholdResult:
     return ThresholdResult(outcome, f"{threshold.text} {outcome}: {clean(verdict.label)}: {found}")
 
 
-def check_limit(limit: Limit, label: str, values: Sequence[float], alpha: float) -> ThresholdResult:
+def check_limit(
+    limit: Limit, label: str, values: Sequence[float], alpha: float, overlap: float = 0.0
+) -> ThresholdResult:
     """Check an absolute limit against the confidence interval of the mean over seeds.
 
     Args:
@@ -179,8 +181,9 @@ def check_limit(limit: Limit, label: str, values: Sequence[float], alpha: float)
       label: label of the run.
       values: the metric, or seconds per epoch, one per seed.
       alpha: significance level; the interval is Student's t at level 1 - alpha.
+      overlap: as for `statistics.corrected_p`.
     """
-    interval = mean_interval(values, 1 - alpha) if values else None
+    interval = mean_interval(values, 1 - alpha, overlap) if values else None
     outcome = _outcome(interval, limit.value, limit.sign)
     if not values:
         found = "no seed was timed alone"

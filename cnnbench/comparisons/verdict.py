@@ -9,12 +9,14 @@ from typing import Literal, NamedTuple
 
 from cnnbench.comparisons.statistics import (
     Interval,
+    corrected_p,
     holm,
     mean,
     mean_interval,
     pairs_for,
     sample_std,
     sign_flip_p,
+    standard_error,
 )
 from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.spec.metrics import is_fraction, words
@@ -81,11 +83,16 @@ class Arm(NamedTuple):
       names: its label, the experiment's name, its path, and aliases such as tags.
       values: the metric after the last epoch, by seed.
       epoch_s: seconds per epoch, by seed.
+      overlap: number of validation images per training image, if the seeds train on overlapping
+        parts of the images; 0 if they all train on the same.
+      folds: number of folds of a cross-validation; 0 for none.
     """
 
     names: tuple[str, ...]
     values: Mapping[int, float]
     epoch_s: Mapping[int, float]
+    overlap: float = 0.0
+    folds: int = 0
 
     @property
     def run_id(self) -> str:
@@ -107,7 +114,8 @@ class Verdict:
       differences: run minus baseline for each seed, in the metric's unit.
       difference: mean of `differences`.
       interval: confidence interval of that mean at level 1 - alpha; None with fewer than two seeds.
-      p: Holm-adjusted p-value of the paired sign-flip test; None with fewer than two seeds.
+      p: Holm-adjusted p-value of the paired sign-flip test, or of the corrected resampled t-test
+        with `overlap`; None with fewer than two seeds.
       alpha: significance level.
       fewest: smallest number of seeds with which p can reach alpha.
       min_effect: noise threshold in the metric's unit.
@@ -115,6 +123,9 @@ class Verdict:
         too few seeds; None if the comparison is conclusive or needs over `MOST_SEEDS`.
       time_ratio: seconds per epoch relative to the baseline, geometric mean over the seeds.
       time_interval: confidence interval of that ratio; None with fewer than two seeds.
+      overlap: number of validation images per training image, by which the interval and p are
+        corrected if the seeds train on overlapping parts of the images; otherwise 0.
+      folds: number of folds of a cross-validation; 0 for none.
     """
 
     label: str
@@ -133,6 +144,8 @@ class Verdict:
     needed: int | None
     time_ratio: float
     time_interval: Interval | None
+    overlap: float = 0.0
+    folds: int = 0
 
 
 def judge(
@@ -154,13 +167,27 @@ def judge(
     others = [arm for arm in arms if arm is not base]
     pairs = [_differences(base, arm) for arm in others]
     testable = [i for i, d in enumerate(pairs) if len(d) > 1 and all(map(math.isfinite, d))]
-    adjusted = dict(zip(testable, holm([sign_flip_p(pairs[i]) for i in testable]), strict=True))
+    adjusted = dict(zip(testable, holm([_p(pairs[i], base) for i in testable]), strict=True))
     base_mean = mean(list(base.values.values()))
     least = criteria.min_effect.in_units(base_mean)
-    question = _Question(metric, higher, criteria.alpha, base_mean, least, max(1, len(testable)))
+    question = _Question(
+        metric,
+        higher,
+        criteria.alpha,
+        base_mean,
+        least,
+        max(1, len(testable)),
+        base.overlap,
+        base.folds,
+    )
     return tuple(
         _verdict(base, arm, pairs[i], adjusted.get(i), question) for i, arm in enumerate(others)
     )
+
+
+def _p(differences: Sequence[float], arm: Arm) -> float:
+    """The p-value for independent seeds, or for those that share training images."""
+    return corrected_p(differences, arm.overlap) if arm.overlap else sign_flip_p(differences)
 
 
 def _require_possible(effect: Effect, metric: str) -> None:
@@ -194,7 +221,10 @@ def find_baseline(arms: Sequence[Arm], wanted: str | None) -> int:
 
 
 class _Question(NamedTuple):
-    """Parameters of one pairwise comparison; `tests` is the number of simultaneous tests."""
+    """Parameters of one pairwise comparison; `tests` is the number of simultaneous tests.
+
+    `overlap` and `folds` are those of the runs.
+    """
 
     metric: str
     higher: bool
@@ -202,11 +232,13 @@ class _Question(NamedTuple):
     base_mean: float
     least: float
     tests: int
+    overlap: float
+    folds: int
 
     @property
     def fewest(self) -> int:
-        """Smallest number of seeds that can reach significance."""
-        return pairs_for(self.alpha / self.tests)
+        """Smallest number of seeds that can reach significance; with folds, one for each."""
+        return (self.folds or 2) if self.overlap else pairs_for(self.alpha / self.tests)
 
 
 def _differences(base: Arm, arm: Arm) -> tuple[float, ...]:
@@ -225,7 +257,8 @@ def _verdict(
     p: float | None,
     question: _Question,
 ) -> Verdict:
-    interval = mean_interval(differences, 1 - question.alpha) if differences else None
+    level, overlap = 1 - question.alpha, question.overlap
+    interval = mean_interval(differences, level, overlap) if differences else None
     finding = _finding(differences, interval, p, question)
     ratio, ratio_interval = _time_ratio(base.epoch_s, arm.epoch_s, question.alpha)
     return Verdict(
@@ -245,6 +278,8 @@ def _verdict(
         needed=_seeds_to_run(finding, differences, question),
         time_ratio=ratio,
         time_interval=ratio_interval,
+        overlap=question.overlap,
+        folds=question.folds,
     )
 
 
@@ -287,10 +322,13 @@ def _needed(differences: Sequence[float], question: _Question) -> int | None:
     if spread is None:
         return question.fewest
     size, quantile = abs(mean(differences)), 1 - question.alpha / question.tests / 2
-    numbers = range(max(question.fewest, len(differences) + 1), MOST_SEEDS + 1)
+    step = question.folds or 1
+    first = max(question.fewest, len(differences) + 1)
+    numbers = range(-(-first // step) * step, MOST_SEEDS + 1, step)
 
     def detectable(n: int) -> float:
-        return float(stdtrit(n - 1, quantile) + stdtrit(n - 1, POWER)) * spread / math.sqrt(n)
+        quantiles = stdtrit(n - 1, quantile) + stdtrit(n - 1, POWER)
+        return float(quantiles) * standard_error(spread, n, question.overlap)
 
     place = bisect_left(numbers, True, key=lambda n: detectable(n) < size)
     return numbers[place] if place < len(numbers) else None

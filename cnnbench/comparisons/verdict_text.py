@@ -95,7 +95,9 @@ def _lack(v: Verdict) -> str:
         found = f"{words(v.metric)} {size(v.metric, v.difference)} with one seed"
     else:
         # Without p, which no difference, however large, could bring to alpha.
-        found = f"{words(v.metric)} {_interval(v)}, {len(v.seeds)} seeds)"
+        found = f"{words(v.metric)} {_interval(v)}, {_number(v)})"
+    if v.folds:
+        return f"{found}; {v.folds}-fold cross-validation takes at least {v.fewest} seeds: {advice}"
     return f"{found}; p < {v.alpha:g} takes at least {v.fewest} seeds: {advice}"
 
 
@@ -105,7 +107,7 @@ def _named_evidence(v: Verdict) -> str:
 
 def _evidence(v: Verdict) -> str:
     assert v.p is not None
-    return f"{_interval(v)}, {_p(v.p)}, {len(v.seeds)} seeds)"
+    return f"{_interval(v)}, {_p(v.p)}, {_number(v)})"
 
 
 def _interval(v: Verdict) -> str:
@@ -115,6 +117,10 @@ def _interval(v: Verdict) -> str:
     level = f"{100 * (1 - v.alpha):g}% CI"
     difference = size(v.metric, v.difference)
     return f"{difference} ({level} {low} to {high}"
+
+
+def _number(v: Verdict) -> str:
+    return f"{len(v.seeds)} {'folds' if v.folds else 'seeds'}"
 
 
 def size(metric: str, value: float) -> str:
@@ -153,7 +159,16 @@ def how_lines(verdicts: Sequence[Verdict]) -> list[str]:
     if all(verdict.p is None for verdict in verdicts):
         return []
     adjusted = ", Holm-adjusted (CIs are not)" if len(verdicts) > 1 else ""
+    tested = verdicts[0]
+    if tested.overlap:
+        pairs, shared = ("fold", "folds") if tested.folds else ("seed", "seeds")
+        method = (
+            f"Verdicts: paired by {pairs}; CI and p: corrected resampled t-test (Nadeau and Bengio"
+            f" 2003), since the {shared} share training images{adjusted}."
+        )
+    else:
+        method = f"Verdicts: paired by seed; CI: Student's t; p: sign-flip test{adjusted}."
     return [
-        f"Verdicts: paired by seed; CI: Student's t; p: sign-flip test{adjusted}.",
+        method,
         "Time ratios: geometric mean over seeds, from median epoch times.",
     ]

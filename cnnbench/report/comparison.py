@@ -130,6 +130,7 @@ def notes(comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN) -> 
     data, rows = comparison.dataset, comparison.rows
     held_out = f"{data.num_validation:,}" if data.num_validation else "no"
     sizes = f"{data.num_train:,} training, {held_out} validation"
+    split = "".join(f"; {text}" for text in _split_texts(rows))
     columns = epoch_columns(comparison, wide=wide)
     lines = _packed(column.note for column in columns if not column.note_last)
     if not (wide and comparison.validates):  # there is no column of test values
@@ -137,7 +138,7 @@ def notes(comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN) -> 
     if wide:
         lines[3:3] = _packed(column.note for column in cost_columns(comparison))
     lines += [
-        f"Data: {clean(data.title)}; {sizes} and {data.num_test:,} test images.",
+        f"Data: {clean(data.title)}; {sizes} and {data.num_test:,} test images{split}.",
         *(f"Changes: {clean('; '.join(each))}." for each in [data.changes] if each),
         f"Source: {clean('; '.join(dict.fromkeys(row.run.dataset.source for row in rows)))}.",
         f"Device: {comparison.device_kind}, {clean(' and '.join(comparison.devices))}.",
@@ -150,6 +151,11 @@ def notes(comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN) -> 
         wanted = " and ".join(sorted(filter(None, lost)))
         lines.append(f"Note: {wanted} is not available offline; trained on {data.name} instead.")
     return tuple(lines)
+
+
+def _split_texts(rows: Sequence[Row]) -> list[str]:
+    """Returns the random splits of the runs, which may differ in their repeats."""
+    return list(dict.fromkeys(row.run.split_text for row in rows if row.run.split_text))
 
 
 def _footer(comparison: Comparison, *, wide: bool, look: TableOptions) -> tuple[str, ...]:

@@ -134,5 +134,5 @@ def _json_value(value: object) -> object:
         "values": value.values,
         "mean": value.mean,
         "std": value.std,
-        "interval_95": mean_interval(value.values, 0.95),
+        "interval_95": mean_interval(value.values, 0.95, value.overlap),
     }

@@ -218,6 +218,8 @@ def _caption(comparison: Comparison, rows: Sequence[Row]) -> str:
     over = "one seed" if seeds == [1] else f"mean ± standard deviation over {counts} seeds"
     words = "epoch" if last == 1 else "epochs"
     most = "at most " if any(row.run.stop_metric for row in rows) else ""
+    split = "; ".join(dict.fromkeys(row.run.split_text for row in rows if row.run.split_text))
+    sizes += f"; {split}" if split else ""
     return escape_latex(f"{data.title}: {sizes}; {most}{epochs} {words}; {over}.")
 
 

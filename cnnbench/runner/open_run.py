@@ -130,18 +130,26 @@ def _first_record(
         test_augment=experiment.evaluation.augment or "",
         stop_metric=stopping.metric if (stopping := experiment.train.early_stopping) else "",
         best_metric=experiment.train.restore_best or "",
+        folds=_folds(dataset, experiment.seeds),
     )
 
 
+def _folds(dataset: "Dataset", seeds: Sequence[int]) -> tuple[int, ...]:
+    """Returns the fold of each seed; nothing without cross-validation."""
+    split = dataset.random
+    folds = [split.fold(seed) for seed in seeds] if split else []
+    return tuple(fold for fold in folds if fold is not None)
+
+
 def _dataset_record(dataset: "Dataset") -> DatasetRecord:
-    info = dataset.info
+    info, held_out = dataset.info, len(dataset.validation)
     return DatasetRecord(
         name=info.name,
         title=f"{info.name} ({KNOWN[info.name].title})" if info.name in KNOWN else info.name,
         digest=dataset.digest,
         stand_in_for=dataset.stand_in_for,
         num_train=len(dataset.train),
-        num_validation=len(dataset.validation),
+        num_validation=held_out,
         num_test=len(dataset.test),
         source=dataset.source,
         classes=info.classes,
@@ -149,6 +157,8 @@ def _dataset_record(dataset: "Dataset") -> DatasetRecord:
         changes=dataset.changes,
         streamed=dataset.streamed,
         num_classes=info.num_classes,
+        split=dataset.random,
+        overlap=held_out / (len(dataset.pool) - held_out) if dataset.pool else 0.0,
     )
 
 

@@ -531,6 +531,8 @@ def _differences(one: RunRecord, two: RunRecord) -> Iterator[str]:
     """Yields the differences between the settings of two runs."""
     if one.dataset.name != two.dataset.name:
         yield f"on {one.dataset.name}, not {two.dataset.name}"
+    elif one.dataset.split != two.dataset.split:
+        yield f"with {_split_words(one)}, not {_split_words(two)}"
     elif one.dataset.digest != two.dataset.digest:
         mine, other = one.dataset.num_train, two.dataset.num_train
         few = f"{mine:,} training images, not {other:,}"
@@ -547,6 +549,10 @@ def _differences(one: RunRecord, two: RunRecord) -> Iterator[str]:
         yield few if counts[0] != counts[1] else "different seeds"
     if one.environment.device_kind != two.environment.device_kind:
         yield f"on {one.environment.device_kind}, not {two.environment.device_kind}"
+
+
+def _split_words(record: RunRecord) -> str:
+    return record.dataset.split.text if record.dataset.split else "a split by number"
 
 
 def _nothing_open(folder: str, runs: Listing) -> str:

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from statistics import fmean
 
+from cnnbench.data.splits import RandomSplit
 from cnnbench.formatting import clean, diverged_text, epochs_text
 from cnnbench.runs.cost import Cost
 from cnnbench.spec.metrics import heading, metric_text
@@ -139,6 +140,10 @@ class DatasetRecord:
       changes: what the experiment changed in the dataset, such as label noise, a line each.
       streamed: True if images are decoded when they are needed, instead of kept in memory.
       num_classes: number of classes; None in runs of older versions.
+      split: random split of the training images; None if validation images are chosen by number,
+        or by the files of the user.
+      overlap: number of validation images per training image, if seeds train on overlapping parts
+        of the images; 0 if all train on the same.
     """
 
     name: str
@@ -154,6 +159,8 @@ class DatasetRecord:
     changes: tuple[str, ...] = ()
     streamed: bool = False
     num_classes: int | None = None
+    split: RandomSplit | None = None
+    overlap: float = 0.0
 
     def class_name(self, label: int) -> str:
         """Name of a class; its number if the dataset names none."""
@@ -270,6 +277,8 @@ class RunRecord:
       test_augment: test-time augmentation, `evaluation.augment`; empty for none.
       stop_metric: metric of `early_stopping`; empty without it.
       best_metric: metric of `restore_best`; empty without it.
+      folds: with cross-validation, the fold that each of `seeds` validates on, from 0; otherwise
+        empty.
     """
 
     run_id: str
@@ -297,6 +306,19 @@ class RunRecord:
     test_augment: str = ""
     stop_metric: str = ""
     best_metric: str = ""
+    folds: tuple[int, ...] = ()
+
+    @property
+    def split_text(self) -> str:
+        """How the training images are split at random, in words; empty if they are not."""
+        split = self.dataset.split
+        if split is None or not self.folds:
+            return split.text if split else ""
+        rounds, rest = divmod(len(self.folds), split.folds or 1)
+        counts = {self.folds.count(fold) for fold in range(split.folds or 1)}
+        if rest or len(counts) > 1:
+            return f"{split.text}, {len(self.folds)} seeds"
+        return f"{split.text}{f', {rounds} repeats' if rounds > 1 else ''}"
 
     @property
     def num_steps(self) -> int:

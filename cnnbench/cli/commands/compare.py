@@ -195,8 +195,8 @@ def _results(
     """A change is checked on every run but the baseline, a limit on every run."""
     timed, metric = threshold.metric == TIME, threshold.metric
     if isinstance(threshold, Limit):
-        for label, values in run_values(runs, None if timed else metric):
-            yield check_limit(threshold, label, values, criteria.alpha)
+        for label, values, overlap in run_values(runs, None if timed else metric):
+            yield check_limit(threshold, label, values, criteria.alpha, overlap)
         return
     judged = comparisons
     if not timed:
