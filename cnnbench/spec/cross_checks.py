@@ -434,7 +434,8 @@ def _selection_issues(
     for at, metric in chosen.items():
         if dataset and _lacks_validation(dataset, info):
             message = f"{at[1]} needs validation images, and there are none"
-            yield Issue(at[:2], message, f"set dataset.splits.validation, or remove {at[1]}")
+            key = "split" if dataset.random_split else "splits"
+            yield Issue(at[:2], message, f"set dataset.{key}.validation, or remove {at[1]}")
         elif task and metric not in (*known, *names_of(task)):
             message = f"metric '{metric}' is not available for task: {task}"
             yield Issue(at, message, f"use {or_list(known)}")
@@ -533,7 +534,7 @@ def _random_split_issues(spec: DatasetSpec, split: SplitSpec) -> Iterator[Issue]
     if split.folds:
         for key in ("validation", "by_seed"):
             if key in split.model_fields_set and getattr(split, key):
-                message = f"{key} has no effect with folds, each of which validates a seed"
+                message = f"{key} has no effect with folds, which determine the validation images"
                 yield Issue((*at, key), message, f"remove {key} or folds", of_key=True)
     elif split.by_seed and not split.validation:
         message = "by_seed without validation images has no effect"
@@ -555,7 +556,8 @@ def _split_issues(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Issue]:
             message = f"{VALUE} images requested, but {info.name} has {limit:,} for this split"
             yield Issue(("dataset", "splits", key), message, f"use at most {limit}")
     num_train, num_validation = _sizes(spec, info)
-    if num_train is not None and num_validation is not None and not excess:
+    by_number = not excess and spec.random_split is None
+    if num_train is not None and num_validation is not None and by_number:
         yield from _overlap(splits, num_train, num_validation, info)
     if spec.train_examples and num_train and spec.train_examples > num_train > 0:
         message = f"{VALUE} exceeds the {num_train:,} training images"

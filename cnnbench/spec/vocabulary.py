@@ -226,7 +226,11 @@ _KEYS: _Words = {
     "random_erasing": ("RandomErasing", "cutout", "erase", "reprob"),
     "pixel_scale": ("rescale", "scale"),
     "normalize": ("normalization", "normalise", "standardize", "mean", "z_score"),
-    "splits": ("split", "sizes"),
+    "splits": ("sizes",),
+    "split": ("random_split", "train_test_split", "holdout", "shuffle_split"),
+    "stratified": ("stratify",),
+    "by_seed": ("per_seed", "resample", "resampling"),
+    "folds": ("n_splits", "num_folds", "n_folds", "k_folds", "kfold", "cv", "cross_validation"),
     "offline": ("fallback", "stand_in"),
     "dataset": ("data", "datasets", "images"),
     "model": ("network", "net", "architecture", "arch", "nn"),
@@ -299,7 +303,7 @@ _NO_KEYS = (
     " accumulate_grad_batches swa"
     " sample_weight shuffle num_workers callbacks compile distributed"
     " strategy pretrained dropout whitening image_size"
-    " input_shape num_classes cache prefetch k_folds cross_validation download"
+    " input_shape num_classes cache prefetch download"
 )
 
 

@@ -175,8 +175,7 @@ def test_the_number_of_seeds_to_run_is_a_number_of_rounds() -> None:
     assert verdict.finding is Finding.NONE
     spread, n = float(np.std(verdict.differences, ddof=1)), verdict.needed
     sizes = {
-        m: (oracle.t.ppf(0.975, m - 1) + oracle.t.ppf(0.8, m - 1))
-        * standard_error(spread, m, 0.25)
+        m: (oracle.t.ppf(0.975, m - 1) + oracle.t.ppf(0.8, m - 1)) * standard_error(spread, m, 0.25)
         for m in range(10, 1001, 5)
     }
     enough = [m for m, size in sizes.items() if size < abs(verdict.difference)]
