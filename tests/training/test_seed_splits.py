@@ -63,7 +63,7 @@ def test_a_seed_equals_a_training_on_its_images_alone(
 
 
 def test_whitening_uses_the_training_images_of_the_seed() -> None:
-    conv = {"op": "conv", "filters": 4, "kernel": 2, "init": "whitening"}
+    conv = {"op": "conv", "filters": 8, "kernel": 2, "init": "whitening"}
     job = make_job({"conv": conv, "dense": LINEAR["dense"]}, pooled(BY_SEED))
     kernels = [_kernel(job, seed) for seed in (0, 1)]
     assert not np.array_equal(*kernels)
