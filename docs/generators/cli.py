@@ -18,7 +18,7 @@ _TABLES = "[Tables, CSV and JSON](tables.md)"
 SEE_ALSO = {
     "run": (_FIRST_IDEA, _RESUME, "[Use your own model in Python](../how-to/python-model.md)"),
     "show": ("[Experiment files](spec.md)",),
-    "new": (_FIRST_IDEA,),
+    "new": (_FIRST_IDEA, "[Your own images](../tutorial/own-data.md)"),
     "watch": (_FIRST_IDEA,),
     "schema": (_FIRST_IDEA,),
     "list": (_TABLES,),

@@ -27,6 +27,7 @@ from tests.support.paths import ROOT
 INDEX = ROOT / "docs" / "index.md"
 CI_PAGE = ROOT / "docs" / "how-to" / "ci-gate.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+IN_ORDER = {ROOT / "docs" / "tutorial" / "own-data.md"}  # test_own_data runs them
 # A command trains for one epoch on a few embedded digits here, whatever it says, and is
 # measured with the network that compiles the soonest against one framework; cli/test_bench and
 # bench/frameworks/test_frameworks have the others.
@@ -137,7 +138,9 @@ def shortened(command: str) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if yaml_blocks(p)], ids=ids)
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if yaml_blocks(p) and p not in IN_ORDER], ids=ids
+)
 def test_yaml_blocks_are_experiments(page, workplace):
     write_modules(page, workplace)
     write_arrays(page, workplace)
@@ -150,7 +153,7 @@ def test_yaml_blocks_are_experiments(page, workplace):
     [
         pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else [])
         for page in PAGES
-        if commands(page)
+        if commands(page) and page not in IN_ORDER
     ],
     ids=ids,
 )
