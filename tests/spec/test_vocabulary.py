@@ -391,7 +391,8 @@ def test_commands_that_there_are_not(word: str, meant: str) -> None:
     assert invoke("zebra")[1].startswith("no such command: 'zebra'; write run, ")
     assert invoke("data", "lits") == (
         2,
-        "no such command: 'lits' (did you mean 'list'?); write list, prepare, inspect or path.\n",
+        "no such command: 'lits' (did you mean 'list'?); write list, prepare, export, inspect or"
+        " path.\n",
     )
 
 
