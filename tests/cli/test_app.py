@@ -107,6 +107,7 @@ def test_run_writes_every_file_of_a_run():
         "eval_s",
         "samples_per_s",
         "at_once",
+        "data_s",
     ]
     record = read_run(run).record
     assert record.status == "finished"
