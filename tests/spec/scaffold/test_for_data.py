@@ -69,7 +69,7 @@ FOLDERS: dict[str, Callable[[], None]] = {
     "one and three": lambda: make("pics", [1, 3]),
     "tiny": lambda: make("pics", [9, 9], lambda _: (8, 8)),
     "pixels": lambda: make("pics", [9, 9], lambda _: (1, 1)),
-    "strips": lambda: make("pics", [9, 9], lambda number: (2, 300 + number)),
+    "strips": lambda: make("pics", [9, 9], lambda number: (20, 300 + number)),
     "mixed": lambda: make("pics", [9, 9], lambda number: (3 + 9 * number, 90 - 9 * number)),
     "huge": lambda: make("pics", [2, 1], lambda _: (700, 1000)),
     "gray": lambda: make("pics", [9, 9], mode="L"),
