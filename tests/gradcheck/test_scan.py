@@ -391,11 +391,6 @@ SHORT: dict[str, tuple[Graph, str, set[str]]] = {
         "initial weights",
         {"norm"},
     ),
-    "large offset before a batch norm": (
-        ({"conv": CONV, "norm": NORM | {"epsilon": 1e-5}} | CLASSIFIER, IMAGE, (CLASSES,)),
-        "larger offsets",
-        {"norm"},
-    ),
 }
 
 

@@ -51,7 +51,8 @@ LINES = (
     Line("data path --data-dir data", says="cache "),
     Line("data prepare mnist_5k --data-dir data", says="mnist_5k: 4,000 training"),
     Line("data prepare cmaterdb", 1, "cmaterdb"),
-    Line("data inspect pics --output pics.png", says="Exact duplicates: 11."),
+    Line("data inspect pics --output pics.png --data-dir data", says="Exact duplicates: 11."),
+    Line("data export mnist_5k digits --data-dir data", says="digits"),
     Line("schema", says='"$schema"'),
     Line("schema --output schema.json"),
     Line("schema standard", says='"$schema"'),
@@ -63,6 +64,7 @@ LINES = (
     Line("show tiny.yaml --diagram tiny.md"),
     Line("new tiny.yaml idea.yaml --name idea --results-dir results", says="cnnbench run"),
     Line("new modified idea.yaml --force", says="cnnbench watch"),
+    Line("new fits.yaml --data pics --data-dir data", says="wrote fits.yaml"),
     Line(
         "watch wide.yaml --once --seeds 2 --epochs 1 --dataset mnist_5k --device cpu --engine fast"
         " --results-dir watched --data-dir data",
@@ -77,7 +79,7 @@ LINES = (
     ),
     Line("run wide.yaml tiny.yaml --match params --engine direct --quiet", says="Accuracy"),
     Line("run wide.yaml tiny.yaml --match flops --dry-run", says="would train"),
-    Line("run tiny.yaml --seeds 1 --engine plain --json", says='"comparisons"'),
+    Line("run tiny.yaml --seeds 1 --engine plain --workers 1 --json", says='"comparisons"'),
     Line("run tiny.yaml --seeds 1 --engine fast --profile trace --tag traced", says="Files: "),
     Line("run code.yaml --engine direct", says="Loss"),
     Line("run python.yaml --allow-python --engine auto --device auto", says="Accuracy"),

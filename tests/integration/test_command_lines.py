@@ -114,6 +114,8 @@ GUARDED = {
     "keras": "peers",
     "pandas": "pandas",
     "pyarrow": "parquet",
+    "grain": "streaming",
+    "absl": "streaming",
 }
 
 

@@ -70,8 +70,9 @@ def new(
         return
     if parent is None or file is None:
         what = "PARENT" if parent is None else "FILE"
-        usage = "cnnbench new PARENT FILE, or cnnbench new FILE --data FOLDER"
-        raise UsageError(f"cnnbench new: {what} is missing; write: {usage}")
+        command = commands.cnnbench("new")
+        usage = f"{command} PARENT FILE, or {command} FILE --data FOLDER"
+        raise UsageError(f"{command}: {what} is missing; write: {usage}")
     _refuse_existing(file, force=force)
     replaces = file.exists()
     scaffold = scaffold_experiment(file, _file_of(parent), name)
