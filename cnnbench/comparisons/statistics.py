@@ -109,7 +109,7 @@ def standard_error(std: float, number: int, overlap: float = 0.0) -> float:
       overlap: number of validation images per training image, n2 / n1; 0 for independent values.
 
     >>> standard_error(1.0, 10), standard_error(1.0, 10, overlap=1 / 9)
-    (0.31622776601683794, 0.4594682917363407)
+    (0.31622776601683794, 0.45946829173634074)
     """
     return std * math.sqrt(1 / number + overlap)
 
@@ -130,7 +130,7 @@ def corrected_p(differences: Sequence[float], overlap: float) -> float:
       learning algorithms", PAKDD 2004, for repeated cross-validation.
 
     >>> round(corrected_p([0.2, 0.1, 0.3, 0.1, 0.3], overlap=1 / 4), 3)
-    0.04
+    0.041
     """
     from scipy.special import stdtr
 

@@ -24,7 +24,7 @@ def r2(predictions: Regressed) -> float:
     `r2_score`, a target that is the same for all images has 1 if all predictions are exact, else 0.
 
     >>> r2(Regressed(np.array([[1.0], [2.0], [3.0]]), np.array([[1.0], [2.0], [6.0]])))
-    0.35714285714285715
+    0.3571428571428571
     """
     outputs, targets = (np.asarray(each, np.float64) for each in predictions)
     if len(targets) < 2 or np.isnan(outputs).any():
