@@ -5,7 +5,7 @@ with pydantic's.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import NoneType, UnionType
 from typing import (
@@ -57,6 +57,16 @@ class Discriminator(_Marker):
 
 class Tag(_Marker):
     """Unused here, as `Discriminator`."""
+
+
+def model_validator(**options: Any) -> Callable[[T], T]:
+    """Unused here: no benchmark needs what the validators of models add."""
+    return lambda function: function
+
+
+def PrivateAttr(default: T) -> T:  # noqa: N802 - pydantic's name
+    """The default."""
+    return default
 
 
 _MISSING: Any = object()
