@@ -13,6 +13,19 @@ MISSING = "–"  # noqa: RUF001 - a dash, for unknown values
 _MOST = 100_000  # larger numbers get the next unit
 
 
+def is_number(text: str) -> bool:
+    """Returns True if a text is a number.
+
+    >>> is_number("1e-3"), is_number("cat")
+    (True, False)
+    """
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def diverged_text(lost: int, seeds: int) -> str:
     """Note on diverged seeds; empty if none diverged.
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.inspection.arrays import ArrayInspection
 from cnnbench.data.inspection.folder import FolderInspection, SameImages
+from cnnbench.data.own.decoding import ImageHeader
 from cnnbench.data.own.folder import LISTED, few
 from cnnbench.formatting import clean
 from cnnbench.layers.base import shape_text
@@ -29,14 +30,19 @@ def classes_table(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -
     return table
 
 
-def folder_lines(found: FolderInspection) -> Iterator[str]:
-    """Sizes, modes, duplicates and statistics of a folder, a line each."""
+def header_lines(headers: Sequence[ImageHeader]) -> Iterator[str]:
+    """Sizes, formats and modes of image files, a line each."""
     for side in ("height", "width"):
-        values = sorted(getattr(each, side) for each in found.headers)
+        values = sorted(getattr(each, side) for each in headers)
         middle = values[len(values) // 2]
         yield f"{side.title()}: {values[0]:,} to {values[-1]:,} pixels, median {middle:,}."
-    kinds = Counter(f"{each.format} {each.mode}" for each in found.headers).most_common()
+    kinds = Counter(f"{each.format} {each.mode}" for each in headers).most_common()
     yield f"Formats and modes: {', '.join(f'{kind} {number:,}' for kind, number in kinds)}."
+
+
+def folder_lines(found: FolderInspection) -> Iterator[str]:
+    """Sizes, modes, duplicates and statistics of a folder, a line each."""
+    yield from header_lines(found.headers)
     if found.broken:
         yield f"Cannot be read: {len(found.broken):,}."
         yield from (f"  {clean(error)}" for error in found.broken[:LISTED])

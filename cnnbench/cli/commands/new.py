@@ -1,6 +1,5 @@
 """``cnnbench new`` and ``cnnbench schema``: help with writing experiment files."""
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from operator import itemgetter
@@ -134,18 +133,15 @@ def _new_for_data(
 
 def _found_lines(found: "Survey") -> Iterator[str]:
     """What was found in a folder of images, a line each."""
+    from cnnbench.report.data_inspection import header_lines
+
     (least, low), *_, (most, high) = sorted(found.counts.items(), key=itemgetter(1))
     classes = f"{low:,} ({clean(least)}) to {high:,} ({clean(most)}) per class"
     each = f"{low:,} per class" if low == high else classes
     yield f"Found {found.num_images:,} images in {len(found.counts):,} classes, {each}."
     if found.is_sample:
         yield f"Of {len(found.headers):,} of them:"
-    for side in ("height", "width"):
-        sizes = sorted(getattr(each, side) for each in found.headers)
-        middle = sizes[len(sizes) // 2]
-        yield f"{side.title()}: {sizes[0]:,} to {sizes[-1]:,} pixels, median {middle:,}."
-    kinds = Counter(f"{each.format} {each.mode}" for each in found.headers).most_common()
-    yield f"Formats and modes: {', '.join(f'{kind} {number:,}' for kind, number in kinds)}."
+    yield from header_lines(found.headers)
     if found.broken:
         yield f"Cannot be read: {few([clean(name) for name in found.broken])}."
 

@@ -28,6 +28,7 @@ from cnnbench.data.own.stored import (
     unreadable,
 )
 from cnnbench.errors import DataError, or_list, quoted
+from cnnbench.formatting import is_number
 from cnnbench.system.arrays import Array
 
 PIXEL_COLUMNS = ("pixels", "image", "img", "images")  # all pixels of an image in a cell
@@ -130,7 +131,7 @@ def _label_array(
     if len(texts) == 1 and kind == "class":
         return Raw(_numbers_if_all(texts[0]), where)
     values = np.array(texts).T
-    if all(map(_is_number, {text for cells in texts for text in cells})):
+    if all(map(is_number, {text for cells in texts for text in cells})):
         values = values.astype(np.float64)
     names = tuple(columns.names[label] for label in columns.labels) if columns.names else ()
     return Raw(values, where, names)
@@ -189,7 +190,7 @@ def _add_row(text: str, rows: list[NDArray[np.float32]], where: str) -> float:
     try:
         rows.append(np.array(words, np.float32))
     except ValueError as error:
-        wrong = quoted(next(word for word in words if not _is_number(word)))
+        wrong = quoted(next(word for word in words if not is_number(word)))
         raise DataError(f"{where}: pixel {wrong} is not a number; use 0 to 255") from error
     if len(words) != len(rows[0]):
         raise DataError(
@@ -259,8 +260,8 @@ def _is_header(cells: Sequence[str], words: Sequence[str], keys: NamesByKey) -> 
     """True if the first line has names of columns: known or given ones, or few numbers."""
     known = any(name in words for name in (*LABEL_COLUMNS, *PIXEL_COLUMNS))
     own = [name for key in keys for name in names_in(keys, key)]
-    given = any(name in cells and not _is_number(name) for name in own)
-    return known or given or sum(map(_is_number, cells)) * 2 <= len(cells)
+    given = any(name in cells and not is_number(name) for name in own)
+    return known or given or sum(map(is_number, cells)) * 2 <= len(cells)
 
 
 def _find(
@@ -295,17 +296,9 @@ def _numbered_label(path: Path, cells: Sequence[str], given: str) -> int | None:
     return int(given) % len(cells)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _numbers_if_all(texts: Sequence[str]) -> Array:
     """Numbers, if all are in number format, such as 7 or 7.00e+00; else strings."""
-    return np.array([*map(float, texts)] if all(map(_is_number, set(texts))) else texts)
+    return np.array([*map(float, texts)] if all(map(is_number, set(texts))) else texts)
 
 
 def _bad_line(path: Path, number: int, error: ValueError) -> DataError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.own.folder import ALL, FolderSource, ImageListing, split_folders, walk
 from cnnbench.errors import DataError, did_you_mean, or_list, quoted
+from cnnbench.formatting import is_number
 
 if TYPE_CHECKING:  # reading an experiment imports no NumPy
     from numpy.typing import NDArray
@@ -102,7 +103,7 @@ class TableSource(FolderSource):
         cells = np.array([rows.cells[index] for index in at])
         where = f"{self.table}: {' and '.join(rows.names)}"
         single = len(rows.names) == 1 and self.kind != "targets"
-        if not single and all(map(_is_number, {cell for row in rows.cells for cell in row})):
+        if not single and all(map(is_number, {cell for row in rows.cells for cell in row})):
             cells = cells.astype(np.float64)
         columns = () if single else rows.names
         raw = Raw(cells[:, 0] if single else cells, where, columns, tuple(files))
@@ -236,11 +237,3 @@ def _forms(file: str) -> Iterator[str]:
 def _unique_forms(files: Sequence[str]) -> Mapping[str, int]:
     """Numbers of files by name in a table."""
     return Counter(form for file in files for form in set(_forms(file)))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

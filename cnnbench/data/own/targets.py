@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cnnbench.data.own.stored import Raw
 from cnnbench.errors import DataError, did_you_mean, quoted
+from cnnbench.formatting import is_number
 from cnnbench.system.arrays import Array, NamedArrays
 
 SEPARATOR = "|"  # of labels in a cell, if any has it; else white space
@@ -87,7 +88,10 @@ def _numbers(raw: Raw) -> NDArray[np.float32]:
     try:
         numbers = values.astype(np.float32)
     except (ValueError, UnicodeDecodeError):
-        at, column = (int(index) for index in np.argwhere(~np.vectorize(_is_number)(values))[0])
+        at, column = (
+            int(index)
+            for index in np.argwhere(~np.vectorize(lambda v: is_number(_text(v)))(values))[0]
+        )
         text = _text(values[at, column])
         what = f"{quoted(text)} of {raw.image(at)} is not a number"
         if not text:
@@ -113,14 +117,6 @@ def _columns(raw: Raw, what: str) -> Array:
     if values.dtype.kind not in "buifUS":
         raise DataError(f"{raw.where}: has dtype {values.dtype}; use numbers")
     return values
-
-
-def _is_number(value: object) -> bool:
-    try:
-        float(_text(value))
-    except ValueError:
-        return False
-    return True
 
 
 def _text(value: object) -> str:
