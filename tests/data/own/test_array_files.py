@@ -24,6 +24,7 @@ from cnnbench.errors import DataError, SpecError
 from cnnbench.runs.folder import read_run_entry
 from cnnbench.spec.experiment import DatasetSpec
 from cnnbench.spec.loader import load_experiment
+from tests.support.array_files import keras_npz
 
 RANDOM = np.random.default_rng(0)
 GRAY = RANDOM.integers(0, 256, (12, 6, 5), np.uint8)
@@ -33,18 +34,7 @@ EACH = ("train", "test")
 
 
 def keras(folder: Path, images: Any, labels: Any = LABELS, **more: Any) -> Path:
-    """A file as Keras' mnist.npz: the last third is for testing."""
-    path = folder / "data.npz"
-    np.savez(
-        path,
-        x_train=images[:8],
-        y_train=labels[:8],
-        x_test=images[8:],
-        y_test=labels[8:],
-        allow_pickle=True,
-        **more,
-    )
-    return path
+    return keras_npz(folder, images, labels, **more)
 
 
 def assert_read(data: ArrayData, images: Any, labels: Any = LABELS) -> None:

@@ -17,6 +17,7 @@ from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.data.own.array_files import ArrayData, read_array_files
 from cnnbench.errors import DataError
 from cnnbench.spec.experiment import DatasetSpec
+from tests.support.array_files import keras_npz
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (12, 4, 5), np.uint8)
@@ -27,17 +28,7 @@ NAMES = ("cat", "dog", "red")
 
 
 def npz(folder: Path, labels: Any, images: Any = IMAGES, **more: Any) -> Path:
-    path = folder / "data.npz"
-    np.savez(
-        path,
-        x_train=images[:8],
-        y_train=labels[:8],
-        x_test=images[8:],
-        y_test=labels[8:],
-        allow_pickle=True,
-        **more,
-    )
-    return path
+    return keras_npz(folder, images, labels, **more)
 
 
 def table(folder: Path, columns: Mapping[str, Any], name: str = "data.csv") -> Path:
