@@ -1,9 +1,9 @@
 """Numerically stable batch norm (Ioffe & Szegedy 2015).
 
 A mean may be ten thousand standard deviations from zero, and float32 has seven digits. Values and
-their squares are therefore summed in float64, which leaves eight digits of the variance even then.
-A CPU sums an image row by row, so that values are converted in registers: this takes no longer
-than sums in float32. Everything but the sums is in float32, with a mean as a rounded value plus a
+their squares are therefore summed in float64, which leaves seven digits of the variance even then.
+On CPUs, the sums are loops over rows that convert values in registers, which take as long as sums
+in float32. Everything but the sums is in float32, with a mean as a rounded value plus a
 remainder. docs/explanation/performance.md compares the errors with PyTorch's.
 """
 
