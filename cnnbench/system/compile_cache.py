@@ -67,7 +67,7 @@ def compiled_together(programs: Iterable[Program], at_once: int) -> list[Any]:
     """Compiles programs in parallel, for each of which XLA uses hardly more than one core.
 
     Args:
-      programs: the programs.
+      programs: the programs; each is compiled while an iterator traces the next one.
       at_once: number of programs compiled at a time.
     """
     with ThreadPoolExecutor(at_once) as pool:

@@ -21,7 +21,7 @@ from cnnbench.graph.plan import Plan
 from cnnbench.graph.repeats import shortened
 from cnnbench.nn.step_cost import has_slow_convolutions, step_ns
 from cnnbench.system.cache import cache_dir
-from cnnbench.system.compile_cache import compiled_together
+from cnnbench.system.compile_cache import Program, compiled_together
 from cnnbench.system.devices import free_memory
 from cnnbench.system.files import write_atomic
 from cnnbench.system.host import processor
@@ -166,12 +166,13 @@ def fastest(found: Sequence[Strategy], step_s: Mapping[str, float]) -> Strategy:
 
 def _programs(job: Job, found: Sequence[Strategy]) -> list[Callable[..., Any]]:
     """Training steps of candidates, compiled in parallel."""
-    lowered = []
-    for strategy in found:
-        setup = set_up(_timed(job, strategy), replace(strategy, steps_per_call=1))
-        network = setup.network(job.experiment.seeds[0])
-        lowered.append(lower_train(setup, network, setup.state(network)))
-    return compiled_together(lowered, compilations(job))
+    return compiled_together((_lowered(job, strategy) for strategy in found), compilations(job))
+
+
+def _lowered(job: Job, strategy: Strategy) -> Program:
+    setup = set_up(_timed(job, strategy), replace(strategy, steps_per_call=1))
+    network = setup.network(job.experiment.seeds[0])
+    return lower_train(setup, network, setup.state(network))
 
 
 def _timed(job: Job, strategy: Strategy) -> Job:

@@ -1,6 +1,6 @@
 """Executables: a job's steps compiled ahead of time for its devices, with the data on them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -276,8 +276,8 @@ def to_arrays(dataset: Dataset) -> Arrays:
 
 def compile_train(setup: Executables, network: Network, state: TrainState) -> Callable[..., Any]:
     """Compile only the `train` function of `Executables`."""
-    programs = _compiled(setup, train=lower_train(setup, network, state))
-    train: Callable[..., Any] = programs["train"]
+    program = lower_train(setup, network, state)
+    train: Callable[..., Any] = _compiled(setup, [("train", program)])["train"]
     return train
 
 
@@ -321,33 +321,47 @@ def compile_all(setup: Executables, network: Network, state: TrainState) -> Exec
       network: network of any seed.
       state: state of all seeds trained in parallel, on the devices.
     """
-    job, rules = setup.job, setup.rules(training=False)
-    evaluate = partial(eval_step, graphdef=network.scoring, rules=rules)
+    programs = _programs(setup, network, state)
+    return replace(setup, codes=_coder(setup), **_compiled(setup, programs))
+
+
+def _programs(
+    setup: Executables, network: Network, state: TrainState
+) -> Iterator[tuple[str, Program]]:
+    """Traces all functions one by one: the others while the first, the largest, is compiled."""
+    yield "train", lower_train(setup, network, state)
+    if setup.job.num_last:
+        yield "train_last", _lower_last(setup, state)
+    yield "evaluate", _lower_evaluate(setup, network, state)
+    if setup.job.experiment.task is Task.RECONSTRUCT:
+        yield "outputs", _lower_outputs(setup, state)
+
+
+def _lower_evaluate(setup: Executables, network: Network, state: TrainState) -> Program:
+    evaluate = partial(eval_step, graphdef=network.scoring, rules=setup.rules(training=False))
     own = 0 if setup.own_rows else None
     evaluate = setup.each_seed(evaluate, (0, 0, None, own, own))
+    chunk = (setup.at_once, EVAL_BATCH) if setup.own_rows else EVAL_BATCH
+    weights = np.ones(chunk, np.float32)
+    arguments = *state[:2], setup.arrays_for(EVAL_BATCH), np.zeros(chunk, np.int32), weights
+    return _lowered(setup, evaluate, *arguments, quick=_quick(setup.job))
+
+
+def _lower_outputs(setup: Executables, state: TrainState) -> Program:
     # For these few images XLA's own convolutions suffice, at a third of the compile time.
     plain = replace(setup, strategy=replace(setup.strategy, form="plain", row=None))
-    outputs = partial(outputs_of, graphdef=plain.network(0).evaluation, rules=rules)
+    graphdef = plain.network(0).evaluation
+    outputs = partial(outputs_of, graphdef=graphdef, rules=setup.rules(training=False))
     outputs = setup.each_seed(outputs, (0, 0, None, None))
-    chunk = (setup.at_once, EVAL_BATCH) if setup.own_rows else EVAL_BATCH
-    sample = np.zeros(min(NUM_SAMPLES, len(job.dataset.test.labels)), np.int32)
-    model, arrays = state[:2], setup.arrays_for(EVAL_BATCH)
-    reconstructs = job.experiment.task is Task.RECONSTRUCT
+    sample = np.zeros(min(NUM_SAMPLES, len(setup.job.dataset.test.labels)), np.int32)
+    arguments = *state[:2], setup.arrays_for(len(sample)), sample
+    return _lowered(setup, outputs, *arguments, quick=_quick(setup.job))
+
+
+def _quick(job: Job) -> Mapping[str, Any]:
     # Evaluation is mostly matrix products, which LLVM optimization does not speed up; without
     # it, compilation takes two thirds of the time.
-    quick = {} if job.accelerator else {"xla_backend_optimization_level": 1}
-    ready = partial(_lowered, setup, quick=quick)
-    programs = {
-        "train": lower_train(setup, network, state),
-        "evaluate": ready(
-            evaluate, *model, arrays, np.zeros(chunk, np.int32), np.ones(chunk, np.float32)
-        ),
-    }
-    if job.num_last:
-        programs["train_last"] = _lower_last(setup, state)
-    if reconstructs:
-        programs["outputs"] = ready(outputs, *model, setup.arrays_for(len(sample)), sample)
-    return replace(setup, codes=_coder(setup), **_compiled(setup, **programs))
+    return {} if job.accelerator else {"xla_backend_optimization_level": 1}
 
 
 def _coder(setup: Executables) -> Callable[..., jax.Array] | None:
@@ -366,10 +380,16 @@ def _coder(setup: Executables) -> Callable[..., jax.Array] | None:
     return jax.jit(codes)
 
 
-def _compiled(setup: Executables, **programs: Program) -> dict[str, Any]:
-    """Compile functions of `Executables`."""
-    found = compiled_together(programs.values(), compilations(setup.job))
-    return dict(zip(programs, found, strict=True))
+def _compiled(setup: Executables, programs: Iterable[tuple[str, Program]]) -> dict[str, Any]:
+    """Compile functions of `Executables`, each as soon as it is traced."""
+    names: list[str] = []
+
+    def named() -> Iterator[Program]:
+        for name, program in programs:
+            names.append(name)
+            yield program
+
+    return dict(zip(names, compiled_together(named(), compilations(setup.job)), strict=True))
 
 
 def compilations(job: Job) -> int:

@@ -231,28 +231,13 @@ def _ways(taps: int, out: int) -> list[Pair]:
 def _both(rows: np.ndarray[Any, Any], columns: np.ndarray[Any, Any], x: jax.Array) -> jax.Array:
     """Multiplies the first two axes by matrices: (a, h) and (b, w), (h, w, ...) to (a, b, ...).
 
-    The first one as a single long matrix product. The second one as sums of slices, which is twice
-    as fast as a batch of short products with copies.
+    The first one as a single long matrix product, the second one as a batch of products without
+    copies. Sums of slices are as fast, but a deep network takes a quarter longer to compile.
     """
     tall = jnp.asarray(rows, x.dtype) @ x.reshape(x.shape[0], -1)
-    tall = tall.reshape(len(rows), *x.shape[1:])
-    slices = [jax.lax.index_in_dim(tall, i, axis=1, keepdims=False) for i in range(x.shape[1])]
-    return jnp.stack([_weighted(row, slices) for row in columns], axis=1)
-
-
-def _weighted(weights: np.ndarray[Any, Any], parts: Sequence[jax.Array]) -> jax.Array:
-    """Weighted sum, without products by one, to keep the program small."""
-    total: jax.Array | None = None
-    for weight, part in zip(map(float, weights), parts, strict=True):
-        if not weight:
-            continue
-        term = part if abs(weight) == 1 else abs(weight) * part
-        if total is None:
-            total = term if weight > 0 else -term
-        else:
-            total = total + term if weight > 0 else total - term
-    assert total is not None
-    return total
+    tall = tall.reshape(len(rows), x.shape[1], -1)
+    batch = jnp.broadcast_to(jnp.asarray(columns, x.dtype), (len(rows), *columns.shape))
+    return (batch @ tall).reshape(len(rows), len(columns), *x.shape[2:])
 
 
 def _count(length: Pair, part: Pair) -> Pair:
