@@ -1,6 +1,6 @@
 """Executables: a job's steps compiled ahead of time for its devices, with the data on them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,7 +27,12 @@ from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.python_model import import_class, make_module, require_output
 from cnnbench.nn.submodules import count_slow
 from cnnbench.spec.experiment import Experiment, Task, output_shape
-from cnnbench.system.compile_cache import Program, compiled_together, rare_collections
+from cnnbench.system.compile_cache import (
+    Program,
+    compiled,
+    compiled_together,
+    rare_collections,
+)
 from cnnbench.system.devices import make_mesh
 from cnnbench.system.host import num_cpus
 from cnnbench.system.stopwatch import Stopwatch
@@ -276,8 +281,7 @@ def to_arrays(dataset: Dataset) -> Arrays:
 
 def compile_train(setup: Executables, network: Network, state: TrainState) -> Callable[..., Any]:
     """Compile only the `train` function of `Executables`."""
-    program = lower_train(setup, network, state)
-    train: Callable[..., Any] = _compiled(setup, [("train", program)])["train"]
+    train: Callable[..., Any] = compiled(*lower_train(setup, network, state))
     return train
 
 
@@ -321,20 +325,16 @@ def compile_all(setup: Executables, network: Network, state: TrainState) -> Exec
       network: network of any seed.
       state: state of all seeds trained in parallel, on the devices.
     """
-    programs = _programs(setup, network, state)
-    return replace(setup, codes=_coder(setup), **_compiled(setup, programs))
-
-
-def _programs(
-    setup: Executables, network: Network, state: TrainState
-) -> Iterator[tuple[str, Program]]:
-    """Traces all functions one by one: the others while the first, the largest, is compiled."""
-    yield "train", lower_train(setup, network, state)
+    # Others are traced while the first, the largest, is compiled.
+    traces = {
+        "train": partial(lower_train, setup, network, state),
+        "evaluate": partial(_lower_evaluate, setup, network, state),
+    }
     if setup.job.num_last:
-        yield "train_last", _lower_last(setup, state)
-    yield "evaluate", _lower_evaluate(setup, network, state)
+        traces["train_last"] = partial(_lower_last, setup, state)
     if setup.job.experiment.task is Task.RECONSTRUCT:
-        yield "outputs", _lower_outputs(setup, state)
+        traces["outputs"] = partial(_lower_outputs, setup, state)
+    return replace(setup, codes=_coder(setup), **_compiled(setup, traces))
 
 
 def _lower_evaluate(setup: Executables, network: Network, state: TrainState) -> Program:
@@ -380,16 +380,10 @@ def _coder(setup: Executables) -> Callable[..., jax.Array] | None:
     return jax.jit(codes)
 
 
-def _compiled(setup: Executables, programs: Iterable[tuple[str, Program]]) -> dict[str, Any]:
-    """Compile functions of `Executables`, each as soon as it is traced."""
-    names: list[str] = []
-
-    def named() -> Iterator[Program]:
-        for name, program in programs:
-            names.append(name)
-            yield program
-
-    return dict(zip(names, compiled_together(named(), compilations(setup.job)), strict=True))
+def _compiled(setup: Executables, traces: Mapping[str, Callable[[], Program]]) -> dict[str, Any]:
+    """Trace and compile functions of `Executables`, each as soon as it is traced."""
+    programs = (trace() for trace in traces.values())
+    return dict(zip(traces, compiled_together(programs, compilations(setup.job)), strict=True))
 
 
 def compilations(job: Job) -> int:

@@ -26,7 +26,7 @@ from jax import lax
 
 from cnnbench.nn.ops import layout
 from cnnbench.nn.ops.im2col import Col2im, Im2col, RowIm2col
-from cnnbench.nn.ops.winograd import Winograd, tilings
+from cnnbench.nn.ops.winograd import Winograd, apply_separable, tilings
 from cnnbench.system.arrays import Array, Pair
 
 EngineName = Literal["plain", "direct", "fast"]
@@ -83,12 +83,12 @@ class Convolution:
 
     def window_sums(self, sizes: jax.Array) -> jax.Array:
         """Sums over the window of each output, (*size, n) to (*out, n)."""
-        return _both(*self._windows, sizes)
+        return apply_separable(*self._windows, sizes)
 
     def window_sums_t(self, sizes: jax.Array) -> jax.Array:
         """The transpose of `window_sums`, (*out, n) to (*size, n)."""
         rows, columns = self._windows
-        return _both(rows.T, columns.T, sizes)
+        return apply_separable(rows.T, columns.T, sizes)
 
     @property
     def _windows(self) -> tuple[Array, Array]:
@@ -143,15 +143,6 @@ def _sizes(x: jax.Array) -> jax.Array:
     ones = jnp.ones((x.shape[-1], 1), x.dtype)
     sizes = layout.elementwise(jnp.abs, x).reshape(-1, x.shape[-1]) @ ones
     return sizes.reshape(x.shape[:-1])
-
-
-def _both(rows: Array, columns: Array, x: jax.Array) -> jax.Array:
-    """Multiplies the first two axes by matrices: (a, h) and (b, w), (h, w, n) to (a, b, n).
-
-    As matrix products, whose results XLA does not recompute for each use.
-    """
-    tall = jnp.asarray(rows, x.dtype) @ x.reshape(x.shape[0], -1)
-    return jnp.einsum("bw,awn->abn", jnp.asarray(columns, x.dtype), tall.reshape(-1, *x.shape[1:]))
 
 
 @jax.custom_vjp
