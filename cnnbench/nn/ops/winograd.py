@@ -106,7 +106,7 @@ class Winograd:
         """Kernel transform G k G^T of every block, (kh, kw, in, out) to (th, tw, in, out)."""
         (rows, columns), (bh, bw), (mh, mw) = self._maps, self.blocks, self.taps
         cut = _end(kernel, (bh * mh, bw * mw)).reshape(bh, mh, bw, mw, *kernel.shape[2:])
-        # A single product, which compiles in a fraction of the time of `apply_separable` with its gradient.
+        # A single product, whose gradient is a single one, too.
         taps = cut.transpose(1, 3, 0, 2, 4, 5).reshape(mh * mw, -1)
         done = jnp.asarray(np.kron(rows.kernel, columns.kernel), kernel.dtype) @ taps
         done = done.reshape(*self.points, bh, bw, *kernel.shape[2:])
@@ -135,9 +135,8 @@ class Winograd:
         (rows, columns), (down, across), (th, tw) = self._maps, self._grid, self.points
         if not self.spread:
             transformed = _sum(map(self._laid, self._split(transformed), self._places))
-        tiles = apply_separable(
-            rows.inputs.T, columns.inputs.T, fold_channels(transformed)
-        ).reshape(th, tw, across, -1)
+        tiles = apply_separable(rows.inputs.T, columns.inputs.T, fold_channels(transformed))
+        tiles = tiles.reshape(th, tw, across, -1)
         tall = _overlap([tiles[:, :, j] for j in range(across)], self.tile[1], axis=1)
         tall = tall.reshape(*tall.shape[:2], down, -1)
         whole = _overlap([tall[:, :, i] for i in range(down)], self.tile[0], axis=0)
