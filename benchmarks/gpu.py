@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.gpu_worker import CHECKED, TrainingSetup
 from cnnbench.bench.measurements import OWN, ratio, take_turns
 from cnnbench.bench.worker_process import BenchVariant, LostError, RefusedError, Worker, closing_all
-from cnnbench.comparisons.statistics import mean_interval
+from cnnbench.statistics.estimates import mean_interval
 from cnnbench.system.files import write_atomic
 
 ROOT = Path(__file__).parent.parent

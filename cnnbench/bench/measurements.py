@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from cnnbench.comparisons.statistics import Interval, mean, mean_interval
 from cnnbench.spec.metrics import is_fraction
+from cnnbench.statistics.estimates import Interval, mean, mean_interval
 
 OWN = "cnnbench"  # our variant and its family
 IMAGES = 10_000  # training images per reported time

@@ -171,7 +171,7 @@ def machine_note(report: Report) -> str:
 def ratio_text(ratio: Ratio) -> str:
     """A ratio with its interval.
 
-    >>> from cnnbench.comparisons.statistics import Interval
+    >>> from cnnbench.statistics.estimates import Interval
     >>> ratio_text(Ratio(2.134, Interval(2.0512, 2.21)))
     '2.13 (2.05-2.21)'
     """

@@ -22,7 +22,6 @@ from cnnbench.comparisons.comparability import (
 )
 from cnnbench.comparisons.labels import run_labels
 from cnnbench.comparisons.repetitions import contradiction, repeats
-from cnnbench.comparisons.statistics import Estimate, estimate
 from cnnbench.comparisons.time_to_target import TimeToTarget, parse_target, time_to_target
 from cnnbench.comparisons.timing_warnings import Timed, TimingWarning
 from cnnbench.comparisons.verdict import ANY, Arm, Criteria, Finding, Verdict, find_baseline, judge
@@ -33,6 +32,7 @@ from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
 from cnnbench.runs.summary import lost_seeds, with_missing
 from cnnbench.spec.metrics import words
+from cnnbench.statistics.estimates import Estimate, estimate
 
 JUDGED = Criteria()
 CODE = "code_accuracy"

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnnbench.comparisons.comparison import Comparison, Row
-from cnnbench.comparisons.statistics import Estimate, estimate, mean
 from cnnbench.errors import StoreError
 from cnnbench.formatting import clean, diverged_text, epochs_text, seconds_text
 from cnnbench.runs.folder import RunEntry, read_epochs
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.summary import lost_seeds, with_missing
 from cnnbench.spec.metrics import heading, metric_text
+from cnnbench.statistics.estimates import Estimate, estimate, mean
 
 
 @dataclass(frozen=True, slots=True)

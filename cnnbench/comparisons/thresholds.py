@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from cnnbench.comparisons.statistics import Interval, mean, mean_interval
 from cnnbench.comparisons.time_to_target import parse_target
 from cnnbench.comparisons.verdict import Effect, Verdict
 from cnnbench.comparisons.verdict_text import parse_effect, size
@@ -14,6 +13,7 @@ from cnnbench.errors import UsageError
 from cnnbench.formatting import clean, seconds_text
 from cnnbench.runs.records import Direction
 from cnnbench.spec.metrics import is_fraction, metric_text, words
+from cnnbench.statistics.estimates import Interval, mean, mean_interval
 
 TIME = "train_s"
 _THRESHOLD = re.compile(r"([a-z][a-z0-9_]*):([+-])(.+)")

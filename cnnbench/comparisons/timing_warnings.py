@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from cnnbench.comparisons.statistics import mean, sample_std
 from cnnbench.formatting import enumeration, epochs_text, percent_text
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import EpochRecord, RunRecord
+from cnnbench.statistics.estimates import mean, sample_std
 
 MAX_SPREAD = 0.1  # standard deviation over mean, as in pyperf
 MAX_LOAD = 0.25  # per CPU; an idle machine has a few hundredths

@@ -7,19 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
-from cnnbench.comparisons.statistics import (
-    Interval,
-    corrected_p,
-    holm,
-    mean,
-    mean_interval,
-    pairs_for,
-    sample_std,
-    sign_flip_p,
-    standard_error,
-)
 from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.spec.metrics import is_fraction, words
+from cnnbench.statistics.estimates import Interval, mean, mean_interval, sample_std, standard_error
+from cnnbench.statistics.multiple_tests import holm
+from cnnbench.statistics.permutation import pairs_for, sign_flip_p
+from cnnbench.statistics.resampled import corrected_p
 
 MOST_SEEDS = 1000  # larger sample sizes are not reported: training that many is unrealistic
 POWER = 0.8  # statistical power of the reported sample size

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from cnnbench.comparisons.comparison import CODE, Comparison, CostRow, Row
-from cnnbench.comparisons.statistics import Estimate
 from cnnbench.comparisons.time_to_target import TimeToTarget, target_title
 from cnnbench.errors import KnownNames, UsageError, or_list
 from cnnbench.formatting import (
@@ -26,6 +25,7 @@ from cnnbench.formatting import (
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import Direction
 from cnnbench.spec.metrics import METRICS, heading, is_fraction, metric_text, words
+from cnnbench.statistics.estimates import Estimate
 
 R = TypeVar("R", bound=Row | CostRow)
 T = TypeVar("T")

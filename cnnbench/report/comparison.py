@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from cnnbench.comparisons.comparison import Comparison, CostRow, Row
 from cnnbench.comparisons.labels import overrides
-from cnnbench.comparisons.statistics import mean
 from cnnbench.comparisons.timing_warnings import COST_CAUSES, DETAILS, summary
 from cnnbench.comparisons.verdict import Verdict
 from cnnbench.comparisons.verdict_text import how_lines, sentence, verdict_lines
@@ -28,6 +27,7 @@ from cnnbench.report.sparkline import sparkline
 from cnnbench.report.table import WrappedTable, markdown_table
 from cnnbench.runs.folder import RunEntry
 from cnnbench.spec.metrics import metric_text, words
+from cnnbench.statistics.estimates import mean
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -5,11 +5,11 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 
 from cnnbench.comparisons.comparison import Comparison
-from cnnbench.comparisons.statistics import Estimate, mean_interval
 from cnnbench.comparisons.verdict_text import fields
 from cnnbench.formatting import csv_cell
 from cnnbench.report.columns import Column, Field, R, T, cost_files, epoch_files
 from cnnbench.runs import codec
+from cnnbench.statistics.estimates import Estimate, mean_interval
 
 _JUDGED: tuple[Field[Comparison], ...] = (
     Field("task", lambda comparison: comparison.task, "as in `run.json`"),

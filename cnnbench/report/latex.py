@@ -12,7 +12,6 @@ from typing import NamedTuple
 from cnnbench.comparisons.comparability import TEST
 from cnnbench.comparisons.comparison import CODE, Comparison, Row
 from cnnbench.comparisons.learning_curves import last_rows
-from cnnbench.comparisons.statistics import Estimate
 from cnnbench.comparisons.verdict import Finding, Verdict
 from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.formatting import clean, seconds_text
@@ -20,6 +19,7 @@ from cnnbench.report.columns import PLAIN, TableOptions, estimate_text
 from cnnbench.report.comparison import doubts, every_verdict
 from cnnbench.runs.records import Direction
 from cnnbench.spec.metrics import heading, is_fraction
+from cnnbench.statistics.estimates import Estimate
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

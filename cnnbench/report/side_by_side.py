@@ -7,11 +7,11 @@ from typing import NamedTuple
 from cnnbench.comparisons.comparability import TEST
 from cnnbench.comparisons.comparison import CODE, Comparison
 from cnnbench.comparisons.learning_curves import last_rows
-from cnnbench.comparisons.statistics import Interval
 from cnnbench.comparisons.verdict import Finding
 from cnnbench.comparisons.verdict_text import size
 from cnnbench.report.columns import CellValue, Column, R, cost_columns, epoch_columns
 from cnnbench.spec.metrics import heading
+from cnnbench.statistics.estimates import Interval
 
 MOST = 4  # networks that fit side by side on a screen
 SAME = "same"

@@ -9,8 +9,8 @@ from benchmarks import random_specs, run
 from cnnbench.bench import session
 from cnnbench.bench.measurements import Benchmark, Measurement, Ratio
 from cnnbench.bench.scheduler import BenchError
-from cnnbench.comparisons.statistics import Interval
 from cnnbench.spec.loader import Loaded, load_experiment
+from cnnbench.statistics.estimates import Interval
 
 NUMBERS = range(40)
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 
-from cnnbench.comparisons.statistics import corrected_p, mean_interval, standard_error
 from cnnbench.comparisons.verdict import Arm, Criteria, Finding, Verdict, judge
 from cnnbench.comparisons.verdict_text import how_lines, sentence
 from cnnbench.data.splits import RandomSplit, divide_at_random, size_of_validation
+from cnnbench.statistics.estimates import mean_interval, standard_error
+from cnnbench.statistics.resampled import corrected_p
 
 some_values = st.lists(st.integers(-1000, 1000).map(lambda n: n / 1000), min_size=2, max_size=12)
 

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 
-from cnnbench.comparisons.statistics import EXACT, holm, pairs_for, sign_flip_p, smallest_p
 from cnnbench.comparisons.verdict import ANY, Arm, Criteria, Effect, Finding, Verdict, judge
 from cnnbench.comparisons.verdict_text import fields, how_lines, parse_effect, sentence
 from cnnbench.errors import UsageError
+from cnnbench.statistics.multiple_tests import holm
+from cnnbench.statistics.permutation import EXACT, pairs_for, sign_flip_p, smallest_p
 
 SIMULATIONS = 2000
 

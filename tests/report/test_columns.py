@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnbench.comparisons.comparison import Comparison, compare
-from cnnbench.comparisons.statistics import Estimate
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.errors import UsageError
 from cnnbench.formatting import bytes_text, flops_text, seconds_text
@@ -24,6 +23,7 @@ from cnnbench.report.comparison import markdown, terminal_table
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.summary import summarize_seed
+from cnnbench.statistics.estimates import Estimate
 from tests.report.test_comparison import shown
 from tests.support.golden import approved
 from tests.support.samples import COST, make_run

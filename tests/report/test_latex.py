@@ -8,11 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cnnbench.comparisons.comparison import Comparison, compare
-from cnnbench.comparisons.statistics import estimate
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.report.columns import TableOptions
 from cnnbench.report.latex import escape_latex, latex
 from cnnbench.runs.records import RunResult
+from cnnbench.statistics.estimates import estimate
 from tests.support.golden import approved
 from tests.support.samples import make_run, without_validation
 

@@ -25,7 +25,6 @@ from cnnbench.comparisons.learning_curves import (
     ends,
     last_rows,
 )
-from cnnbench.comparisons.statistics import estimate
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.report.plots.charts import (
     INK,
@@ -40,6 +39,7 @@ from cnnbench.report.plots.spread import spread
 from cnnbench.report.plots.svg import COLORS, inline_svg
 from cnnbench.report.plots.text import text_width
 from cnnbench.runs.records import RunResult
+from cnnbench.statistics.estimates import estimate
 from cnnbench.training.metrics.classification import CalibrationBins
 from tests.support.paths import ROOT
 from tests.support.samples import ENVIRONMENT, make_run, with_record

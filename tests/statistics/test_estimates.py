@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 
-from cnnbench.comparisons import statistics
+from cnnbench.statistics import estimates as statistics
 
 values_of_seeds = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20)
 

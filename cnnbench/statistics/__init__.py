@@ -1,0 +1,1 @@
+"""Statistics over seeds and images: intervals, tests and corrections, as pure functions."""

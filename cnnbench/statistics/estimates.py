@@ -1,0 +1,114 @@
+"""Means, spreads and Student's intervals over seeds.
+
+Non-finite values are never dropped: the mean over a diverged seed is NaN.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Mean and standard deviation of one quantity over seeds.
+
+    Args:
+      values: raw values, one per seed, at least one.
+      mean: arithmetic mean.
+      std: sample standard deviation; None for a single value.
+      overlap: as for `corrected_p`; 0 for independent values.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    std: float | None
+    overlap: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A confidence interval, in the unit of its values."""
+
+    low: float
+    high: float
+
+
+def estimate(values: Iterable[float], overlap: float = 0.0) -> Estimate:
+    """Mean and spread of one quantity over seeds.
+
+    >>> estimate([0.98, 0.99])
+    Estimate(values=(0.98, 0.99), mean=0.985, std=0.007071067811865481, overlap=0.0)
+    >>> estimate([0.98]).std is None
+    True
+    """
+    values = tuple(values)
+    return Estimate(values, mean(values), sample_std(values), overlap)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean, between the smallest and largest value; NaN if any is not finite."""
+    if not all(map(math.isfinite, values)):
+        return math.nan
+    largest = max(map(abs, values))
+    if largest > 1e300:  # a sum of several could overflow
+        return largest * mean([value / largest for value in values])
+    # Division may round past the values: fsum([0.1] * 3) / 3 > 0.1.
+    return min(max(math.fsum(values) / len(values), min(values)), max(values))
+
+
+def sample_std(values: Sequence[float]) -> float | None:
+    """Standard deviation with n - 1 in the denominator.
+
+    Returns:
+      None for a single value; NaN if any value is not finite.
+    """
+    if len(values) < 2:
+        return None
+    center = mean(values)
+    if math.isnan(center):
+        return math.nan
+    return math.hypot(*(value - center for value in values)) / math.sqrt(len(values) - 1)
+
+
+def mean_interval(
+    values: Sequence[float], level: float = 0.95, overlap: float = 0.0
+) -> Interval | None:
+    """Student's t confidence interval for the mean of a normal distribution.
+
+    Args:
+      values: one per seed.
+      level: confidence level, in (0, 1).
+      overlap: as for `corrected_p`; 0 for independent values.
+
+    Returns:
+      None for a single value; an interval of NaN if any value is not finite.
+
+    References:
+      Student, "The probable error of a mean", Biometrika 6, 1908.
+    """
+    std = sample_std(values)
+    if std is None:
+        return None
+    from scipy.special import stdtrit
+
+    quantile = float(stdtrit(len(values) - 1, (1 + level) / 2))
+    half = quantile * standard_error(std, len(values), overlap)
+    center = mean(values)
+    return Interval(center - half, center + half)
+
+
+def standard_error(std: float, number: int, overlap: float = 0.0) -> float:
+    """Standard error of the mean of values that are correlated by overlapping training sets.
+
+    The correlation is estimated by the fraction of images held out, n2 / (n1 + n2), so that the
+    variance of the mean is 1 / number + n2 / n1 times that of the values.
+
+    Args:
+      std: standard deviation of the values.
+      number: number of values.
+      overlap: number of validation images per training image, n2 / n1; 0 for independent values.
+
+    >>> standard_error(1.0, 10), standard_error(1.0, 10, overlap=1 / 9)
+    (0.31622776601683794, 0.45946829173634074)
+    """
+    return std * math.sqrt(1 / number + overlap)
