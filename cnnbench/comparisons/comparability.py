@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 from cnnbench.errors import IncomparableError, UsageError, or_list
 from cnnbench.formatting import clean, enumeration, epochs_text
@@ -33,12 +34,14 @@ class Finished:
       summary: its summary.
       epochs: its epochs.
       judged_by: the metric that verdicts compare, such as `accuracy` or `test_loss`.
+      path: its folder; None if it was not read from one.
     """
 
     record: RunRecord
     summary: Summary
     epochs: tuple[EpochRecord, ...]
     judged_by: str
+    path: Path | None = None
 
     @property
     def metric(self) -> str:
@@ -108,7 +111,7 @@ def _finished(run: RunResult, metric: str | None) -> Finished:
     judged_by = metric or summary.headline
     by_test = not record.dataset.num_validation or (not metric and record.task == "reconstruct")
     judged_by = f"{TEST}{judged_by.removeprefix(TEST)}" if by_test else judged_by
-    finished = Finished(record, summary, run.epochs, judged_by)
+    finished = Finished(record, summary, run.epochs, judged_by, run.path)
     if missing := next(_missing(finished), None):
         raise IncomparableError(f"{run_path(record)} is incomplete: no {missing}; {again}")
     return finished

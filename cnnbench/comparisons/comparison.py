@@ -20,7 +20,7 @@ from cnnbench.comparisons.comparability import (
     value,
     values,
 )
-from cnnbench.comparisons.labels import run_labels
+from cnnbench.comparisons.labels import is_sweep, run_labels
 from cnnbench.comparisons.repetitions import contradiction, repeats
 from cnnbench.comparisons.time_to_target import TimeToTarget, parse_target, time_to_target
 from cnnbench.comparisons.timing_warnings import Timed, TimingWarning
@@ -29,13 +29,16 @@ from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.errors import IncomparableError
 from cnnbench.formatting import diverged_text, enumeration, epochs_text, seconds_text
 from cnnbench.runs.cost import Cost
+from cnnbench.runs.folder import RESOLVED_FILE
 from cnnbench.runs.records import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
 from cnnbench.runs.summary import lost_seeds, with_missing
 from cnnbench.spec.metrics import words
-from cnnbench.statistics.estimates import Estimate, estimate
+from cnnbench.statistics.estimates import Estimate, estimate, mean
+from cnnbench.system import commands
 
 JUDGED = Criteria()
 CODE = "code_accuracy"
+_ON = "validation_"
 _SETTLED = {Finding.BETTER, Finding.WORSE, Finding.NOISE, Finding.NONE}
 
 
@@ -180,6 +183,7 @@ def compare(runs: Sequence[RunResult], criteria: Criteria = JUDGED) -> Compariso
         if reason := difference(finished[0], other):
             these = enumeration([run_path(run.record) for run in (finished[0], other)])
             raise IncomparableError(f"{reason} (compared: {these}; choose other runs by RUN-ID)")
+    finished = _best_first(finished, criteria)
     return _comparison(finished, _arms(finished), criteria)
 
 
@@ -222,6 +226,7 @@ def compare_groups(
             groups.append([run])
         else:
             group.append(run)
+    groups = [_best_first(group, criteria) for group in groups]
     arms = [_arms(group) for group in groups]
     every = [arm for group in arms for arm in group]
     chosen = every[find_baseline(every, criteria.baseline)]
@@ -252,6 +257,7 @@ def _comparison(runs: Sequence[Finished], arms: Sequence[Arm], criteria: Criteri
         costs=costs,
         warnings=timing_warnings.warnings(list(map(_timed, runs, costs))),
         remarks=(
+            *_sweep(named, criteria),
             *_diverged(named),
             *_recipes(named),
             *_test_augments(named),
@@ -262,6 +268,39 @@ def _comparison(runs: Sequence[Finished], arms: Sequence[Arm], criteria: Criteri
         ),
         contradictions=tuple(unequal.values()),
     )
+
+
+def _best_first(runs: list[Finished], criteria: Criteria) -> list[Finished]:
+    """A sweep from its best run to its worst, so that the best is the baseline; else unchanged."""
+    if criteria.baseline is not None or not is_sweep([run.record for run in runs]):
+        return runs
+    sign = 1 if runs[0].summary.metrics[runs[0].metric] is Direction.HIGHER else -1
+
+    def quality(run: Finished) -> float:
+        value = sign * mean(list(values(run, run.judged_by).values()))
+        return -math.inf if math.isnan(value) else value
+
+    return sorted(runs, key=quality, reverse=True)
+
+
+def _sweep(runs: Sequence[tuple[str, Finished]], criteria: Criteria) -> Iterator[str]:
+    """Remark on a baseline that was chosen for its result."""
+    if criteria.baseline is not None or not is_sweep([run.record for _, run in runs]):
+        return
+    label, best = runs[0]
+    metric = words(best.judged_by if best.judged_by.startswith(TEST) else f"{_ON}{best.judged_by}")
+    remark = f"{label} is the baseline because it has the best {metric} of the {len(runs)}"
+    remark += f" runs of {best.record.title}"
+    optimistic = "; as the winner of a sweep, it is optimistic"
+    if best.path is None:
+        yield f"{remark}{optimistic}: confirm it on fresh seeds."
+        return
+    first = max(seed for _, run in runs for seed in run.record.seeds) + 1
+    seeds = ",".join(str(first + place) for place in range(len(best.record.seeds)))
+    seeds += "," * (len(best.record.seeds) == 1)
+    spec = best.path / RESOLVED_FILE
+    line = commands.cnnbench("run", spec, *best.record.overrides, "--seeds", seeds)
+    yield f"{remark}{optimistic}. Confirm it on fresh seeds with: {line}"
 
 
 def _timed(run: Finished, cost: CostRow) -> Timed:
@@ -377,7 +416,7 @@ def _twins(one: RunRecord, other: RunRecord) -> bool:
 
 def _arms(runs: Sequence[Finished]) -> tuple[Arm, ...]:
     """Per-seed measurements of the runs, in order."""
-    labels = run_labels([run.record for run in runs])
+    labels = run_labels([run.record for run in runs], [run.path for run in runs])
     return tuple(_arm(run, label) for run, label in zip(runs, labels, strict=True))
 
 

@@ -1,10 +1,12 @@
 """Labels of runs: titles and tags, and the overrides that differ between runs of one title."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from cnnbench.formatting import numbered
 from cnnbench.runs.records import RunRecord
+from cnnbench.runs.settings import read_settings, setting
 from cnnbench.spec.experiment import Experiment
 
 # Options of `run` that override keys of the experiment.
@@ -14,6 +16,7 @@ _OPTIONS = {
     "--dataset": "dataset.name",
     "--engine": "engine",
 }
+_MOST = 3  # settings in a label
 # Options of `run` whose value may look like an override.
 _TEXT_OPTIONS = {"--tag", "--results-dir", "--data-dir", "--profile", "--resume"}
 
@@ -32,21 +35,42 @@ class Override(NamedTuple):
     text: str
 
 
-def run_labels(records: Sequence[RunRecord]) -> list[str]:
+def run_labels(records: Sequence[RunRecord], paths: Sequence[Path | None] = ()) -> list[str]:
     """A label for each run: unique, and the same in tables, verdicts and charts.
 
-    Runs of one title get the overrides that differ, and numbers if there are none.
+    Runs of one title get the overrides that differ, or else the settings that differ in their
+    resolved experiments, and numbers if there are none. Those of a sweep are all that its runs are
+    called.
 
     Args:
       records: records of the runs to be compared.
+      paths: the folder of each, where its settings are; none are known if empty.
     """
     titles = [record.title + record.tags_text for record in records]
-    commands = [{each.key: each.value for each in overrides(record)} for record in records]
-    labels = []
-    for title, own in zip(titles, commands, strict=True):
-        others = [other for other, name in zip(commands, titles, strict=True) if name == title]
-        labels.append(title + _suffix(own, others))
+    folders = paths or [None] * len(records)
+    if is_sweep(records):
+        found = _what_differs(list(zip(records, folders, strict=True)))
+        if all(found) and len(set(found)) == len(found):
+            return found
+    labels = list(titles)
+    for title in dict.fromkeys(titles):
+        places = [place for place, other in enumerate(titles) if other == title]
+        if len(places) > 1:
+            runs = [(records[place], folders[place]) for place in places]
+            for place, text in zip(places, _what_differs(runs), strict=True):
+                labels[place] += f" ({text})" if text else ""
     return numbered(labels)
+
+
+def is_sweep(records: Sequence[RunRecord]) -> bool:
+    """True for several settings of one experiment, of which none is named: no baseline is meant.
+
+    Two runs are a comparison, and tags name runs.
+    """
+    titles = {(record.name, record.title) for record in records}
+    settings = {record.spec_digest for record in records}
+    tagged = any(record.tags for record in records)
+    return len(records) > 2 and len(titles) == 1 and not tagged and len(settings) == len(records)
 
 
 def overrides(record: RunRecord) -> list[Override]:
@@ -76,12 +100,41 @@ def _parse(command: Sequence[str]) -> Iterator[Override]:
             yield Override(name, value, word)
 
 
-def _suffix(own: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> str:
-    """The overrides of a run that not all runs of its title have, in parentheses."""
-    every = {key: {other.get(key) for other in others} for other in others for key in other}
-    differing = [key for key, values in every.items() if len(values) > 1]
-    words = [f"{_short(key, differing)}={own[key]}" for key in differing if key in own]
-    return f" ({', '.join(words)})" if words else ""
+def _what_differs(runs: Sequence[tuple[RunRecord, Path | None]]) -> list[str]:
+    """The settings that differ between runs of one title, for each; empty if none do."""
+    own = [{each.key: each.value for each in overrides(record)} for record, _ in runs]
+    differing = _differing(own)
+    if len({tuple(each.get(key) for key in differing) for each in own}) == len(runs):
+        own = _with_defaults(own, differing, runs)
+    else:
+        settings = [read_settings(path) for _, path in runs]
+        if all(settings) and (found := _differing(settings)[:_MOST]):
+            own, differing = settings, found
+    return [
+        ", ".join(f"{_short(key, differing)}={each[key]}" for key in differing if key in each)
+        for each in own
+    ]
+
+
+def _differing(values: Sequence[Mapping[str, str]]) -> list[str]:
+    """The keys that not all have with the same value."""
+    every = {key: {other.get(key) for other in values} for other in values for key in other}
+    return [key for key, found in every.items() if len(found) > 1]
+
+
+def _with_defaults(
+    own: Sequence[Mapping[str, str]],
+    keys: Sequence[str],
+    runs: Sequence[tuple[RunRecord, Path | None]],
+) -> list[dict[str, str]]:
+    """Overrides, and the values that runs without an override of a key had in their files."""
+    full = []
+    for values, (_, path) in zip(own, runs, strict=True):
+        missing = [key for key in keys if key not in values]
+        settings = read_settings(path) if missing else {}
+        found = {key: value for key in missing if (value := setting(settings, key)) is not None}
+        full.append({**values, **found})
+    return full
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
