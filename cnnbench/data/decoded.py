@@ -6,6 +6,7 @@ from typing import Protocol
 
 from cnnbench.errors import Notify
 from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
+from cnnbench.system.files import remove_partial
 from cnnbench.system.locks import in_turn
 
 
@@ -45,8 +46,12 @@ def cache_file(key: str) -> Path:
 
 
 def keep(name: str, entry: CacheEntry, notify: Notify) -> None:
-    """Writes decoded images to the cache, if it can be written."""
+    """Writes decoded images to the cache, if it can be written.
+
+    The caller holds the lock of the file, so temporary files are those of killed processes.
+    """
     path = cache_file(entry.key)
+    remove_partial(path.parent, path.name)
     try:
         write_entry(path, entry)
     except OSError as error:

@@ -5,6 +5,7 @@ below.
 """
 
 import contextlib
+import glob
 import os
 import secrets
 from pathlib import Path
@@ -95,9 +96,14 @@ def append_durable(path: Path, line: bytes) -> None:
         sync_folder(path.parent)
 
 
-def remove_partial(folder: Path) -> None:
-    """Removes temporary files of killed processes, recursively."""
-    for path in folder.rglob(f".*{PARTIAL}"):
+def remove_partial(folder: Path, name: str = "") -> None:
+    """Removes temporary files of killed processes, recursively.
+
+    Args:
+      folder: the folder.
+      name: name of the file that they were to become; all files if empty.
+    """
+    for path in folder.rglob(f".{glob.escape(name)}*{PARTIAL}"):
         with contextlib.suppress(OSError):
             os.unlink(path)  # noqa: PTH108
 
