@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from cnnbench.formatting import clean, epochs_text, escape_controls, seconds_text
+from cnnbench.formatting import clean, epochs_text, escape_controls, percent_text, seconds_text
 from cnnbench.report.layer_table import layer_table
 from cnnbench.report.sparkline import sparkline
 from cnnbench.runs.records import EpochRecord, RunRecord, SeedSummary
@@ -88,6 +88,7 @@ class Lines(Silent):
         super().__init__(console)
         self.several, self.tables, self.verbose = several, tables, verbose
         self.title, self.num_seeds, self.epochs, self.seeds_done = "", 1, 0, 0
+        self.ended: list[EpochRecord] = []  # of a seed
 
     @property
     def prefix(self) -> str:
@@ -131,6 +132,7 @@ class Lines(Silent):
             case Resumed():
                 self.say(self.prefix + resumed_line(event, self.num_seeds * self.epochs))
             case EpochRecord():
+                self.ended.append(event)
                 if self._logs_epochs():
                     seeds = self.num_seeds > 1
                     self._log(epoch_line(event, self.epochs, self.title, seeds, self._width()))
@@ -139,6 +141,9 @@ class Lines(Silent):
                 if self._logs_seeds(summary):
                     place = self.seeds_done, self.num_seeds
                     self._log(seed_line(summary, place, self.title, self._width()))
+                if any(epoch.data_s for epoch in self.ended):
+                    self._log(f"{self.prefix}{waited_text(self.ended)}")
+                self.ended = []
             case StepDone() | Snapshot() | Checkpoint() | Trained():
                 pass
             case _:
@@ -619,6 +624,17 @@ def epoch_line(
     values.append((f"{record.samples_per_s:,.0f} images/s", 4 + len(values)))
     seed = f"seed {record.seed}, " if with_seed else ""
     return fitted(title, f"{seed}epoch {record.epoch}/{epochs}", values, width)
+
+
+def waited_text(epochs: Sequence[EpochRecord]) -> str:
+    """Says how long the device waited for streamed images.
+
+    >>> waited_text([EpochRecord(0, 1, 0.5, 0.25, {}, 9.5, 0.5, 2000.0, data_s=0.05)])
+    'waited 0.5% of the epoch for data'
+    """
+    share = sum(each.data_s for each in epochs) / sum(e.train_s + e.eval_s for e in epochs)
+    what = "epoch" if len(epochs) == 1 else "epochs"
+    return f"waited {percent_text(share, 1)} of the {what} for data"
 
 
 def fitted(title: str, place: str, values: Sequence[tuple[str, int]], width: int) -> str:

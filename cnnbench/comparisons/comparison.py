@@ -60,6 +60,8 @@ class Row:
         otherwise None.
       chosen: the epochs that the validation images chose, over seeds, to which `value`, `train_s`,
         `test` and `code` refer; last epoch only, None if they did not choose.
+      data_wait: share of the time of all epochs in which the device waited for streamed images;
+        None if they were in memory.
     """
 
     run: RunRecord
@@ -72,6 +74,7 @@ class Row:
     test: Estimate | None
     code: Estimate | None = None
     chosen: Estimate | None = None
+    data_wait: float | None = None
 
     @property
     def epoch_text(self) -> str:
@@ -452,6 +455,13 @@ def _images_per_s(run: Finished) -> float:
     return statistics.median(e.samples_per_s for e in run.epochs if e.at_once == 1)
 
 
+def _data_wait(run: Finished) -> float | None:
+    """Share of the time of all epochs in which the device waited; None unless images stream."""
+    spent = sum(epoch.train_s + epoch.eval_s for epoch in run.epochs)
+    waited = sum(epoch.data_s for epoch in run.epochs)
+    return waited / spent if run.record.dataset.streamed and spent else None
+
+
 def _times(epochs: Sequence[EpochRecord]) -> list[float]:
     """Seconds of training of seeds trained one at a time that had not diverged before."""
     sequential = [epoch.train_s for epoch in epochs if epoch.at_once == 1]
@@ -481,6 +491,7 @@ def _rows(run: Finished, label: str) -> Iterator[Row]:
             test=test if ended else None,
             code=code_estimate(run) if ended else None,
             chosen=estimate(ends) if ended and ends else None,
+            data_wait=_data_wait(run),
         )
 
 

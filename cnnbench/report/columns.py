@@ -382,6 +382,31 @@ def _images_per_s(_: Comparison, __: int | None) -> Column[Row]:
     )
 
 
+def _data_wait(comparison: Comparison, digits: int | None) -> Column[Row]:
+    some = 1 if digits is None else digits
+    return Column(
+        "data_wait",
+        "Data wait",
+        lambda row: MISSING if (share := row.data_wait) is None else percent_text(share, some),
+        lambda row: row.data_wait,
+        "share of training and evaluation in which the device waited for images, over all epochs"
+        " and seeds, if any run streams them",
+        _same(
+            Field(
+                "data_wait",
+                lambda row: row.data_wait,
+                "`data_s` of all epochs relative to their `train_s` and `eval_s`; empty or null if"
+                " images are not streamed",
+            )
+        ),
+        "Data wait: share of training and evaluation in which the device waited for streamed"
+        " images.",
+        heading="Data\nwait",
+        shown=any(row.data_wait is not None for row in comparison.rows),
+        near=("data_s", "data_time", "input", "waited", "loading"),
+    )
+
+
 Maker = Callable[[Comparison, int | None], Column[R]]
 """Makes a column of a comparison with a number of decimal places."""
 
@@ -396,6 +421,7 @@ EPOCH_COLUMNS: tuple[Maker[Row], ...] = (
     _test,
     _parameters,
     _images_per_s,
+    _data_wait,
 )
 # Files keep the order of earlier versions; new columns follow.
 _IN_FILES = (

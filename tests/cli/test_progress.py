@@ -119,6 +119,23 @@ def test_what_finds_no_room_is_left_out_and_no_word_is_cut(width, line):
     bars.close()
 
 
+def test_a_log_says_how_long_a_seed_waited_for_streamed_images():
+    """Of 2.1 seconds of each epoch; nothing if the images are in memory."""
+    screen, out = console(terminal=False)
+    record, summary = make_run(seeds=(0, 1)).record, make_run(seeds=(0, 1)).summary
+    assert summary is not None
+    lines = Lines(screen)
+    lines.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
+    lines.started(record, 10)
+    for waits in ((0.021, 0.0), (0.0, 0.0)):
+        for seconds in waits:
+            lines.event(dataclasses.replace(EPOCH, data_s=seconds))
+        lines.event(SeedDone(summary.seeds[0], np.zeros((0, 1, 1, 1)), None, {}))
+    assert [line for line in out.getvalue().splitlines() if "waited" in line] == [
+        "waited 0.5% of the epochs for data"
+    ]
+
+
 def test_a_log_line_writes_values_as_the_tables_do():
     values = "train loss 0.5000, val loss 0.2500, accuracy 90.00%, 2.00 s"
     assert epoch_line(EPOCH, 3) == f"seed 0, epoch 1/3: {values}"

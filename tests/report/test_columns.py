@@ -304,3 +304,36 @@ def test_a_wide_comparison_with_a_target_fits_into_80_columns() -> None:
     text = shown(terminal_table([three(target="0.97")], wide=True))
     assert text == approved("compare_target.txt", text)
     assert max(map(len, text.splitlines())) <= 80
+
+
+def streamed(run: RunResult, data_s: Sequence[float]) -> RunResult:
+    """The run with images that were streamed, for which each epoch waited."""
+    epochs = tuple(
+        dataclasses.replace(epoch, data_s=waited, train_s=9.0, eval_s=1.0)
+        for epoch, waited in zip(run.epochs, data_s, strict=True)
+    )
+    record = dataclasses.replace(
+        run.record, dataset=dataclasses.replace(run.record.dataset, streamed=True)
+    )
+    return dataclasses.replace(run, record=record, epochs=epochs)
+
+
+def test_a_run_that_streams_shows_what_the_device_waited() -> None:
+    """1.11 of 60 seconds, over two seeds of three epochs."""
+    waiting = streamed(make_run(seeds=(0, 1)), [1.0, 0.0, 0.02, 0.09, 0.0, 0.0])
+    comparison = compare([waiting, make_run("modified", "Modified CNN", seeds=(0, 1))])
+    (column,) = (c for c in epoch_columns(comparison, wide=False) if c.name == "data_wait")
+    assert column.header == "Data wait"
+    assert [column.cell(row) for row in comparison.rows] == ["1.9%"] * 2 + ["–"] * 2  # noqa: RUF001
+    rows = list(csv.DictReader(io.StringIO(csv_json.csv_text([comparison]))))
+    values = [row["data_wait"] for row in rows]
+    assert [float(value) for value in values[:2]] == pytest.approx([1.11 / 60] * 2)
+    assert values[2:] == ["", ""]
+    assert "Data wait: share of training and evaluation in which" in markdown(
+        [comparison], wide=False, look=TableOptions()
+    )
+
+
+def test_nothing_is_said_of_waiting_if_no_run_streams() -> None:
+    columns = epoch_columns(compare([make_run()]), wide=True)
+    assert "data_wait" not in [column.name for column in columns]
