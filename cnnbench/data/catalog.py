@@ -391,8 +391,9 @@ def divide(
 
 def random_order(keys: Sequence[str], seed: int) -> list[int]:
     """Indices of the keys, in the order of their hashes with the seed."""
-    hashes = [hashlib.sha256(f"{seed} {key}".encode(errors="surrogateescape")) for key in keys]
-    return sorted(range(len(keys)), key=lambda index: hashes[index].digest())
+    texts = (f"{seed} {key}".encode(errors="surrogateescape") for key in keys)
+    hashes = [hashlib.sha256(text).digest() for text in texts]
+    return sorted(range(len(keys)), key=hashes.__getitem__)
 
 
 def describe(name: str, data_dir: Path | None = None) -> DatasetInfo:

@@ -93,6 +93,16 @@ def keep_malloc_arenas() -> None:
             adjust(parameter, value)
 
 
+def trim_malloc() -> None:
+    """Returns memory that was freed to the system, if malloc is that of glibc.
+
+    Compiling a deep network takes several times the memory of its training. See malloc_trim(3).
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def free_bytes(root: Path = Path("/")) -> int | None:
     """Available memory of this process in bytes; None if unknown.
 

@@ -11,7 +11,7 @@ from cnnbench.data.splits import Rows
 from cnnbench.runs.records import Direction
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.metrics import SplitMetricName, higher_is_better
-from cnnbench.training.executables import EVAL_BATCH, NUM_SAMPLES, Executables
+from cnnbench.training.executables import NUM_SAMPLES, Executables
 from cnnbench.training.feed.feed import BatchPlace, Idle
 from cnnbench.training.linear_probe import MOST_TRAIN, probe_accuracy
 from cnnbench.training.losses import metric_names, split_metric_names
@@ -49,7 +49,7 @@ def evaluate(
         jax.block_until_ready(parts[-1:])
 
     for start, arrays in _chunks(executables, max(map(len, own)), first, idle):
-        chunks = [_chunk(indices, start) for indices in own]
+        chunks = [_chunk(indices, start, executables.job.eval_batch) for indices in own]
         pair = [np.stack(each) for each in zip(*chunks, strict=True)]
         given = pair if executables.own_rows else [each[0] for each in pair]
         parts.append(executables.evaluate(*state.model, arrays, *given))
@@ -68,7 +68,7 @@ def _chunks(
     executables: Executables, number: int, first: BatchPlace | None, idle: Idle
 ) -> Iterator[tuple[int, Arrays]]:
     """Number of the first image of each chunk, and the arrays that have its images."""
-    starts = range(0, number, EVAL_BATCH)
+    starts = range(0, number, executables.job.eval_batch)
     if executables.feed is None:
         yield from ((start, executables.arrays) for start in starts)
         return
@@ -79,9 +79,11 @@ def _chunks(
         idle()  # so that no more chunks are in memory than are prepared
 
 
-def _chunk(indices: NDArray[np.int32], start: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Indices from `start` on, padded with the last one, and their weights, (EVAL_BATCH,) each."""
-    places = np.arange(start, start + EVAL_BATCH)
+def _chunk(
+    indices: NDArray[np.int32], start: int, size: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Indices from `start` on, padded with the last one, and their weights, (size,) each."""
+    places = np.arange(start, start + size)
     weights = (places < len(indices)).astype(np.float32)
     return indices[np.minimum(places, len(indices) - 1)], weights
 
@@ -128,8 +130,9 @@ def _codes(
     executables: Executables, state: TrainState, indices: NDArray[np.int32]
 ) -> NDArray[np.float32]:
     """Codes of the images at `indices`; the last chunk is padded."""
-    call: Any = executables.codes
-    chunks = np.resize(indices, (-(-len(indices) // EVAL_BATCH), EVAL_BATCH))
+    call, size = executables.codes, executables.job.eval_batch
+    assert call is not None
+    chunks = np.resize(indices, (-(-len(indices) // size), size))
     found = [np.asarray(call(*state.model, *executables.arrays_with(chunk))) for chunk in chunks]
     return np.concatenate(found)[: len(indices)]
 

@@ -1,5 +1,6 @@
 """Executables: a job's steps compiled ahead of time for its devices, with the data on them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -27,6 +28,7 @@ from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.python_model import import_class, make_module, require_output
 from cnnbench.nn.submodules import count_slow
 from cnnbench.spec.experiment import Experiment, Task, output_shape
+from cnnbench.system.buffers import mapped
 from cnnbench.system.compile_cache import (
     Program,
     compiled,
@@ -44,7 +46,8 @@ from cnnbench.training.state import Arrays, Network, TrainState, init_state, spl
 from cnnbench.training.step import Evaluated, StepConfig, eval_step, make_rules, train_step
 from cnnbench.training.strategy import Strategy, for_batch, has_batch_statistics
 
-EVAL_BATCH = 500  # images
+EVAL_BATCH = 500  # images that are evaluated at a time,
+EVAL_BYTES = 24 * 2**20  # or fewer large ones: 128x128 in color is the largest size for all 500
 _NOTHING: Any = (np.zeros(0), np.zeros(0))
 NUM_SAMPLES = 10  # reconstructions kept for figures
 
@@ -92,6 +95,14 @@ class Job:
         return min(self.experiment.train.batch_size, self.num_train)
 
     @property
+    def eval_batch(self) -> int:
+        """Images that are evaluated at a time, whether or not they are streamed.
+
+        Sums of losses are rounded alike, so that a streamed run has the numbers of one in memory.
+        """
+        return max(1, min(EVAL_BATCH, EVAL_BYTES // math.prod(self.dataset.info.shape)))
+
+    @property
     def num_full(self) -> int:
         """Steps per epoch with a full batch."""
         return self.num_train // self.batch_size
@@ -124,7 +135,7 @@ class Job:
             epochs=self.experiment.train.epochs,
             sizes=(train, validation, test),
             batch_size=self.batch_size,
-            chunk=EVAL_BATCH,
+            chunk=self.eval_batch,
             drop_last=self.experiment.train.drop_last,
         )
 
@@ -223,7 +234,7 @@ class Executables:
             return self.arrays
         test: Any = self.job.dataset.test
         shapes = [(number, *each.shape[1:]) for each in (test.images, test.labels)]
-        zeros: Any = Arrays(*map(np.zeros, shapes, (np.uint8, test.labels.dtype)))  # type: ignore[arg-type]
+        zeros: Any = Arrays(*map(mapped, shapes, (np.uint8, test.labels.dtype)))  # type: ignore[arg-type]
         arrays: Arrays = self.place(zeros)
         return arrays
 
@@ -341,9 +352,10 @@ def _lower_evaluate(setup: Executables, network: Network, state: TrainState) -> 
     evaluate = partial(eval_step, graphdef=network.scoring, rules=setup.rules(training=False))
     own = 0 if setup.own_rows else None
     evaluate = setup.each_seed(evaluate, (0, 0, None, own, own))
-    chunk = (setup.at_once, EVAL_BATCH) if setup.own_rows else EVAL_BATCH
+    size = setup.job.eval_batch
+    chunk = (setup.at_once, size) if setup.own_rows else size
     weights = np.ones(chunk, np.float32)
-    arguments = *state[:2], setup.arrays_for(EVAL_BATCH), np.zeros(chunk, np.int32), weights
+    arguments = *state[:2], setup.arrays_for(size), np.zeros(chunk, np.int32), weights
     return _lowered(setup, evaluate, *arguments, quick=_quick(setup.job))
 
 

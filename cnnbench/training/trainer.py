@@ -28,6 +28,7 @@ from cnnbench.spec.experiment import TrainSpec
 from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.compile_cache import count_cache_hits
 from cnnbench.system.devices import peak_memory
+from cnnbench.system.host import trim_malloc
 from cnnbench.training.autotune import Choice, known_choice, measure
 from cnnbench.training.evaluation import (
     code_accuracies,
@@ -127,6 +128,8 @@ class Trainer:
             self._start_feed(self.remaining[0])
             with count_cache_hits() as cache:
                 self._sequential, self._first_state = _compile(setup, self.remaining[0])
+            if setup.feed:
+                trim_malloc()
             self._engine = _engine(self.job, choice, tune_s, cache.state)
             self.emit(
                 Compiled(

@@ -1,10 +1,12 @@
 """The compiled evaluation against scikit-learn.
 
-It works in chunks of 500 images and pads the last one, which must not affect the result.
+It works in chunks of 500 images, or fewer large ones, and pads the last one, which must not affect
+the result.
 """
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -98,3 +100,25 @@ def test_evaluation_matches_scikit_learn_for_any_number_of_images(
         want = oracle(outputs, split)
         assert got == pytest.approx(want, rel=1e-5), size
         assert all(map(math.isfinite, got.values()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "number"),
+    [
+        ((28, 28, 1), 500),
+        ((32, 32, 3), 500),
+        ((96, 96, 3), 500),
+        ((128, 128, 3), 500),
+        ((224, 224, 3), 167),
+        ((256, 256, 3), 128),
+        ((4000, 3000, 3), 1),
+    ],
+)
+def test_fewer_large_images_are_evaluated_at_a_time(
+    shape: tuple[int, int, int], number: int
+) -> None:
+    dataset = make_dataset(4, 1, 1)
+    job = make_job(LINEAR, replace(dataset, info=replace(dataset.info, shape=shape)))
+    assert job.eval_batch == number
+    assert job.schedule(0).chunk == number
+    assert number in {1, EVAL_BATCH} or number * math.prod(shape) <= 24 * 2**20

@@ -18,6 +18,7 @@ from cnnbench.errors import DataError
 from cnnbench.system.cache import cache_dir
 from cnnbench.system.files import write_atomic
 
+_AT_ONCE = 1024  # files
 _SETTLED_NS = 2_000_000_000  # resolution of the times of some file systems
 
 
@@ -58,8 +59,9 @@ def digests(root: Path, files: Sequence[str], *, remember: bool = False) -> Iter
             found[file] = [*state, own]
         return own
 
-    with ThreadPoolExecutor() as pool:
-        yield from pool.map(digest, files)
+    with ThreadPoolExecutor() as pool:  # a task takes 2 kB, so not of all files at once
+        for start in range(0, len(files), _AT_ONCE):
+            yield from pool.map(digest, files[start : start + _AT_ONCE])
     if found != known:
         _write(root, found)
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +20,13 @@ from cnnbench.data.dataset import Dataset
 from cnnbench.data.splits import Rows, joined
 from cnnbench.data.streaming.loader import TaskResult, results
 from cnnbench.data.streaming.schedule import ITEM_BYTES, TRAIN, BatchParts, BatchSchedule
+from cnnbench.system.arrays import Pixels
+from cnnbench.system.buffers import mapped
 from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.feed.ahead import Ahead
 from cnnbench.training.state import Arrays
 
-_AHEAD_BYTES = 256 * 2**20  # of batches that are prepared in advance
+_AHEAD_BYTES = 64 * 2**20  # of batches that are prepared in advance
 _MOST_AHEAD = 3  # batches
 
 Place = Callable[[Any], Any]  # puts arrays on the devices
@@ -147,18 +150,18 @@ class Feed:
         sizes = {"item_bytes": 2 * ITEM_BYTES, "start": start * parts.parts}
         with results(parts, workers=self._workers, **sizes) as found:
             yield (
-                self._fed(schedule, place, rows, [next(found) for _ in range(parts.parts)])
+                self._fed(schedule, place, rows, islice(found, parts.parts))
                 for place in range(start, len(schedule))
             )
 
-    def _fed(self, schedule: BatchSchedule, place: int, rows: Rows, parts: list[TaskResult]) -> Fed:
+    def _fed(
+        self, schedule: BatchSchedule, place: int, rows: Rows, parts: Iterator[TaskResult]
+    ) -> Fed:
         batch = schedule.batch(place)
         indices = rows[batch.split][schedule.rows(batch)]
-        pixels = [part["images"] for part in parts if "images" in part]
-        images = pixels[0] if len(pixels) == 1 else np.concatenate(pixels)
-        labels = self._labels[indices]
-        if batch.split != TRAIN:
-            images, labels = (_padded(values, schedule.chunk) for values in (images, labels))
+        size = len(indices) if batch.split == TRAIN else schedule.chunk
+        images = _joined((part["images"] for part in parts if "images" in part), size)
+        labels = _padded(self._labels[indices], size)
         arrays: Any = Arrays(images, labels)  # type: ignore[arg-type]  # not on the device yet
         return Fed(jax.block_until_ready(self._place(arrays)), indices)
 
@@ -167,6 +170,21 @@ def _num_ahead(shape: Sequence[int], schedule: BatchSchedule) -> int:
     """Number of batches to prepare in advance, of images of this shape."""
     largest = max(schedule.batch_size, schedule.chunk) * math.prod(shape[1:])
     return max(1, min(_MOST_AHEAD, _AHEAD_BYTES // largest))
+
+
+def _joined(parts: Iterator[Pixels], size: int) -> Pixels:
+    """The parts of a batch, with the last image repeated to a fixed number of images.
+
+    Each part is copied as soon as it is decoded. JAX does not copy the result for devices that are
+    cores of the CPU: they share its memory.
+    """
+    first = next(parts)
+    images, end = mapped((size, *first.shape[1:]), np.uint8), 0
+    for part in chain([first], parts):
+        images[end : end + len(part)] = part
+        end += len(part)
+    images[end:] = images[end - 1]
+    return images
 
 
 def _padded(values: NDArray[Any], size: int) -> NDArray[Any]:

@@ -13,12 +13,16 @@ import pytest
 
 from cnnbench.data.splits import RandomSplit, joined
 from cnnbench.data.streaming.loader import TaskResult, Tasks
+from cnnbench.data.streaming.schedule import VALIDATION
 from cnnbench.errors import DataError
 from cnnbench.runs.records import EpochRecord
+from cnnbench.training import executables
 from cnnbench.training.events import Checkpoint, Event, StepDone
-from cnnbench.training.executables import Job
+from cnnbench.training.executables import Job, set_up
 from cnnbench.training.feed.ahead import Ahead
+from cnnbench.training.feed.feed import BatchPlace
 from cnnbench.training.resume import Resume
+from cnnbench.training.strategy import Strategy
 from tests.support.streams import in_process, streamed
 from tests.support.training import run_job
 from tests.training.test_resume import STATEFUL, engine_of, numbers
@@ -97,6 +101,28 @@ def test_splits_by_seed(split: RandomSplit) -> None:
     pool = joined([known.train, known.validation])
     dataset = replace(known, random=split, pool=pool)
     assert_same(make_job(DENSE, dataset, seeds=SEEDS, batch_size=4))
+
+
+def test_large_images_are_evaluated_in_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chunks are the same without streaming, so losses are rounded alike."""
+    monkeypatch.setattr(executables, "EVAL_BYTES", 3 * math.prod(SHAPE))
+    job = make_job(DENSE, make_dataset(9, 7, 5), seeds=SEEDS, batch_size=4)
+    assert job.schedule(0).chunk == 3
+    assert_same(job)
+
+
+def test_devices_that_are_cores_share_the_images() -> None:
+    dataset = streamed(make_dataset(9, 7, 5))
+    job = make_job(DENSE, dataset, num_devices=2, batch_size=4)
+    feed = set_up(job, Strategy("direct", 2, 2, 1)).feed
+    assert feed is not None
+    (fed,) = feed.batches(BatchPlace(0, VALIDATION, 1), 1, lambda: None)
+    feed.close()
+    places = [shard.data.unsafe_buffer_pointer() for shard in fed.arrays.images.addressable_shards]
+    assert len(places) == 2
+    assert len(set(places)) == 1
+    np.testing.assert_array_equal(fed.arrays.images[:7], dataset.validation.images)
+    np.testing.assert_array_equal(fed.arrays.labels[:7], dataset.validation.labels)
 
 
 def test_without_validation_images_and_with_class_weights() -> None:
