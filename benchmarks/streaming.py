@@ -1,9 +1,9 @@
 """A folder of images that is larger than memory: `python -m benchmarks.streaming`.
 
 Generates JPEG files, trains ResNet-20 on them with `cnnbench run` and `dataset.streaming`, and
-measures the memory of all processes, the time in which the device waited for images, and images per
-second. The images are reduced by the first convolution to ResNet-20's 32x32 positions, so that a
-step takes as long as on CIFAR-10.
+measures the memory of all processes (the sum of their PSS), the time in which the device waited for
+images, and images per second. The images are reduced by the first convolution to ResNet-20's 32x32
+positions, so that a step takes as long as on CIFAR-10.
 """
 
 import argparse
@@ -31,6 +31,7 @@ MOST_WAITING = 0.1  # share of an epoch
 CLASSES = 10
 PER_CHUNK = 20  # images of a class that are generated at a time
 SAMPLE_S = 0.25
+COURSE_S = 5.0  # between two samples that are kept, except those of a new peak
 SPEC = """\
 name: {network}-streamed
 task: classify
@@ -155,26 +156,37 @@ def memory(pid: int) -> tuple[int, int]:
 
 
 def measured(command: Sequence[str]) -> dict[str, Any]:
-    """Runs a command; its peak memory with all descendants, and CPU time."""
+    """Runs a command; its memory with all descendants over time, and CPU time.
+
+    Memory is the sum of the proportional set sizes in ``/proc/PID/smaps_rollup``, in which memory
+    that processes share counts once; see proc_pid_smaps(5).
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     process = subprocess.Popen(command)
-    peaks = {"pss": 0, "rss": 0, "main_rss": 0, "processes": 0}
+    peaks = {"pss": 0, "rss": 0, "main_rss": 0, "others_pss": 0, "processes": 0}
+    course: list[tuple[float, int, int]] = []  # seconds, PSS of the main process and of the others
     while process.poll() is None:
         pids = process_tree(process.pid)
         sizes = [memory(pid) for pid in pids]
+        main, others = sizes[0][1], sum(pss for _, pss in sizes[1:])
         now = {
-            "pss": sum(pss for _, pss in sizes),
+            "pss": main + others,
             "rss": sum(rss for rss, _ in sizes),
             "main_rss": sizes[0][0],
+            "others_pss": others,
             "processes": len(pids),
         }
         peaks = {name: max(peaks[name], now[name]) for name in peaks}
+        seconds = time.perf_counter() - started
+        if not course or seconds - course[-1][0] >= COURSE_S or peaks["pss"] == now["pss"]:
+            course.append((round(seconds, 1), main, others))
         time.sleep(SAMPLE_S)
     if process.returncode:
         sys.exit(process.returncode)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return peaks | {
+        "course": course,
         "wall_s": time.perf_counter() - started,
         "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
     }
@@ -220,6 +232,8 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"| Peak memory, all processes (PSS) | {result['memory']['pss'] / 2**20:,.0f} MiB |"
     yield f"| Peak memory, all processes (RSS) | {result['memory']['rss'] / 2**20:,.0f} MiB |"
     yield f"| Peak memory, main process (RSS) | {result['memory']['main_rss'] / 2**20:,.0f} MiB |"
+    others = result["memory"]["others_pss"] / 2**20
+    yield f"| Peak memory, worker processes together (PSS) | {others:,.0f} MiB |"
     for epoch in result["epochs"]:
         share, seen = waiting([epoch]), epoch["samples_per_s"] * epoch["train_s"]
         yield (
