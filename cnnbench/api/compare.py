@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from cnnbench.api.frames import require_pandas
 from cnnbench.api.messages import names_parameters, warn_all
@@ -16,9 +16,10 @@ from cnnbench.cli.console import LegibleConsole
 from cnnbench.cli.options import LEAST_ALPHA, MOST_ALPHA
 from cnnbench.comparisons.comparison import Comparison
 from cnnbench.comparisons.comparison import compare as compare_runs
+from cnnbench.comparisons.samples import Pairing
 from cnnbench.comparisons.verdict import Criteria, Verdict
 from cnnbench.comparisons.verdict_text import parse_effect, sentence
-from cnnbench.errors import UsageError
+from cnnbench.errors import UsageError, or_list, quoted
 from cnnbench.report.comparison import every_verdict, markdown, terminal_table
 from cnnbench.report.csv_json import csv_rows, csv_text, json_text
 from cnnbench.report.latex import latex
@@ -98,6 +99,7 @@ def compare(
     alpha: float = 0.05,
     min_effect: float | str = 0,
     target: float | str | None = None,
+    test: Pairing | None = None,
     results_dir: str | Path = "results",
 ) -> ComparisonResult:
     """Compares runs, as ``cnnbench compare`` does.
@@ -112,6 +114,9 @@ def compare(
       min_effect: the smallest difference that matters: a number in the metric's unit, or
         ``"0.1pp"`` (percentage points) or ``"2%"`` (of the baseline).
       target: also report the training time until the metric reaches this value: 0.98 or ``"98%"``.
+      test: ``"unpaired"``, a permutation test of the seeds of both runs, or ``"paired"``, a
+        sign-flip test of the differences of equal seeds; unpaired by default. Seeds that share
+        training images (``folds``, ``by_seed``) have their own test.
       results_dir: folder of all results.
 
     Raises:
@@ -121,9 +126,13 @@ def compare(
     if not LEAST_ALPHA <= alpha <= MOST_ALPHA:
         between = f"between {LEAST_ALPHA} and {MOST_ALPHA}"
         raise UsageError(f"alpha: {alpha} is not {between}; write 0.05.")
+    if test not in {None, *get_args(Pairing)}:
+        raise UsageError(
+            f"test: {quoted(str(test))} is no test; write {or_list(get_args(Pairing))}."
+        )
     effect = parse_effect(_number_text(min_effect))
     wanted = None if target is None else _number_text(target)
-    criteria = Criteria(baseline, metric, alpha, effect, wanted)
+    criteria = Criteria(baseline, metric, alpha, effect, wanted, test)
     folder = Path(results_dir)
     items = named_runs(runs, "call compare() without runs to use the newest ones")
     if items:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from cnnbench.cli.completion import complete_experiments, complete_metrics, comp
 from cnnbench.cli.terminal import tell
 from cnnbench.errors import UsageError, quoted
 from cnnbench.spec.shipped import find_named
+
+if TYPE_CHECKING:
+    from cnnbench.comparisons.samples import Pairing
 
 Specs = Annotated[
     list[str],
@@ -94,6 +97,30 @@ Alpha = Annotated[
         help="Significance level (false-positive rate).",
     ),
 ]
+
+
+class SeedTest(StrEnum):
+    """Tests over seeds."""
+
+    UNPAIRED = "unpaired"
+    PAIRED = "paired"
+
+
+TestOption = Annotated[
+    SeedTest | None,
+    typer.Option(
+        "--test",
+        help="Test of the metric: a permutation test of the seeds of both runs, or a sign-flip test"
+        " of the differences of equal seeds. Default: unpaired; folds and by_seed have their own.",
+        show_default=False,
+    ),
+]
+
+
+def test_name(test: SeedTest | None) -> "Pairing | None":
+    """Returns the test as criteria name it."""
+    return None if test is None else test.value
+
 
 MinEffect = Annotated[
     str,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cnnbench.comparisons.time_to_target import parse_target
 from cnnbench.comparisons.verdict import Effect, Verdict
-from cnnbench.comparisons.verdict_text import parse_effect, size
+from cnnbench.comparisons.verdict_text import interval_name, level_text, parse_effect, size
 from cnnbench.errors import UsageError
 from cnnbench.formatting import clean, seconds_text
 from cnnbench.runs.records import Direction
@@ -160,14 +160,15 @@ def check_threshold(threshold: Threshold, verdict: Verdict) -> ThresholdResult:
             size(threshold.metric, end).split()[0] for end in (interval.low, interval.high)
         )
     outcome = _outcome(interval, limit, threshold.sign)
-    level = f"{100 * (1 - verdict.alpha):g}% CI"
+    timed = threshold.metric == TIME
+    level = f"{level_text(1 - verdict.alpha)} CI" if timed else interval_name(verdict)
     found = f"{shown} ({level} {ends})" if ends else f"{shown} with one seed, so no CI"
-    if threshold.metric == TIME and math.isnan(verdict.time_ratio):
+    if timed and math.isnan(verdict.time_ratio):
         found = f"no epoch time comparable with {clean(verdict.baseline)}"
-    if threshold.metric != TIME and not math.isfinite(verdict.difference):
+    if not timed and not math.isfinite(verdict.difference):
         common = f"no seed in common with {clean(verdict.baseline)}"
         diverged = f"a non-finite loss here or in {clean(verdict.baseline)}"
-        found = diverged if verdict.seeds else common
+        found = diverged if all(verdict.numbers) else common
     return ThresholdResult(outcome, f"{threshold.text} {outcome}: {clean(verdict.label)}: {found}")
 
 
@@ -193,7 +194,7 @@ def check_limit(
         name = "time per epoch" if limit.metric == TIME else words(limit.metric)
         found = f"{name} {_value_text(limit, mean(values))}"
         ends = interval and [_value_text(limit, end) for end in (interval.low, interval.high)]
-        level = f"{100 * (1 - alpha):g}% CI"
+        level = f"{level_text(1 - alpha)} t interval"
         found += f" ({level} {ends[0]} to {ends[1]})" if ends else " with one seed, so no CI"
     return ThresholdResult(outcome, f"{limit.text} {outcome}: {clean(label)}: {found}")
 

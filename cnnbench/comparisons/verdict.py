@@ -1,21 +1,18 @@
-"""Verdicts: runs compared with a baseline, paired by seed."""
+"""Verdicts: runs compared with a baseline over their seeds."""
 
 import math
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Literal, NamedTuple
 
+from cnnbench.comparisons.samples import Pairing, Procedure, Samples
 from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.spec.metrics import is_fraction, words
-from cnnbench.statistics.estimates import Interval, mean, mean_interval, sample_std, standard_error
-from cnnbench.statistics.multiple_tests import holm
-from cnnbench.statistics.permutation import pairs_for, sign_flip_p
-from cnnbench.statistics.resampled import corrected_p
-
-MOST_SEEDS = 1000  # larger sample sizes are not reported: training that many is unrealistic
-POWER = 0.8  # statistical power of the reported sample size
+from cnnbench.statistics.estimates import Interval, mean, mean_interval
+from cnnbench.statistics.multiple_tests import holm, holm_levels
+from cnnbench.statistics.permutation import TIES, MeanTest
 
 
 class Finding(StrEnum):
@@ -60,6 +57,8 @@ class Criteria:
       alpha: significance level (false-positive rate).
       min_effect: noise threshold; smaller differences are ignored.
       target: a value of the metric as the user wrote it; the time to reach it is reported.
+      test: `unpaired` or `paired` by seed; if None, unpaired, except that seeds whose training
+        images overlap have a test of their own.
     """
 
     baseline: str | None = None
@@ -67,6 +66,7 @@ class Criteria:
     alpha: float = 0.05
     min_effect: Effect = ANY
     target: str | None = None
+    test: Pairing | None = None
 
 
 class Arm(NamedTuple):
@@ -102,20 +102,30 @@ class Verdict:
       baseline: label of the baseline.
       finding: outcome of the comparison.
       metric: the metric compared.
+      test: `unpaired` for the permutation test of all values, `paired` for the sign-flip test of
+        the differences of equal seeds, `resampled` for the corrected resampled t-test of these
+        with `overlap`.
       seeds: the seeds that both runs have.
+      numbers: numbers of seeds that are compared, of the baseline and of the run: those that both
+        have, or all of each if the test is unpaired.
+      lost: the seeds that diverged in either, of those compared.
       base_mean: mean of the baseline's metric over all of its seeds.
-      differences: run minus baseline for each seed, in the metric's unit.
-      difference: mean of `differences`.
-      interval: confidence interval of that mean at level 1 - alpha; None with fewer than two seeds.
-      p: Holm-adjusted p-value of the paired sign-flip test, or of the corrected resampled t-test
-        with `overlap`; None with fewer than two seeds.
+      differences: run minus baseline for each seed that both have, in the metric's unit.
+      difference: mean of the run minus mean of the baseline, over the seeds compared.
+      interval: the differences that the test does not reject at `level`; with too few seeds for
+        the test, Student's t interval (Welch's if unpaired) or None.
+      level: confidence level of the interval: 1 - alpha, and with several verdicts that of Holm's
+        procedure for this one.
+      p: Holm-adjusted p-value of the test; None with too few seeds.
       alpha: significance level.
-      fewest: smallest number of seeds with which p can reach alpha.
+      fewest: smallest number of seeds of both with which p can reach alpha.
       min_effect: noise threshold in the metric's unit.
       needed: seeds that would detect a difference of this size with power `POWER`; `fewest` with
         too few seeds; None if the comparison is conclusive or needs over `MOST_SEEDS`.
-      time_ratio: seconds per epoch relative to the baseline, geometric mean over the seeds.
-      time_interval: confidence interval of that ratio; None with fewer than two seeds.
+      correlation: Pearson's correlation of the values of equal seeds; None for fewer than three.
+      time_ratio: seconds per epoch relative to the baseline, geometric mean over equal seeds.
+      time_interval: Student's t interval of that ratio on a logarithmic scale, at level 1 - alpha;
+        None with fewer than two seeds.
       overlap: number of validation images per training image, by which the interval and p are
         corrected if the seeds train on overlapping parts of the images; otherwise 0.
       folds: number of folds of a cross-validation; 0 for none.
@@ -125,16 +135,21 @@ class Verdict:
     baseline: str
     finding: Finding
     metric: str
+    test: Procedure
     seeds: tuple[int, ...]
+    numbers: tuple[int, int]
+    lost: tuple[int, ...]
     base_mean: float
     differences: tuple[float, ...]
     difference: float
     interval: Interval | None
+    level: float
     p: float | None
     alpha: float
     fewest: int
     min_effect: float
     needed: int | None
+    correlation: float | None
     time_ratio: float
     time_interval: Interval | None
     overlap: float = 0.0
@@ -153,34 +168,75 @@ def judge(
       higher: True if higher values of the metric are better.
 
     Raises:
-      UsageError: no run matches the baseline, or the noise threshold exceeds any difference.
+      UsageError: no run matches the baseline, the noise threshold exceeds any difference, or the
+        seeds share training images, so that the test cannot be chosen.
     """
     _require_possible(criteria.min_effect, metric)
     base = arms[find_baseline(arms, criteria.baseline)]
     others = [arm for arm in arms if arm is not base]
-    pairs = [_differences(base, arm) for arm in others]
-    testable = [i for i, d in enumerate(pairs) if len(d) > 1 and all(map(math.isfinite, d))]
-    adjusted = dict(zip(testable, holm([_p(pairs[i], base) for i in testable]), strict=True))
+    test = _procedure(base, criteria.test)
+    samples = [Samples(base.values, arm.values, test, base.overlap, base.folds) for arm in others]
+    tests = sum(min(each.numbers) > 1 and not each.lost for each in samples)
+    strictest = criteria.alpha / max(1, tests)
     base_mean = mean(list(base.values.values()))
     least = criteria.min_effect.in_units(base_mean)
-    question = _Question(
-        metric,
-        higher,
-        criteria.alpha,
-        base_mean,
-        least,
-        max(1, len(testable)),
-        base.overlap,
-        base.folds,
-    )
-    return tuple(
-        _verdict(base, arm, pairs[i], adjusted.get(i), question) for i, arm in enumerate(others)
-    )
+    question = _Question(metric, higher, criteria.alpha, strictest, base_mean, least)
+    compared = [_compared(each, strictest) for each in samples]
+    evidence = _evidence(compared, tests, criteria.alpha)
+    return tuple(map(partial(_verdict, base, question), others, samples, evidence))
 
 
-def _p(differences: Sequence[float], arm: Arm) -> float:
-    """The p-value for independent seeds, or for those that share training images."""
-    return corrected_p(differences, arm.overlap) if arm.overlap else sign_flip_p(differences)
+def _procedure(base: Arm, wanted: Pairing | None) -> Procedure:
+    """The test, as named or by default."""
+    if not base.overlap:
+        return wanted or "unpaired"
+    require_no_test(wanted, base.folds)
+    return "resampled"
+
+
+def require_no_test(wanted: Pairing | None, folds: int) -> None:
+    """Reject a named test where seeds share training images.
+
+    Args:
+      wanted: the test that was named.
+      folds: number of folds of a cross-validation; 0 for random splits by seed.
+
+    Raises:
+      UsageError: a test was named.
+    """
+    if wanted is not None:
+        split = f"folds: {folds}" if folds else "by_seed: true"
+        message = f"--test: with 'split: {{{split}}}', seeds share training images, so verdicts use"
+        raise UsageError(f"{message} the corrected resampled t-test; omit --test.")
+
+
+class _Evidence(NamedTuple):
+    """Adjusted p-value of one of several tests, and the level and ends of its interval."""
+
+    p: float
+    level: float
+    interval: Interval
+
+
+def _compared(samples: Samples, alpha: float) -> MeanTest | None:
+    """The test of two runs; None if it could not reach alpha, or a seed is lost."""
+    if samples.lost or min(samples.numbers) < max(2, samples.fewest(alpha)):
+        return None
+    return samples.compared()
+
+
+def _evidence(
+    compared: Sequence[MeanTest | None], tests: int, alpha: float
+) -> list[_Evidence | None]:
+    """Results of simultaneous tests; those with too few seeds count as not significant."""
+    known = [test for test in compared if test is not None]
+    p_values = [*(test.p for test in known), *[1.0] * (tests - len(known))]
+    results = zip(holm(p_values), holm_levels(p_values, alpha), strict=True)
+    found = iter(
+        _Evidence(p, 1 - level, test.interval(1 - level))
+        for test, (p, level) in zip(known, results, strict=False)
+    )
+    return [None if test is None else next(found) for test in compared]
 
 
 def _require_possible(effect: Effect, metric: str) -> None:
@@ -214,117 +270,73 @@ def find_baseline(arms: Sequence[Arm], wanted: str | None) -> int:
 
 
 class _Question(NamedTuple):
-    """Parameters of one pairwise comparison; `tests` is the number of simultaneous tests.
-
-    `overlap` and `folds` are those of the runs.
-    """
+    """Parameters of one comparison; `strictest` is alpha divided by the number of tests."""
 
     metric: str
     higher: bool
     alpha: float
+    strictest: float
     base_mean: float
     least: float
-    tests: int
-    overlap: float
-    folds: int
-
-    @property
-    def fewest(self) -> int:
-        """Smallest number of seeds that can reach significance; with folds, one for each."""
-        return (self.folds or 2) if self.overlap else pairs_for(self.alpha / self.tests)
-
-
-def _differences(base: Arm, arm: Arm) -> tuple[float, ...]:
-    """Run minus baseline for each seed that both have."""
-    return tuple(arm.values[s] - base.values[s] for s in _common(base, arm))
-
-
-def _common(base: Arm, arm: Arm) -> tuple[int, ...]:
-    return tuple(seed for seed in base.values if seed in arm.values)
 
 
 def _verdict(
-    base: Arm,
-    arm: Arm,
-    differences: tuple[float, ...],
-    p: float | None,
-    question: _Question,
+    base: Arm, question: _Question, arm: Arm, samples: Samples, evidence: _Evidence | None
 ) -> Verdict:
-    level, overlap = 1 - question.alpha, question.overlap
-    interval = mean_interval(differences, level, overlap) if differences else None
-    finding = _finding(differences, interval, p, question)
+    finding = _finding(samples, evidence, question)
+    level = evidence.level if evidence else 1 - question.alpha
     ratio, ratio_interval = _time_ratio(base.epoch_s, arm.epoch_s, question.alpha)
     return Verdict(
         label=arm.names[0],
         baseline=base.names[0],
         finding=finding,
         metric=question.metric,
-        seeds=_common(base, arm),
+        test=samples.test,
+        seeds=samples.common,
+        numbers=samples.numbers,
+        lost=samples.lost,
         base_mean=question.base_mean,
-        differences=differences,
-        difference=mean(differences) if differences else math.nan,
-        interval=interval,
-        p=p,
+        differences=samples.differences,
+        difference=samples.difference,
+        interval=evidence.interval if evidence else samples.t_interval(level),
+        level=level,
+        p=evidence.p if evidence else None,
         alpha=question.alpha,
-        fewest=question.fewest,
+        fewest=samples.fewest(question.strictest),
         min_effect=question.least,
-        needed=_seeds_to_run(finding, differences, question),
+        needed=_seeds_to_run(finding, samples, question.strictest),
+        correlation=samples.correlation,
         time_ratio=ratio,
         time_interval=ratio_interval,
-        overlap=question.overlap,
-        folds=question.folds,
+        overlap=samples.overlap,
+        folds=samples.folds,
     )
 
 
-def _finding(
-    differences: Sequence[float], interval: Interval | None, p: float | None, question: _Question
-) -> Finding:
+def _finding(samples: Samples, evidence: _Evidence | None, question: _Question) -> Finding:
     """Statistical significance first, then the noise threshold (as in criterion.rs)."""
-    if not all(map(math.isfinite, differences)):
+    if samples.lost:
         return Finding.DIVERGED
-    if interval is None or p is None or len(differences) < question.fewest:
+    if evidence is None:
         return Finding.FEW
+    ends = evidence.interval
     sign = 1 if question.higher else -1
-    low, high = sorted((sign * interval.low, sign * interval.high))
+    low, high = sorted((sign * ends.low, sign * ends.high))
     if -question.least < low and high < question.least:
         return Finding.NOISE
-    if p > question.alpha or low <= 0 <= high:
+    if evidence.p > question.alpha * (1 + TIES) or low <= 0 <= high:
         return Finding.NONE
     if low > question.least:
         return Finding.BETTER
     return Finding.WORSE if high < -question.least else Finding.NOISE
 
 
-def _seeds_to_run(
-    finding: Finding, differences: Sequence[float], question: _Question
-) -> int | None:
+def _seeds_to_run(finding: Finding, samples: Samples, alpha: float) -> int | None:
     """Seeds needed for a conclusion; a power analysis needs more than a few seeds itself."""
+    fewest = samples.fewest(alpha)
     if finding is Finding.FEW:
-        return question.fewest
-    return _needed(differences, question) if finding is Finding.NONE else None
-
-
-def _needed(differences: Sequence[float], question: _Question) -> int | None:
-    """The fewest seeds that detect a difference of this size and spread with `POWER`.
-
-    Approximated by Student's t distribution at Holm's strictest level, alpha / tests.
-    """
-    from scipy.special import stdtrit
-
-    spread = sample_std(differences) if differences else None
-    if spread is None:
-        return question.fewest
-    size, quantile = abs(mean(differences)), 1 - question.alpha / question.tests / 2
-    step = question.folds or 1
-    first = max(question.fewest, len(differences) + 1)
-    numbers = range(-(-first // step) * step, MOST_SEEDS + 1, step)
-
-    def detectable(n: int) -> float:
-        quantiles = stdtrit(n - 1, quantile) + stdtrit(n - 1, POWER)
-        return float(quantiles) * standard_error(spread, n, question.overlap)
-
-    place = bisect_left(numbers, True, key=lambda n: detectable(n) < size)
-    return numbers[place] if place < len(numbers) else None
+        return fewest
+    return samples.needed(alpha, fewest) if finding is Finding.NONE else None
 
 
 def _time_ratio(

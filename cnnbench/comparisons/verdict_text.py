@@ -5,10 +5,12 @@ import math
 import re
 from collections.abc import Sequence
 
-from cnnbench.comparisons.verdict import POWER, Effect, Finding, Verdict
+from cnnbench.comparisons.samples import POWER
+from cnnbench.comparisons.verdict import Effect, Finding, Verdict
 from cnnbench.errors import UsageError
 from cnnbench.formatting import clean, enumeration
 from cnnbench.spec.metrics import is_fraction, words
+from cnnbench.statistics.permutation import EXACT, enumerable
 
 WIDEST = 100  # upper over lower bound of a ratio's interval; a wider one is uninformative
 
@@ -82,17 +84,18 @@ def _detecting(v: Verdict) -> str:
 
 
 def _diverged(v: Verdict) -> str:
-    lost = [str(s) for s, d in zip(v.seeds, v.differences, strict=True) if not math.isfinite(d)]
-    return f"training diverged with seed{'s' * (len(lost) > 1)} {enumeration(lost)}"
+    seeds = f"seed{'s' * (len(v.lost) > 1)} {enumeration(list(map(str, v.lost)))}"
+    return f"training diverged with {seeds}"
 
 
 def _lack(v: Verdict) -> str:
     """The evidence so far, and the fewest seeds for a test."""
     advice = f"run both with --seeds {v.fewest}"
-    if not v.seeds:
+    if not all(v.numbers):
         return f"no seed in common; {advice}"
-    if len(v.seeds) == 1:
-        found = f"{words(v.metric)} {size(v.metric, v.difference)} with one seed"
+    if v.interval is None:
+        number = "one seed" if max(v.numbers) == 1 else _number(v)
+        found = f"{words(v.metric)} {size(v.metric, v.difference)} with {number}"
     else:
         # Without p, which no difference, however large, could bring to alpha.
         found = f"{words(v.metric)} {_interval(v)}, {_number(v)})"
@@ -114,13 +117,31 @@ def _interval(v: Verdict) -> str:
     """The difference, and the interval after an opening parenthesis."""
     assert v.interval is not None
     low, high = (size(v.metric, end).split()[0] for end in (v.interval.low, v.interval.high))
-    level = f"{100 * (1 - v.alpha):g}% CI"
-    difference = size(v.metric, v.difference)
-    return f"{difference} ({level} {low} to {high}"
+    return f"{size(v.metric, v.difference)} ({interval_name(v)} {low} to {high}"
+
+
+def interval_name(verdict: Verdict) -> str:
+    """The confidence level, and the name of an interval that does not belong to the test."""
+    if verdict.p is not None or verdict.overlap:
+        return f"{level_text(verdict.level)} CI"
+    kind = "Welch's t" if verdict.test == "unpaired" else "t"
+    return f"{level_text(verdict.level)} {kind} interval"
+
+
+def level_text(level: float) -> str:
+    """A confidence level in percent; of 1 - level, two digits.
+
+    >>> level_text(0.95), level_text(1 - 0.05 / 3), level_text(0.99995)
+    ('95%', '98.3%', '99.995%')
+    """
+    return f"{100 - float(f'{100 * (1 - level):.2g}'):g}%"
 
 
 def _number(v: Verdict) -> str:
-    return f"{len(v.seeds)} {'folds' if v.folds else 'seeds'}"
+    """The numbers of seeds: of the run, and of the baseline if it has another."""
+    base, own = v.numbers
+    kind = "folds" if v.folds else "seeds"
+    return f"{own} {kind}" if own == base else f"{own} and {base} {kind}"
 
 
 def size(metric: str, value: float) -> str:
@@ -155,20 +176,40 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def how_lines(verdicts: Sequence[Verdict]) -> list[str]:
-    """The statistical methods behind the verdicts; empty if nothing was tested."""
-    if all(verdict.p is None for verdict in verdicts):
+    """The statistical methods behind the verdicts; empty if there is no interval."""
+    if all(verdict.interval is None for verdict in verdicts):
         return []
-    adjusted = ", Holm-adjusted (CIs are not)" if len(verdicts) > 1 else ""
-    tested = verdicts[0]
-    if tested.overlap:
-        pairs, shared = ("fold", "folds") if tested.folds else ("seed", "seeds")
-        method = (
-            f"Verdicts: paired by {pairs}; CI and p: corrected resampled t-test (Nadeau and Bengio"
-            f" 2003), since the {shared} share training images{adjusted}."
-        )
-    else:
-        method = f"Verdicts: paired by seed; CI: Student's t; p: sign-flip test{adjusted}."
+    adjusted = " at the level of Holm's step; p: Holm-adjusted" if len(verdicts) > 1 else ""
+    methods = dict.fromkeys(_method(verdict) for verdict in verdicts if verdict.p is not None)
     return [
-        method,
-        "Time ratios: geometric mean over seeds, from median epoch times.",
+        *(f"Verdicts: {method}{adjusted}." for method in methods),
+        *_correlations(verdicts),
+        "Time ratios: geometric mean over seeds, from median epoch times; CI: Student's t of the"
+        " logarithms.",
     ]
+
+
+def _method(v: Verdict) -> str:
+    """The test and its interval."""
+    if v.overlap:
+        pairs, shared = ("fold", "folds") if v.folds else ("seed", "seeds")
+        return (
+            f"paired by {pairs}; corrected resampled t-test (Nadeau and Bengio 2003),"
+            f" since the {shared} share training images; CI: of the test"
+        )
+    inverted = "; CI: inversion of the test"
+    if v.test == "paired":
+        kind = "exact " if v.numbers[0] <= EXACT else ""
+        return f"paired by seed; {kind}sign-flip test{inverted}"
+    kind = "exact " if enumerable(*v.numbers) else ""
+    studentized = "studentized " if v.numbers[0] != v.numbers[1] else ""
+    return f"unpaired; {kind}{studentized}permutation test of the seeds{inverted}"
+
+
+def _correlations(verdicts: Sequence[Verdict]) -> list[str]:
+    """A line on how the values of equal seeds correlate."""
+    known = [v for v in verdicts if v.correlation is not None]
+    texts = [f"{v.correlation:.2f}" for v in known]
+    if len(verdicts) > 1:
+        texts = [f"{text} ({clean(v.label)})" for text, v in zip(texts, known, strict=True)]
+    return [f"Correlation of equal seeds: {enumeration(texts)}."] if texts else []

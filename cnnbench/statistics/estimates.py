@@ -6,6 +6,7 @@ Non-finite values are never dropped: the mean over a diverged seed is NaN.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import mul
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +113,19 @@ def standard_error(std: float, number: int, overlap: float = 0.0) -> float:
     (0.31622776601683794, 0.45946829173634074)
     """
     return std * math.sqrt(1 / number + overlap)
+
+
+def pearson(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Pearson's correlation of pairs; None if all values of one are equal.
+
+    >>> round(pearson([1.0, 2.0, 3.0], [1.0, 3.0, 2.0]), 9)
+    0.5
+    >>> pearson([1.0, 1.0], [1.0, 2.0]) is None
+    True
+    """
+    gaps = [[value - mean(values) for value in values] for values in (first, second)]
+    sizes = [math.hypot(*own) for own in gaps]
+    if min(sizes) <= 1e-12 * max(map(abs, (*first, *second))):
+        return None
+    scaled = [[gap / size for gap in own] for own, size in zip(gaps, sizes, strict=True)]
+    return min(1.0, max(-1.0, math.fsum(map(mul, *scaled))))

@@ -1,48 +1,241 @@
-"""Exact permutation tests."""
+"""Permutation tests of a difference of means, and the confidence intervals that invert them.
+
+A permutation test is exact if its assignments are enumerated. If there are too many, some are
+sampled with a fixed seed, and the observed one counts too (Phipson and Smyth, 2010).
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from cnnbench.statistics.estimates import Interval, mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
 
 EXACT = 20  # most pairs whose sign assignments are enumerated; beyond, as many are sampled
 _SAMPLES = 2 ** (EXACT - 1)
+MOST_DIVISIONS = 2**17  # into two groups that are enumerated; of more, as many are sampled
+TIES = 1e-9  # relative difference up to which two statistics are equal, since sums round
 
 
-def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p-value of a paired sign-flip (permutation) test of the mean.
+class MeanTest(Protocol):
+    """A two-sided test of a difference of means, and its inversion."""
 
-    Under the null hypothesis the differences are symmetric about zero, so all sign assignments
-    are equally likely. Up to 20 pairs the test is exact; beyond, 524,288 assignments are sampled
-    with a fixed seed.
+    @property
+    def difference(self) -> float:
+        """The observed difference."""
+
+    @property
+    def p(self) -> float:
+        """The p-value of the hypothesis that there is no difference."""
+
+    def interval(self, level: float) -> Interval:
+        """The differences that the test does not reject at the significance level 1 - `level`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PermutationTest:
+    """A permutation test of a difference of means.
+
+    Subtracting a hypothesized difference d from the values makes an assignment at least as extreme
+    as the observed one if one of its two typical values is beyond d, as seen from the observed
+    difference. So the number of typical values below 0 gives p, and the ends of the interval are
+    typical values.
+
+    Args:
+      difference: the observed difference.
+      typical: two typical values per assignment: of the assignment and of its mirror image.
+      assignments: number of assignments, each with its mirror image; the observed one included.
+      always: number of assignments equal to the observed one, which are reached for every d.
+      tolerance: typical values as near as this to zero are zero up to rounding.
+
+    References:
+      Hartigan, "Using subsample values as typical values", JASA 64, 1969.
+    """
+
+    difference: float
+    typical: "Floats"
+    assignments: int
+    always: int
+    tolerance: float
+
+    @property
+    def p(self) -> float:
+        """Fraction of assignments that are at least as extreme as the observed one."""
+        if abs(self.difference) <= self.tolerance:
+            return 1.0
+        opposite = self.typical if self.difference > 0 else -self.typical
+        reached = int((opposite <= self.tolerance).sum())
+        return (self.always + reached) / self.assignments
+
+    def interval(self, level: float) -> Interval:
+        """The differences that the test does not reject.
+
+        Args:
+          level: confidence level, in (0, 1).
+
+        Returns:
+          A closed interval; without limits if there are too few values to reject anything.
+        """
+        import numpy as np
+
+        most = math.floor((1 - level) * self.assignments * (1 + TIES))  # with p <= 1 - level
+        place = most - self.always
+        if place < 0:
+            return Interval(-math.inf, math.inf)
+        places = (place, len(self.typical) - 1 - place)
+        ends = np.partition(self.typical, places)[list(places)]
+        low, high = (0.0 if abs(end) <= self.tolerance else float(end) for end in ends)
+        return Interval(low, high)
+
+
+def sign_flip_test(differences: Sequence[float]) -> PermutationTest:
+    """The paired test: under the null hypothesis, differences are symmetric about zero.
+
+    All assignments of signs are then equally likely. Typical values are the means of subsets: those
+    whose signs are flipped. Up to 20 pairs, all are enumerated; of more, 524,288 are sampled.
 
     Args:
       differences: one per pair, finite, at least one.
 
-    Returns:
-      Fraction of sign assignments whose sum is at least as far from zero as the observed sum;
-      never below `smallest_p`.
-
     References:
       Fisher, "The Design of Experiments", section 21, 1935.
 
-    >>> sign_flip_p([0.2, 0.1, 0.3, 0.1, 0.2, 0.4])  # one direction: 2 of 64
-    0.03125
+    >>> test = sign_flip_test([0.2, 0.1, 0.3, 0.1, 0.2, 0.4])  # one direction: 2 of 64
+    >>> test.p, test.interval(0.95)
+    (0.03125, Interval(low=0.1, high=0.4))
     """
     import numpy as np
 
-    values = np.abs(differences)
-    if len(values) <= EXACT:
-        sums = values[:1]  # the first sign is fixed: the other half is its mirror image
-        for value in values[1:]:
-            sums = np.concatenate([sums + value, sums - value])
-        counted = 0
-    else:
-        flips = np.random.default_rng(0).integers(0, 2, (_SAMPLES, len(values)), dtype=bool)
-        sums = np.where(flips, values, -values).sum(axis=1)
-        counted = 1  # the observed assignment counts too (Phipson and Smyth, 2010)
-    observed = abs(math.fsum(differences))
-    slack = 1e-12 * float(values.sum())  # tied sums may differ by rounding
-    reached = int((np.abs(sums) >= observed - slack).sum())
-    return (reached + counted) / (len(sums) + counted)
+    number = len(differences)
+    tolerance = TIES * float(np.mean(np.abs(differences)))
+    if number <= EXACT:
+        sums = _sums_by_size(differences)
+        typical = [sums[size] / size for size in range(1, number)]
+        found = np.concatenate([np.empty(0), *typical])
+        return PermutationTest(mean(differences), found, 2 ** (number - 1), 1, tolerance)
+    rng = np.random.default_rng(0)
+    flipped, sums = np.zeros((2, _SAMPLES))
+    for value in differences:
+        flips = rng.integers(0, 2, _SAMPLES, dtype=bool)
+        flipped += flips
+        sums += np.where(flips, value, 0.0)
+    return _sampled(mean(differences), flipped, sums, number, tolerance)
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """Two-sided p-value of `sign_flip_test`, never below `smallest_p`.
+
+    >>> sign_flip_p([0.2, 0.1, 0.3, 0.1, 0.2, 0.4])
+    0.03125
+    """
+    return sign_flip_test(differences).p
+
+
+def exchange_test(first: Sequence[float], second: Sequence[float]) -> PermutationTest:
+    """The unpaired test for equally many values: under the null hypothesis, all are exchangeable.
+
+    All divisions of the values into two groups are then equally likely. Typical values are the
+    differences between the means of equally large subsets of both groups: those that change places.
+    Up to 10 values per group, all are enumerated; of more, 131,072 are sampled.
+
+    The difference of means orders the divisions exactly as Welch's t does if the groups are
+    equally large: the squares of the values have the same sum in each division, so a larger
+    difference leaves less variance within the groups. The test is thus the studentized one, which
+    also holds approximately for groups with equal means and unequal variances.
+
+    Args:
+      first: finite values, at least one.
+      second: as many others.
+
+    References:
+      Pitman, "Significance tests which may be applied to samples from any populations",
+      Supplement to JRSS 4, 1937; Chung and Romano, "Exact and asymptotically robust permutation
+      tests", Annals of Statistics 41, 2013.
+
+    >>> test = exchange_test([1.0, 2.0, 3.0, 4.0], [5.0, 7.0, 6.0, 9.0])  # all above: 2 of 70
+    >>> round(test.p, 4), test.interval(0.95)
+    (0.0286, Interval(low=1.0, high=8.0))
+    """
+    import numpy as np
+
+    number, center = len(first), mean([*first, *second])
+    values = np.subtract([first, second], center)
+    tolerance = TIES * float(np.mean(np.abs(values)))
+    difference = mean(second) - mean(first)
+    if enumerable(number, number):
+        count = math.comb(2 * number, number) // 2
+        own, others = map(_sums_by_size, values)
+        pairs = [
+            np.subtract.outer(others[size], own[size]).ravel() / size for size in range(1, number)
+        ]
+        found = np.concatenate([np.empty(0), *pairs])
+        return PermutationTest(difference, found, count, 1, tolerance)
+    taken, sums = np.zeros((2, MOST_DIVISIONS))
+    for place, picked in enumerate(random_subsets(2 * number, number)):
+        taken += picked if place < number else 0
+        sums += np.where(picked, values[1 - place // number, place % number], 0.0)
+    return _sampled(difference, taken, sums - values[0].sum(), number, tolerance)
+
+
+def enumerable(first: int, second: int) -> bool:
+    """True if all divisions into groups of these sizes are enumerated, not sampled.
+
+    >>> enumerable(10, 10), enumerable(11, 11), enumerable(4, 30)
+    (True, False, True)
+    """
+    mirrored = 2 if first == second else 1
+    return math.comb(first + second, first) <= mirrored * MOST_DIVISIONS
+
+
+def random_subsets(total: int, size: int) -> "Iterator[npt.NDArray[np.bool_]]":
+    """Random subsets of equal size; for each element, yields which of the subsets have it.
+
+    Args:
+      total: number of elements, at most 65,535.
+      size: number of elements in each subset.
+
+    References:
+      Knuth, "The Art of Computer Programming", volume 2, section 3.4.2, algorithm S.
+    """
+    import numpy as np
+
+    rng, needed = np.random.default_rng(0), np.full(MOST_DIVISIONS, size, np.uint16)
+    for left in range(total, 0, -1):
+        picked = rng.integers(0, left, MOST_DIVISIONS, dtype=np.uint16) < needed
+        needed -= picked
+        yield picked
+
+
+def _sums_by_size(values: "Sequence[float] | Floats") -> "list[Floats]":
+    """The sums of all subsets of 0, 1, 2, ... values."""
+    import numpy as np
+
+    sums = [np.zeros(1)]
+    for value in values:
+        grown = [own + value for own in sums]
+        pairs = zip(sums[1:], grown, strict=False)
+        sums = [sums[0], *map(np.concatenate, pairs), grown[-1]]
+    return sums
+
+
+def _sampled(
+    difference: float, taken: "Floats", sums: "Floats", number: int, tolerance: float
+) -> PermutationTest:
+    """The test with sampled assignments; `sums` are those of the `taken` differences."""
+    import numpy as np
+
+    changed = (taken > 0) & (taken < number)
+    taken, sums = taken[changed], sums[changed]
+    mirrored = (number * difference - sums) / (number - taken)
+    always = 1 + int((~changed).sum())
+    found = np.concatenate([sums / taken, mirrored])
+    return PermutationTest(difference, found, len(changed) + 1, always, tolerance)
 
 
 def smallest_p(num_pairs: int) -> float:
@@ -60,4 +253,25 @@ def pairs_for(alpha: float) -> int:
     >>> pairs_for(0.05), pairs_for(0.01)
     (6, 8)
     """
-    return math.ceil(1 - math.log2(alpha))
+    return math.ceil(1 - math.log2(alpha) - TIES)
+
+
+def smallest_exchange_p(number: int) -> float:
+    """Smallest p-value that a two-sided exchange test of two groups of `number` can reach.
+
+    >>> [round(smallest_exchange_p(number), 4) for number in (3, 4, 5)]
+    [0.1, 0.0286, 0.0079]
+    """
+    return 2 / math.comb(2 * number, number)
+
+
+def values_for(alpha: float) -> int:
+    """Fewest values per group with which an exchange test can reach `alpha`.
+
+    >>> values_for(0.05), values_for(0.01)
+    (4, 5)
+    """
+    number = 1
+    while smallest_exchange_p(number) > alpha * (1 + TIES):
+        number += 1
+    return number

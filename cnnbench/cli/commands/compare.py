@@ -16,7 +16,9 @@ from cnnbench.cli.options import (
     MinEffect,
     ResultsDir,
     Runs,
+    TestOption,
     Verbose,
+    test_name,
 )
 from cnnbench.cli.terminal import print_document, stdout, tell, warn
 from cnnbench.comparisons.comparability import judgeable, run_path
@@ -54,6 +56,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     metric: MetricOption = None,
     alpha: Alpha = 0.05,
     min_effect: MinEffect = "0",
+    test: TestOption = None,
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -92,7 +95,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Compare runs: accuracy, time, cost, and a verdict."""
     thresholds = [parse_threshold(text) for text in fail_if or ()]
-    criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect), target)
+    criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect), target, test_name(test))
     comparisons, selection = side_by_side(runs, criteria, results_dir, every=every)
     warn(selection.warnings)
     if sort_by is not None:

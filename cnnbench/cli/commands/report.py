@@ -16,7 +16,9 @@ from cnnbench.cli.options import (
     MinEffect,
     ResultsDir,
     Runs,
+    TestOption,
     Verbose,
+    test_name,
 )
 from cnnbench.cli.terminal import PICTURES, computing, file_form, stderr, warn, write_file
 from cnnbench.comparisons.comparison import Comparison
@@ -44,12 +46,13 @@ def draw_plot(  # noqa: PLR0913, PLR0917 - one parameter per option
     metric: MetricOption = None,
     alpha: Alpha = 0.05,
     min_effect: MinEffect = "0",
+    test: TestOption = None,
     verbose: Verbose = False,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Plot learning curves, costs and differences of runs."""
     form = file_form("--output", output, PICTURES)
-    criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect))
+    criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect), test=test_name(test))
     comparisons, selection = side_by_side(runs, criteria, results_dir)
     warn(selection.warnings)
     (comparison,) = comparisons
@@ -83,6 +86,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     metric: MetricOption = None,
     alpha: Alpha = 0.05,
     min_effect: MinEffect = "0",
+    test: TestOption = None,
     every: All = False,
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
@@ -91,7 +95,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     if title is not None and not clean(title):
         raise UsageError("--title: is empty; write a title, or omit the option.")
     author_notes = read_notes(notes) if notes else ""
-    criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect))
+    criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect), test=test_name(test))
     comparisons, selection = side_by_side(
         runs, criteria, results_dir, every=every, command="report"
     )

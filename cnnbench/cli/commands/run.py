@@ -19,10 +19,13 @@ from cnnbench.cli.options import (
     EngineOption,
     MaybeSpecs,
     ResultsDir,
+    SeedTest,
     Tags,
+    TestOption,
     check_tags,
     option_overrides,
     split_words,
+    test_name,
 )
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell, warn
 from cnnbench.errors import UsageError
@@ -108,6 +111,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             help="Import model.python even if it is neither installed nor next to the file.",
         ),
     ] = False,
+    test: TestOption = None,
     tag: Tags = None,
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
@@ -157,6 +161,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         requests = [make(path, given + overrides, needed=needed) for path in paths]
     if match:
         requests = with_match(requests, MatchedSize(match.value), tell)
+    if test:
+        _check_test(test, requests)
     if dry_run:
         _dry_run(requests)
         return
@@ -167,9 +173,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             _run_all(requests, results, folders, quiet=quiet, verbose=verbose)
     finally:
         if json:
-            _print_json(results, () if quiet else folders)
+            _print_json(results, () if quiet else folders, test)
         else:
-            _print_results(results, list(folders), results_dir, verbose=verbose)
+            _print_results(results, list(folders), results_dir, test, verbose=verbose)
 
 
 def check_folders(data_dir: Path | None, profile: Path | None = None) -> None:
@@ -234,27 +240,53 @@ def _run_all(
             folders.update((each.folder, None) for each in listeners if each.folder)
 
 
-def _print_json(results: "Sequence[RunResult]", folders: Iterable[Path]) -> None:
+def _check_test(test: SeedTest, requests: "Sequence[Request]") -> None:
+    """Checks before training that the verdict can use a test.
+
+    Raises:
+      CnnbenchError: an experiment is invalid, or its seeds share training images.
+    """
+    from cnnbench.comparisons.verdict import require_no_test
+    from cnnbench.spec.loader import load_experiment
+
+    for request in requests:
+        loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
+        split = loaded.experiment.dataset.random_split
+        if split and (split.folds or split.by_seed):
+            require_no_test(test_name(test), split.folds or 0)
+
+
+def _print_json(
+    results: "Sequence[RunResult]", folders: Iterable[Path], test: SeedTest | None
+) -> None:
     from cnnbench.comparisons.comparison import compare_groups
+    from cnnbench.comparisons.verdict import Criteria
     from cnnbench.report.csv_json import json_text
 
     if results:
-        print_document(json_text(compare_groups(results)), "json")
+        criteria = Criteria(test=test_name(test))
+        print_document(json_text(compare_groups(results, criteria)), "json")
     for folder in folders:
         tell(f"Files: {folder}")
 
 
 def _print_results(
-    results: "Sequence[RunResult]", folders: Sequence[Path], results_dir: Path, *, verbose: bool
+    results: "Sequence[RunResult]",
+    folders: Sequence[Path],
+    results_dir: Path,
+    test: SeedTest | None,
+    *,
+    verbose: bool,
 ) -> None:
     """Prints table, verdict and notes, then the folders of the runs."""
     if not results:
         return
     from cnnbench.comparisons.comparison import compare_groups
+    from cnnbench.comparisons.verdict import Criteria
     from cnnbench.report.columns import TableOptions
     from cnnbench.report.comparison import terminal_table
 
-    comparisons = compare_groups(results)
+    comparisons = compare_groups(results, Criteria(test=test_name(test)))
     stdout().print(terminal_table(comparisons, wide=False, look=TableOptions(verbose=verbose)))
     for line in _ending(comparisons, folders, results_dir):
         tell(line, err=False)

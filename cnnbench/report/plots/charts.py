@@ -16,7 +16,7 @@ from cnnbench.comparisons.learning_curves import (
     ends,
     last_rows,
 )
-from cnnbench.comparisons.verdict_text import verdict_lines
+from cnnbench.comparisons.verdict_text import interval_name, verdict_lines
 from cnnbench.formatting import clean, enumeration
 from cnnbench.report.plots import rendered
 from cnnbench.report.plots.spread import spread
@@ -321,8 +321,8 @@ def _differences(axes: Any, shown: Shown) -> None:
     if least := scale * verdicts[0].min_effect:
         axes.axvspan(-least, least, color=INK, alpha=0.08, linewidth=0)
     axes.axvline(0, color=INK, linewidth=1)
-    level = f"{100 * (1 - verdicts[0].alpha):g}%"
-    _above(axes, f"mean with {level} interval, and individual seeds")
+    names = enumeration(list(dict.fromkeys(map(interval_name, verdicts))))
+    _above(axes, f"mean with {names}, and pairs of seeds")
     axes.set_yticks([])
     axes.set_ylim(len(verdicts) - 0.45, -0.55)
     axes.spines["left"].set_visible(False)
