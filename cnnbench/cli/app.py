@@ -6,8 +6,10 @@ from typing import Annotated, ClassVar
 import typer
 
 from cnnbench._version import __version__
+from cnnbench.cli.file_progress import file_display
 from cnnbench.cli.parser import App, LazyCommand, LazyGroup
 from cnnbench.cli.terminal import exit_at_once, open_streams, tell
+from cnnbench.system.progress import shown_by
 from cnnbench.system.signals import CODES
 
 
@@ -116,7 +118,8 @@ def main() -> None:
     """Entry point of the `cnnbench` command."""
     open_streams()
     try:
-        app(prog_name="cnnbench")
+        with shown_by(file_display()):
+            app(prog_name="cnnbench")
     except SystemExit as end:
         if end.code in CODES:
             exit_at_once(end.code)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import NamedTuple, assert_never
 
 from rich.cells import cell_len
@@ -18,6 +19,7 @@ from cnnbench.runs.records import EpochRecord, RunRecord, SeedSummary
 from cnnbench.spec.loader import Loaded
 from cnnbench.spec.metrics import DEFAULT_METRICS, metric_text, words
 from cnnbench.system.ascii_forms import in_encoding
+from cnnbench.system.progress import CountDone, Display, FileWork, ProgressLines, shown_by
 from cnnbench.training.events import (
     Checkpoint,
     Compiled,
@@ -31,6 +33,7 @@ from cnnbench.training.events import (
 )
 
 WIDTH = 80  # columns of a log
+_EVERY = 0.05  # seconds between two updates of a bar for files
 BAR = 24  # columns of a short bar, of the time left, and of the gaps between them
 
 
@@ -457,6 +460,49 @@ def cut(text: str, width: int) -> str:
     return f"{text.rstrip()}..."
 
 
+class FileBars:
+    """Shows slow work on files as a bar; other bars are hidden meanwhile.
+
+    Args:
+      bars: the bars of the command.
+    """
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+
+    @contextmanager
+    def showing(self, work: FileWork) -> Iterator[CountDone]:
+        """Shows the bar until the work is done."""
+        bars, said = self._bars, Said(place=work.text(0))
+        others = [task.id for task in bars.tasks if task.visible]
+        for other in others:
+            bars.update(other, visible=False)
+        task = bars.add_task(said.place, total=work.total, said=said, rate="", curve="", left="")
+        start = monotonic()
+        due = start
+
+        def count(done: int) -> None:
+            nonlocal due
+            if (now := monotonic()) >= due:
+                due = now + _EVERY
+                text, left = work.text(done), _left(work, done, now - start)
+                bars.update(task, completed=done, description=text, left=left)
+
+        try:
+            yield count
+        finally:
+            bars.remove_task(task)
+            for other in others:
+                bars.update(other, visible=True)
+
+
+def _left(work: FileWork, done: int, seconds: float) -> str:
+    """Time left, after the first second."""
+    if not work.total or not done or seconds < 1:
+        return ""
+    return left_text(seconds * max(0, work.total - done) / done)
+
+
 def make_listeners(
     console: Console, number: int, *, quiet: bool, tables: bool = True, verbose: bool = False
 ) -> list[Silent]:
@@ -482,14 +528,28 @@ def listening(
     tables: bool = True,
     verbose: bool = False,
 ) -> Iterator[list[Silent]]:
-    """Makes listeners as `make_listeners` does; their bars are removed at the end."""
+    """Makes listeners as `make_listeners` does; their bars are removed at the end.
+
+    FileWork on files is shown in the same place.
+    """
     listeners = make_listeners(console, number, quiet=quiet, tables=tables, verbose=verbose)
     try:
-        yield listeners
+        with shown_by(_file_display(listeners[0])):
+            yield listeners
     finally:
         for listener in listeners:
             if isinstance(listener, Bars):
                 listener.close()
+
+
+def _file_display(listener: Silent) -> Display | None:
+    match listener:
+        case Bars():
+            return FileBars(listener.board.progress)
+        case Lines():
+            return ProgressLines(listener.say)
+        case _:
+            return None
 
 
 def make_progress(console: Console) -> Progress:

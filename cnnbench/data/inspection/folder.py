@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from cnnbench.data.catalog import ImageForm, Shares
 from cnnbench.data.own.decoding import ImageHeader, described, quiet
-from cnnbench.data.own.folder import FolderSource, paced
+from cnnbench.data.own.folder import FolderSource
 from cnnbench.errors import DataError, Notify
 from cnnbench.system.arrays import Pixels
+from cnnbench.system.progress import counted
 
 SIDE = 64  # pixels of the images that are compared and drawn
 DRAWN = 10  # images of a class
@@ -101,10 +102,9 @@ def inspect_folder(path: Path, notify: Notify) -> FolderInspection:
     split_of = {file: name for name, files in splits.items() for file in files}
     sums, samples = _Sums(), [list[Pixels]() for _ in listing.classes]
     notify(f"Decoding {len(split_of):,} images in {path}.")
-    progress = paced(len(split_of), notify)
     known: dict[str, _Seen] = {}
     thumbnails: list[NDArray[np.float32]] = []
-    for file, seen in _looks(path, list(split_of), source.form, progress):
+    for file, seen in _looks(path, list(split_of), source.form):
         known[file] = _Seen(seen.digest, seen.header, seen.error, seen.pixels[:0])
         if seen.header:
             thumbnails.append(_thumbnail(seen.pixels))
@@ -138,14 +138,12 @@ def inspect_folder(path: Path, notify: Notify) -> FolderInspection:
     )
 
 
-def _looks(
-    path: Path, files: Sequence[str], form: ImageForm, progress: Callable[[int], None]
-) -> Iterator[tuple[str, _Seen]]:
+def _looks(path: Path, files: Sequence[str], form: ImageForm) -> Iterator[tuple[str, _Seen]]:
     """Reads files in parallel."""
-    with quiet(), ThreadPoolExecutor() as pool:
+    with quiet(), counted("decoded", len(files)) as count, ThreadPoolExecutor() as pool:
         found = pool.map(partial(_look, form=form), [path / file for file in files])
         for number, (file, seen) in enumerate(zip(files, found, strict=True), 1):
-            progress(number)
+            count(number)
             yield file, seen
 
 

@@ -33,6 +33,7 @@ from cnnbench.data.resizing import resized
 from cnnbench.errors import DataError, or_list, quoted
 from cnnbench.system import commands
 from cnnbench.system.arrays import Array, Pixels
+from cnnbench.system.progress import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,11 +53,13 @@ class _Table:
       names: names of its columns.
       metadata: of its schema.
       batches: reads columns, some rows after the other.
+      rows: number of rows; None if it is not known before they are read.
     """
 
     names: Sequence[str]
     metadata: Mapping[bytes, bytes]
     batches: Callable[[list[str]], Iterable[Any]]
+    rows: int | None = None
 
 
 def read_arrow_file(path: Path, options: ArrayOptions) -> dict[str, Raw]:
@@ -89,7 +92,8 @@ def _opened(path: Path) -> Iterator[_Table]:
     if path.suffix.lower() == ".parquet":
         with pq.ParquetFile(path) as file:
             read = partial(file.iter_batches, _AT_ONCE, None)
-            yield _Table(file.schema_arrow.names, file.schema_arrow.metadata or {}, read)
+            names, metadata = file.schema_arrow.names, file.schema_arrow.metadata or {}
+            yield _Table(names, metadata, read, file.metadata.num_rows)
         return
     with pa.OSFile(str(path)) as source:
         is_stream = source.read(6) != b"ARROW1"
@@ -108,10 +112,12 @@ def _columns(path: Path, table: _Table, options: ArrayOptions) -> dict[str, Raw]
         for name in wanted
     }
     images = _Images(f"{path}: {image}", options.form or _AS_IT_IS)
-    for batch in table.batches([image, *labels]):
-        images.add(batch.column(batch.schema.get_field_index(image)))
-        for label, values in labels.items():
-            values.extend(batch.column(batch.schema.get_field_index(label)).to_pylist())
+    with counted("decoded", table.rows) as count:
+        for batch in table.batches([image, *labels]):
+            images.add(batch.column(batch.schema.get_field_index(image)))
+            for label, values in labels.items():
+                values.extend(batch.column(batch.schema.get_field_index(label)).to_pylist())
+            count(images.number)
     known, where = _hub_names(table.metadata, next(iter(labels))), f"{path}: {listed([*labels])}"
     columns = {
         label: _label_values(f"{path}: {label}", values, kind, known)
@@ -197,7 +203,7 @@ class _Images:
         self.where = where
         self._form = form
         self._parts: list[Array] = []  # of one image each if they were decoded, else of several
-        self._num, self._bytes, self._are_decoded = 0, 0, True
+        self.number, self._bytes, self._are_decoded = 0, 0, True
 
     def add(self, column: Any) -> None:
         """Adds image files, or nested lists of pixels."""
@@ -207,7 +213,7 @@ class _Images:
         self._are_decoded = not _is_list(column.type)
         new = self._decoded(column.to_pylist()) if self._are_decoded else [self._unnested(column)]
         self._parts += new
-        self._num += len(column)
+        self.number += len(column)
         self._bytes += sum(part.nbytes for part in new)
         if self._bytes > MOST_BYTES:
             raise DataError(
@@ -217,7 +223,7 @@ class _Images:
 
     def joined(self) -> Array:
         """All images, grayscale, ``(n, h, w)``, if all are, else ``(n, h, w, c)``."""
-        if not self._num:
+        if not self.number:
             raise DataError(f"{self.where}: has no images; check the file")
         shape = self._parts[0].shape
         for i, part in enumerate(self._parts):
@@ -238,7 +244,7 @@ class _Images:
     def _decoded(self, cells: Sequence[object]) -> list[Array]:
         from PIL import Image
 
-        places = [f"{self.where}: image {self._num + i}" for i in range(len(cells))]
+        places = [f"{self.where}: image {self.number + i}" for i in range(len(cells))]
         with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see MAX_PIXELS
             return list(pool.map(_decode, places, cells, [self._form] * len(cells)))

@@ -7,9 +7,10 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +31,10 @@ from cnnbench.data.own.stored import (
 from cnnbench.errors import DataError, or_list, quoted
 from cnnbench.formatting import is_number
 from cnnbench.system.arrays import Array
+from cnnbench.system.progress import counted
 
 PIXEL_COLUMNS = ("pixels", "image", "img", "images")  # all pixels of an image in a cell
+_LINES = 100  # between two updates of the progress
 _LONGEST = 2**26  # characters of a line, to limit memory
 _SPLIT_COLUMNS = ("usage", "split", "subset", "partition", "set")
 _SPLITS = {"publictest": "validation", "privatetest": "test"}  # of FER-2013
@@ -40,9 +43,10 @@ _SPLITS = {"publictest": "validation", "privatetest": "test"}  # of FER-2013
 class _Lines:
     """Lines of a text file that are not blank; knows the number of the last one."""
 
-    def __init__(self, path: Path, file: IO[str]) -> None:
+    def __init__(self, path: Path, file: TextIO, progress: Callable[[], None]) -> None:
         self.number = 0
         self._path, self._file, self._length = path, file, 0
+        self._progress = progress
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -60,6 +64,8 @@ class _Lines:
             if self._length > MOST_BYTES:
                 most = f"{MOST_BYTES >> 30} GiB allowed"
                 raise DataError(f"{self._path}: is larger than the {most}; save it as .npz")
+            if not self.number % _LINES:
+                self._progress()
             if line.strip():
                 return line
 
@@ -95,10 +101,14 @@ class _Columns:
 
 def read_table(path: Path, keys: NamesByKey, kind: LabelKind) -> dict[str, Raw]:
     """Pixels, float32 ``(n, pixels)``, and labels of a CSV file, by split if it has them."""
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    packed = path.name.lower().endswith(".gz")
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline=None) as file:
-            return _table(path, _Lines(path, cast(IO[str], file)), keys, kind)
+        with (
+            counted("read", path.stat().st_size, "bytes") as count,
+            path.open("rb") as raw,
+            TextIOWrapper(gzip.open(raw) if packed else raw, encoding="utf-8-sig") as file,
+        ):
+            return _table(path, _Lines(path, file, lambda: count(raw.tell())), keys, kind)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise unreadable(path, "CSV", error) from error
 

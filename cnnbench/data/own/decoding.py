@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from cnnbench.data.own.image_files import BROKEN, PreparedImage, border_of, flat
 from cnnbench.data.resizing import resized
 from cnnbench.errors import DataError, UsageError
 from cnnbench.system.arrays import Pixels
+from cnnbench.system.progress import CountDone
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +47,7 @@ def decode_files(
     form: ImageForm,
     *,
     skip: bool,
-    progress: Callable[[int], None],
+    count: CountDone = lambda _: None,
 ) -> tuple[Pixels, NDArray[np.int64]]:
     """Decodes images in parallel.
 
@@ -55,7 +56,7 @@ def decode_files(
       size: height and width of the result.
       form: channels, scaling and background.
       skip: leave out unreadable images.
-      progress: called with the number of images that are done.
+      count: called with the number of images that are done.
 
     Returns:
       Pixels of the readable images, (n, height, width, channels), and the indices of the others.
@@ -78,7 +79,7 @@ def decode_files(
         errors = []
         for error in pool.map(read, range(len(files))):
             errors.append(error)
-            progress(len(errors))
+            count(len(errors))
     broken = np.flatnonzero([bool(error) for error in errors])
     return np.delete(pixels, broken, axis=0) if len(broken) else pixels, broken
 

@@ -17,6 +17,7 @@ from typing import Any
 from cnnbench.errors import DataError
 from cnnbench.system.cache import cache_dir
 from cnnbench.system.files import write_atomic
+from cnnbench.system.progress import counted
 
 _AT_ONCE = 1024  # files
 _SETTLED_NS = 2_000_000_000  # resolution of the times of some file systems
@@ -59,9 +60,13 @@ def digests(root: Path, files: Sequence[str], *, remember: bool = False) -> Iter
             found[file] = [*state, own]
         return own
 
-    with ThreadPoolExecutor() as pool:  # a task takes 2 kB, so not of all files at once
+    # A task takes 2 kB, so not of all files at once.
+    with counted("read", len(files), "files") as count, ThreadPoolExecutor() as pool:
         for start in range(0, len(files), _AT_ONCE):
-            yield from pool.map(digest, files[start : start + _AT_ONCE])
+            own_digests = pool.map(digest, files[start : start + _AT_ONCE])
+            for number, own in enumerate(own_digests, start + 1):
+                count(number)
+                yield own
     if found != known:
         _write(root, found)
 

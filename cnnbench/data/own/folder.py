@@ -5,10 +5,9 @@ The same layouts as torchvision's `ImageFolder` and Keras' `image_dataset_from_d
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.data.catalog import (
@@ -22,6 +21,7 @@ from cnnbench.data.catalog import (
 )
 from cnnbench.data.own.file_digests import digests
 from cnnbench.errors import DataError, Notify, did_you_mean, or_list
+from cnnbench.system.progress import counted
 
 if TYPE_CHECKING:  # reading an experiment imports no NumPy
     from numpy.typing import NDArray
@@ -34,7 +34,6 @@ _SPLITS = {"train": "train", "test": "test", "val": "validation", "valid": "vali
 _SPLITS["validation"] = "validation"
 ALL = "all"  # images without splits of their own
 LISTED = 5  # files in a message
-SECONDS = 5.0  # between two lines of progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +171,9 @@ class FolderSource:
         listing = self.listing()
         files, size = listing.every, self._size(listing)
         notify(f"Decoding {len(files):,} images in {self.path}.")
-        images, broken = decode_files(
-            [self.path / file for file in files],
-            size,
-            self.form,
-            skip=self.skip,
-            progress=paced(len(files), notify),
-        )
+        paths = [self.path / file for file in files]
+        with counted("decoded", len(files)) as count:
+            images, broken = decode_files(paths, size, self.form, skip=self.skip, count=count)
         return CacheEntry({"images": images, "broken": broken}, f"the folder {self.path}", key)
 
     def split(self, decoded: "CacheEntry", notify: Notify) -> "CacheEntry":
@@ -390,19 +385,6 @@ def require_inside(link: Path, root: Path) -> Path:
             f"{link}: is a symbolic link to {target}, outside {root}; copy it into the folder"
         )
     return target
-
-
-def paced(total: int, notify: Notify) -> Callable[[int], None]:
-    """Progress in a line every few seconds."""
-    due = monotonic() + SECONDS
-
-    def progress(done: int) -> None:
-        nonlocal due
-        if monotonic() >= due:
-            due = monotonic() + SECONDS
-            notify(f"Decoded {done:,} of {total:,} images.")
-
-    return progress
 
 
 def few(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from cnnbench.data.published.downloads import REMEDY
 from cnnbench.errors import DataError
 from cnnbench.formatting import enumeration
 from cnnbench.system.arrays import Array
+from cnnbench.system.progress import counted
 
 _HEADERS = 2**20  # bytes of the headers of an archive, at most, and of its padding
 DAMAGED = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
@@ -57,7 +58,9 @@ def tar_files(
     """
     try:
         with (
-            gzip.open(path) as unpacked,
+            counted("read", path.stat().st_size, "bytes") as count,
+            path.open("rb") as packed,
+            gzip.open(packed) as unpacked,
             tarfile.open(fileobj=cast(Any, _Bounded(unpacked, path, limit)), mode="r|") as archive,
         ):
             for member in archive:
@@ -66,6 +69,7 @@ def tar_files(
                 if member.isfile() and wanted(name):
                     file = archive.extractfile(member) if read else None
                     yield name, file.read() if file else b""
+                count(packed.tell())
     except DAMAGED as error:
         raise DataError(f"{path}: is not a valid tar.gz archive ({error}); {REMEDY}") from error
 

@@ -24,6 +24,7 @@ from cnnbench.data.catalog import TESTED, private_api
 from cnnbench.errors import DataError
 from cnnbench.formatting import bytes_text
 from cnnbench.system import commands
+from cnnbench.system.progress import counted
 
 # If a server does not answer within this time, the network is considered unavailable.
 ANSWER_LIMIT_S = 3.0
@@ -304,11 +305,15 @@ def _transfer(url: str, part: Path, size: int | None) -> None:
         resumes = answer.status_code == 206 and place.startswith(f"bytes {start}-")
         if answer.status_code == 206 and not resumes:
             raise _FaultError(f"sent bytes {place or 'at an unknown offset'} instead of {start}-")
-        with part.open("ab" if resumes else "wb") as file:
+        with (
+            part.open("ab" if resumes else "wb") as file,
+            counted("downloaded", size, "bytes") as count,
+        ):
             for block in answer.raw.stream(_BLOCK, decode_content=False):
                 if file.tell() + len(block) > (most := size or _MOST_BYTES):
                     raise _FaultError(f"sent more than the expected {most:,} bytes")
                 file.write(block)
+                count(file.tell())
 
 
 def _size(path: Path) -> int:

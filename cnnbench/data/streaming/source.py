@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from time import monotonic
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,12 +15,12 @@ from cnnbench.errors import Notify
 from cnnbench.formatting import bytes_text
 from cnnbench.system.cache import CacheEntry
 from cnnbench.system.host import free_bytes, num_cpus
+from cnnbench.system.progress import counted
 
 StreamingMode = Literal["auto"] | bool  # dataset.streaming
 COPIES = 3  # in memory without streaming: as decoded, in their splits, and on the device
 MOST_WORKERS = 16
 _SMALL = 2**30  # bytes that are not worth asking the device for
-_SECONDS = 5.0  # between two lines of progress
 
 
 @runtime_checkable
@@ -120,17 +119,10 @@ class DecodedOnce:
         """
         total = len(self.reader)
         notify(f"Decoding {total:,} images once, to check them and to compute their digest.")
-        due = monotonic() + _SECONDS
-
-        def progress(done: int) -> None:
-            nonlocal due
-            if monotonic() >= due:
-                due = monotonic() + _SECONDS
-                notify(f"Decoded {done:,} of {total:,} images.")
-
-        found = compute_statistics(
-            self.reader, skip=self.skip, workers=self.workers, progress=progress
-        )
+        with counted("decoded", total) as count:
+            found = compute_statistics(
+                self.reader, skip=self.skip, workers=self.workers, progress=count
+            )
         return CacheEntry(found.arrays, "their statistics", key)
 
     def images(self, entry: CacheEntry) -> CacheEntry:

@@ -12,13 +12,13 @@ from PIL import Image
 
 from cnnbench.data.catalog import ImageForm, Shares, divide
 from cnnbench.data.dataset import Dataset, dataset_of
-from cnnbench.data.own import folder
 from cnnbench.data.own.decoding import decode
 from cnnbench.errors import DataError, SpecError
 from cnnbench.spec.experiment import DatasetSpec
 from cnnbench.spec.loader import load_experiment
-from cnnbench.system import locks
+from cnnbench.system import locks, progress
 from cnnbench.system.locks import in_turn
+from cnnbench.system.progress import ProgressLines, shown_by
 
 WHITE = (255, 255, 255)
 AS_IT_IS = ImageForm(None, "stretch", 3, WHITE)
@@ -137,9 +137,12 @@ def test_cache_knows_the_content_of_the_files(tmp_path: Path) -> None:
 def test_progress_of_slow_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "a", 5)
     make(tmp_path / "b", 5)
-    monkeypatch.setattr(folder, "SECONDS", 0.0)
-    notes = load(tmp_path)[1]
-    assert notes[1:] == [f"Decoded {done} of 10 images." for done in range(1, 11)]
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    lines = list[str]()
+    with shown_by(ProgressLines(lines.append)):
+        load(tmp_path)
+    digested = [f"Read {done} of 10 files." for done in range(1, 11)]
+    assert lines == digested + [f"Decoded {done} of 10 images." for done in range(1, 11)]
 
 
 def test_two_at_once_decode_once(tmp_path: Path) -> None:
