@@ -101,7 +101,7 @@ def make_task(loaded: Loaded, data_dir: Path | None, notify: Notify) -> BenchTas
     """
     dataset = dataset_of(loaded.experiment.dataset, data_dir, notify)
     known = dataset.pool or dataset.train
-    loaded = loaded.with_statistics(known.images, known.labels)
+    loaded = loaded.with_statistics(known.images, dataset.typical_labels)
     train = dataset.of_seed(loaded.experiment.seeds[0]).train
     return task_on(loaded, train, dataset.test, dataset.info.name, data_dir)
 

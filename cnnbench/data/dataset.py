@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.data.adjustments import NONE, Adjustments
+from cnnbench.data.adjustments import NONE, Adjustments, classes_text
 from cnnbench.data.catalog import (
     EMBEDDED,
     DatasetInfo,
@@ -28,7 +28,7 @@ from cnnbench.data.catalog import (
 )
 from cnnbench.data.classes import narrowed
 from cnnbench.data.decoded import cache_file, decoded_files, keep
-from cnnbench.data.distortions import adjusted_classes, distorted
+from cnnbench.data.distortions import Distorted, Draw, adjusted_classes, distorted
 from cnnbench.data.hub import find_hub_copy, read_hub_copy
 from cnnbench.data.published import sources
 from cnnbench.data.published.downloads import UnavailableError, sha256_of
@@ -60,6 +60,7 @@ from cnnbench.data.splits import (
     divide_by_size,
     first_test_images,
     joined,
+    least_of_each,
     require_divisible,
     require_within,
     size_of_validation,
@@ -137,6 +138,8 @@ class Dataset:
       pool: the images that each seed divides into `train` and `validation`; None if all seeds
         have the same.
       changes: what the experiment changed in the dataset, a line each.
+      drawn: subset, imbalance and label noise that each seed draws from its own training images.
+      num_given: number of training images before these, from the first; None for all.
     """
 
     info: DatasetInfo
@@ -149,7 +152,9 @@ class Dataset:
     random: RandomSplit | None = None
     pool: Split | None = None
     changes: tuple[str, ...] = ()
-    _rows: dict[int, Rows] = field(default_factory=dict, init=False, repr=False)  # known ones
+    drawn: Adjustments = NONE
+    num_given: int | None = None
+    _rows: dict[int, "_OfSeed"] = field(default_factory=dict, init=False, repr=False)  # known ones
 
     @property
     def stored(self) -> tuple[Split, ...]:
@@ -162,27 +167,61 @@ class Dataset:
 
     def rows(self, seed: int) -> Rows:
         """Indices of the images of a seed in `stored`."""
+        return self._of_seed(seed).rows
+
+    def labels(self, seed: int) -> NDArray[Any]:
+        """Labels of `stored` for a seed, (n, ...): wrong ones if it draws label noise."""
+        labels = np.concatenate([split.labels for split in self.stored])
+        if self.has_own_labels:
+            found = self._of_seed(seed)
+            labels[found.rows.train] = found.train_labels
+        return labels
+
+    @property
+    def has_own_labels(self) -> bool:
+        """True if each seed draws label noise."""
+        noise = self.drawn.label_noise
+        return noise is not None and noise.rate > 0
+
+    @property
+    def typical_labels(self) -> NDArray[Any]:
+        """Labels with the numbers of images per class that `class_weights: balanced` is about.
+
+        They are the same for all seeds: before label noise, if each seed draws it.
+        """
+        if self.pool is None:
+            return self.train.labels
+        if self.drawn == NONE:
+            return self.pool.labels
+        return self.pool.labels[self.rows(0).train]
+
+    def _of_seed(self, seed: int) -> "_OfSeed":
         if seed not in self._rows:
             if len(self._rows) == _MOST_SEEDS:
                 self._rows.clear()
             self._rows[seed] = self._new_rows(seed)
         return self._rows[seed]
 
-    def _new_rows(self, seed: int) -> Rows:
+    def _new_rows(self, seed: int) -> "_OfSeed":
         number, held = len(self.train), len(self.validation)
         every = np.arange(sum(map(len, self.stored)), dtype=np.int32)
         train, validation = every[:number], every[number : number + held]
-        if self.pool is not None and self.random is not None:
-            train, validation = divide_at_random(self.pool.labels, self.random, held, seed)
-        return Rows(train[:number], validation, every[len(every) - len(self.test) :])
+        test = every[len(every) - len(self.test) :]
+        if self.pool is None or self.random is None:
+            return _OfSeed(Rows(train, validation, test), self.train.labels)
+        train, validation = divide_at_random(self.pool.labels, self.random, held, seed)
+        train = train[: self.num_given]
+        kept, labels, _ = _drawn(self.pool, train, self, seed)
+        return _OfSeed(Rows(train if kept is None else train[kept], validation, test), labels)
 
     def of_seed(self, seed: int) -> "Dataset":
         """The dataset with the training and validation images of a seed."""
         if self.pool is None:
             return self
-        rows = self.rows(seed)
+        rows, labels = self._of_seed(seed)
         train, validation = self.pool.at(rows.train), self.pool.at(rows.validation)
-        return replace(self, train=train, validation=validation, pool=None)
+        train = Split(train.images, labels)
+        return replace(self, train=train, validation=validation, pool=None, drawn=NONE)
 
     @property
     def streamed(self) -> bool:
@@ -419,6 +458,13 @@ def _fetch(info: DatasetInfo, data_dir: Path, notify: Notify) -> CacheEntry:
     return prepare_with_tensorflow(info, data_dir, notify)
 
 
+class _OfSeed(NamedTuple):
+    """Images of a seed, and the labels of those for training."""
+
+    rows: Rows
+    train_labels: NDArray[Any]
+
+
 class _Options(NamedTuple):
     """Choice of images; `of_all` if a fraction for validation includes the test images."""
 
@@ -448,7 +494,6 @@ def _dataset(
     if options.train_examples is not None:
         require_within(f"{where}: train_examples", options.train_examples, len(train))
         train = train.first(options.train_examples)
-    train, changes = _distorted(train, info, options.adjustments)
     num_train = len(entry.arrays["train_labels"]) + len(entry.arrays.get("validation_labels", ()))
     found = Dataset(
         info=replace(info, num_train=num_train, num_test=len(entry.arrays["test_labels"])),
@@ -460,17 +505,38 @@ def _dataset(
         source=entry.source,
         random=options.random,
         pool=pool if options.random and options.random.varies else None,
-        changes=changes,
+        num_given=len(train),
     )
+    found = _adjusted(found, options.adjustments)
     return replace(found, digest=_digest(found, own=own))
 
 
-def _distorted(
-    train: Split, info: DatasetInfo, adjustments: Adjustments
-) -> tuple[Split, tuple[str, ...]]:
-    """Training images with subset, imbalance and label noise, and what these changed."""
-    kept, labels, changes = distorted(train.labels, info, adjustments)
-    return Split(train.images if kept is None else train.images[kept], labels), changes
+def _adjusted(dataset: Dataset, wanted: Adjustments) -> Dataset:
+    """Makes the subset, imbalance and label noise; seeds with images of their own draw theirs."""
+    pool, split, train = dataset.pool, dataset.random, dataset.train
+    if pool is None or split is None:
+        kept, labels, changes = distorted(train.labels, dataset.info, wanted)
+        images = train.images if kept is None else train.images[kept]
+        return replace(dataset, train=Split(images, labels), changes=changes)
+    dataset = replace(dataset, drawn=replace(wanted, classes=None))
+    rows, _ = divide_at_random(pool.labels, split, len(dataset.validation))
+    found = _drawn(pool, rows[: len(train)], dataset, 0)
+    number = len(train) if found.kept is None else len(found.kept)
+    classes = () if wanted.classes is None else (classes_text(wanted.classes),)
+    changes = (*classes, *(f"{change}, for each seed" for change in found.changes))
+    return replace(dataset, train=train.first(number), changes=changes)
+
+
+def _drawn(pool: Split, rows: NDArray[np.int32], dataset: Dataset, seed: int) -> Distorted:
+    """Subset, imbalance and label noise of the training images of a seed."""
+    labels, wanted = pool.labels[rows], dataset.drawn
+    if wanted == NONE or dataset.random is None:
+        return Distorted(None, labels, ())
+    least = np.zeros(0, np.intp)
+    if labels.ndim == 1:
+        least = least_of_each(pool.labels, dataset.random, len(dataset.validation))
+        least = np.pad(least, (0, dataset.info.num_classes - len(least)))
+    return distorted(labels, dataset.info, wanted, Draw(seed, least))
 
 
 def _pool(arrays: NamedArrays) -> Split:
@@ -533,6 +599,8 @@ def _digest(dataset: Dataset, *, own: bool) -> str:
                 digest.update(np.ascontiguousarray(array).data)
     if dataset.pool is not None:
         digest.update(f"{dataset.random} {len(dataset.train)} {len(dataset.validation)}".encode())
+        if dataset.drawn != NONE:
+            digest.update(f"{dataset.num_given} {dataset.drawn}".encode())
     return f"sha256:{digest.hexdigest()}"
 
 

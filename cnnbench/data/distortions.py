@@ -75,13 +75,28 @@ class Distorted(NamedTuple):
     changes: tuple[str, ...]
 
 
-def distorted(labels: _Labels, info: DatasetInfo, wanted: Adjustments) -> Distorted:
+class Draw(NamedTuple):
+    """A draw from the training images of a seed, if each seed has its own.
+
+    Args:
+      seed: the seed of the run.
+      least: number of images of each class that every seed has.
+    """
+
+    seed: int
+    least: _Indices
+
+
+def distorted(
+    labels: _Labels, info: DatasetInfo, wanted: Adjustments, draw: Draw | None = None
+) -> Distorted:
     """Takes a subset of the training images, makes their classes imbalanced, and adds label noise.
 
     Args:
       labels: true labels of the training images, (n,).
       info: the dataset, with the classes of the experiment.
       wanted: what to change.
+      draw: the seed, if each has its own images; all seeds then have the same number of images.
 
     Raises:
       DataError: there are fewer images than requested, or no such class.
@@ -89,11 +104,12 @@ def distorted(labels: _Labels, info: DatasetInfo, wanted: Adjustments) -> Distor
     changes = [] if wanted.classes is None else [classes_text(wanted.classes)]
     kept: _Indices = np.arange(len(labels))
     if wanted.subset:
-        kept = subset_indices(labels, info, wanted.subset)
+        kept = subset_indices(labels, info, wanted.subset, draw)
         number = f"{len(kept):,} of {len(labels):,} training images"
         changes.append(f"{wanted.subset}: {number}")
     if wanted.imbalance:
-        chosen = imbalanced_indices(labels[kept], info, wanted.imbalance)
+        left = draw and draw._replace(least=_least_left(draw.least, kept, labels, wanted.subset))
+        chosen = imbalanced_indices(labels[kept], info, wanted.imbalance, left)
         sizes = np.bincount(labels[kept[chosen]])
         number = f"{len(chosen):,} of {len(kept):,} training images"
         changes.append(
@@ -102,23 +118,42 @@ def distorted(labels: _Labels, info: DatasetInfo, wanted: Adjustments) -> Distor
         kept = kept[chosen]
     found = labels[kept]
     if wanted.label_noise and wanted.label_noise.rate:
-        found = noisy_labels(found, info, wanted.label_noise)
+        found = noisy_labels(found, info, wanted.label_noise, draw)
         changed = np.count_nonzero(found != labels[kept])
-        changes.append(
-            f"{wanted.label_noise}: {changed:,} of {len(found):,} training labels changed"
-        )
+        number = f": {changed:,} of {len(found):,} training labels changed"
+        changes.append(f"{wanted.label_noise}{'' if draw else number}")
     return Distorted(kept if len(kept) < len(labels) else None, found, tuple(changes))
 
 
-def subset_indices(labels: _Labels, info: DatasetInfo, wanted: Subset) -> _Indices:
+def _least_left(
+    least: _Indices, kept: _Indices, labels: _Labels, subset: Subset | None
+) -> _Indices:
+    """Number of images of each class that a subset of any seed's training images has at least."""
+    if subset is None:
+        return least
+    if subset.per_class is not None:  # the same for all seeds
+        return np.bincount(labels[kept], minlength=len(least))
+    return least * len(kept) // len(labels)
+
+
+def subset_indices(
+    labels: _Labels, info: DatasetInfo, wanted: Subset, draw: Draw | None = None
+) -> _Indices:
     """_Indices of a random subset of the training images, in ascending order.
+
+    Args:
+      labels: true labels, (n,).
+      info: the dataset, with the classes of the experiment.
+      wanted: size of the subset.
+      draw: as for `distorted`.
 
     Raises:
       DataError: there are fewer images than requested.
     """
     if wanted.per_class is not None:
-        numbers = _numbers(labels, info, wanted.per_class)
-        return first_of_classes(labels, numbers, wanted.seed, _SUBSET)
+        available = np.bincount(labels, minlength=info.num_classes) if draw is None else draw.least
+        numbers = _numbers(available.tolist(), info, wanted.per_class)
+        return first_of_classes(labels, numbers, _seeds(wanted.seed, draw), _SUBSET)
     total = len(labels)
     number = subset_size(wanted.size or 0, total)
     if number > total:
@@ -128,10 +163,15 @@ def subset_indices(labels: _Labels, info: DatasetInfo, wanted: Subset) -> _Indic
         )
     has_classes = labels.ndim == 1  # not several labels or numbers
     kinds = labels if wanted.stratified and has_classes else np.zeros(total, np.int32)
-    return np.sort(stratified_order(kinds, wanted.seed)[:number])
+    return np.sort(stratified_order(kinds, *_seeds(wanted.seed, draw))[:number])
 
 
-def stratified_order(labels: _Labels, seed: int) -> _Indices:
+def _seeds(seed: int, draw: Draw | None) -> tuple[int, ...]:
+    """Seeds of the random numbers of a draw; zeros at the end would have no effect."""
+    return (seed,) if draw is None else (seed, draw.seed + 1)
+
+
+def stratified_order(labels: _Labels, *seeds: int) -> _Indices:
     """All indices in a random order whose first `n` have the proportions of the classes, for any n.
 
     Image r of the m images of a class is at (r + u) / m of the order, with a random offset u of the
@@ -140,27 +180,29 @@ def stratified_order(labels: _Labels, seed: int) -> _Indices:
 
     Args:
       labels: the class of each image, (n,).
-      seed: of the random order.
+      *seeds: of the random order.
 
     >>> labels = np.array([0, 0, 0, 0, 1, 1], np.int32)
     >>> np.bincount(labels[stratified_order(labels, 0)[:3]]).tolist()
     [2, 1]
     """
-    keys, sizes = _random(len(labels), seed, _SUBSET), np.bincount(labels)
-    offsets = (_random(len(sizes), seed, _OFFSET) >> np.uint64(11)) / 2**53
+    keys, sizes = _random(len(labels), seeds, _SUBSET), np.bincount(labels)
+    offsets = (_random(len(sizes), seeds, _OFFSET) >> np.uint64(11)) / 2**53
     return np.lexsort((keys, (_ranks(labels, keys) + offsets[labels]) / sizes[labels]))
 
 
-def first_of_classes(labels: _Labels, numbers: Sequence[int], seed: int, stream: int) -> _Indices:
+def first_of_classes(
+    labels: _Labels, numbers: Sequence[int], seeds: Sequence[int], stream: int
+) -> _Indices:
     """_Indices of the first images of each class in a random order, in ascending order.
 
     Args:
       labels: the class of each image, (n,).
       numbers: number of images by class.
-      seed: of the random order.
-      stream: number of the random order with this seed.
+      seeds: of the random order.
+      stream: number of the random order with these seeds.
     """
-    ranks = _ranks(labels, _random(len(labels), seed, stream))
+    ranks = _ranks(labels, _random(len(labels), seeds, stream))
     return np.flatnonzero(ranks < np.asarray(numbers)[labels])
 
 
@@ -193,8 +235,16 @@ def class_sizes(available: Sequence[int], ratio: float, kind: str) -> list[int]:
     return [int(most * share + _ROUNDING) for share in shares]
 
 
-def imbalanced_indices(labels: _Labels, info: DatasetInfo, wanted: Imbalance) -> _Indices:
+def imbalanced_indices(
+    labels: _Labels, info: DatasetInfo, wanted: Imbalance, draw: Draw | None = None
+) -> _Indices:
     """_Indices of the training images of imbalanced classes, in ascending order.
+
+    Args:
+      labels: true labels, (n,).
+      info: the dataset, with the classes of the experiment.
+      wanted: ratio and kind.
+      draw: as for `distorted`.
 
     Raises:
       DataError: the order is not of all classes, or a class would have no images.
@@ -202,7 +252,7 @@ def imbalanced_indices(labels: _Labels, info: DatasetInfo, wanted: Imbalance) ->
     order = list(range(info.num_classes))
     if wanted.order is not None:
         order = [require_label(ref, info) for ref in wanted.order]
-    available = np.bincount(labels, minlength=info.num_classes)
+    available = np.bincount(labels, minlength=info.num_classes) if draw is None else draw.least
     sizes = class_sizes(available[order].tolist(), wanted.ratio, wanted.kind)
     if min(sizes) < 1:
         raise DataError(
@@ -211,10 +261,12 @@ def imbalanced_indices(labels: _Labels, info: DatasetInfo, wanted: Imbalance) ->
         )
     numbers = np.zeros(info.num_classes, np.intp)
     numbers[order] = sizes
-    return first_of_classes(labels, numbers.tolist(), wanted.seed, _IMBALANCE)
+    return first_of_classes(labels, numbers.tolist(), _seeds(wanted.seed, draw), _IMBALANCE)
 
 
-def noisy_labels(labels: _Labels, info: DatasetInfo, noise: LabelNoise) -> _Labels:
+def noisy_labels(
+    labels: _Labels, info: DatasetInfo, noise: LabelNoise, draw: Draw | None = None
+) -> _Labels:
     """_Labels of which a fraction is wrong: in each class, ``round(rate * n)`` labels are changed.
 
     Symmetric noise changes a label to one of the other classes, each with the same probability
@@ -224,6 +276,7 @@ def noisy_labels(labels: _Labels, info: DatasetInfo, noise: LabelNoise) -> _Labe
       labels: the true labels, (n,).
       info: the dataset, for the names of its classes.
       noise: rate and kind.
+      draw: as for `distorted`.
 
     Raises:
       DataError: the dataset has no such class.
@@ -238,18 +291,20 @@ def noisy_labels(labels: _Labels, info: DatasetInfo, noise: LabelNoise) -> _Labe
         }
         numbers = [number if label in pairs else 0 for label, number in enumerate(numbers)]
         wrong[list(pairs)] = list(pairs.values())
-    chosen = first_of_classes(labels, numbers, noise.seed, _NOISE)
+    seeds = _seeds(noise.seed, draw)
+    chosen = first_of_classes(labels, numbers, seeds, _NOISE)
     found = labels.copy()
     found[chosen] = wrong[labels[chosen]]
     if noise.to is None and noise.kind != "pair":
-        steps = _below(count - 1, len(labels), noise.seed)
+        steps = _below(count - 1, len(labels), seeds)
         found[chosen] = (labels[chosen] + 1 + steps[chosen]) % count
     return found
 
 
-def _numbers(labels: _Labels, info: DatasetInfo, per_class: int | Mapping[str, int]) -> list[int]:
+def _numbers(
+    available: Sequence[int], info: DatasetInfo, per_class: int | Mapping[str, int]
+) -> list[int]:
     """Number of images of each class in a subset; raises DataError if there are fewer."""
-    available = np.bincount(labels, minlength=info.num_classes).tolist()
     if isinstance(per_class, int):
         numbers = [per_class] * info.num_classes
     else:
@@ -273,16 +328,16 @@ def _ranks(labels: _Labels, keys: NDArray[np.uint64]) -> _Indices:
     return ranks
 
 
-def _random(number: int, seed: int, stream: int) -> NDArray[np.uint64]:
+def _random(number: int, seeds: Sequence[int], stream: int) -> NDArray[np.uint64]:
     """Random 64-bit integers, of which the first do not depend on their number.
 
     The raw output of a bit generator is the only stream that NumPy guarantees not to change.
     """
-    generator = np.random.PCG64(np.random.SeedSequence([stream, seed]))
+    generator = np.random.PCG64(np.random.SeedSequence([stream, *seeds]))
     return np.asarray(generator.random_raw(number), np.uint64)
 
 
-def _below(limit: int, number: int, seed: int) -> NDArray[np.int64]:
+def _below(limit: int, number: int, seeds: Sequence[int]) -> NDArray[np.int64]:
     """Random integers from 0 to `limit` - 1, uniform up to a bias of limit / 2**32."""
-    high = _random(number, seed, _WRONG) >> np.uint64(32)
+    high = _random(number, seeds, _WRONG) >> np.uint64(32)
     return (high * np.uint64(limit) >> np.uint64(32)).astype(np.int64)

@@ -191,6 +191,36 @@ def _quotas(sizes: "NDArray[np.intp]", number: int) -> "NDArray[np.intp]":
     return quotas
 
 
+def least_of_each(labels: "_Labels", split: RandomSplit, number: int) -> "NDArray[np.intp]":
+    """Number of training images of each class that every seed has, in a stratified split.
+
+    Args:
+      labels: labels of the images, (n,), from 0.
+      split: the split.
+      number: size of the validation set, from `size_of_validation`.
+
+    >>> import numpy as np
+    >>> least_of_each(np.array([0, 0, 0, 1, 1, 1, 1]), RandomSplit(folds=3), 3)  # of 2, 3 or 4
+    array([1, 1])
+    """
+    import numpy as np
+
+    kinds = _classes_of(labels)
+    sizes = np.bincount(kinds)
+    if split.folds is None:
+        held, left_out = _quotas(sizes, number), 0
+    else:
+        by_class = np.sort(kinds)
+        folds = np.arange(len(labels)) % split.folds
+        counts = [
+            np.bincount(by_class[folds == f], minlength=len(sizes)) for f in range(split.folds)
+        ]
+        held, left_out = np.max(counts, axis=0), int(len(labels) % split.folds > 0)
+    least = np.zeros(int(labels.max(initial=-1)) + 1, np.intp)
+    least[np.unique(labels)] = np.maximum(sizes - held - left_out, 0)
+    return least
+
+
 def require_divisible(
     name: str, labels: "_Labels", split: RandomSplit, number: int, notify: Notify
 ) -> None:

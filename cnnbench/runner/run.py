@@ -275,7 +275,8 @@ class TrainingRun:
                 note = self._listener.note
                 self._dataset = dataset_of(spec, request.data_dir, note, options)
                 known = self._dataset.pool or self._dataset.train
-                self._loaded = self._loaded.with_statistics(known.images, known.labels)
+                labels = self._dataset.typical_labels
+                self._loaded = self._loaded.with_statistics(known.images, labels)
 
     def train(self, seeds: tuple[int, ...]) -> None:
         """Trains a group of seeds; opens the run's folder and compiles before the first.

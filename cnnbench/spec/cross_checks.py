@@ -17,7 +17,7 @@ from cnnbench.data.catalog import (
     split_sizes,
 )
 from cnnbench.data.classes import Classes, ClassRef, label_of, unknown_class
-from cnnbench.data.splits import size_of_validation
+from cnnbench.data.splits import RandomSplit, size_of_validation
 from cnnbench.errors import DataError, Issue, did_you_mean, or_list, quoted
 from cnnbench.graph.build import use_one_of
 from cnnbench.layers import Sample, VectorQuantizer
@@ -161,18 +161,34 @@ def _adjustment_issues(
     has_classes = task is None or task.labels == "class"
     if task and not has_classes:
         yield from _class_key_issues(spec, task)
-    if spec.random_split and spec.random_split.varies:
-        by = "folds" if spec.random_split.folds else "by_seed"
-        for key in ("subset", "imbalance", "label_noise"):
-            if getattr(spec, key):
-                message = f"{key} is not available with split.{by}, where training images vary"
-                yield Issue(("dataset", key), message, f"remove {key} or {by}", of_key=True)
+    if spec.random_split and spec.random_split.varies and has_classes:
+        yield from _unequal_draw_issues(spec, spec.random_split)
     if spec.subset:
         yield from _subset_issues(spec, spec.subset, info)
     if spec.imbalance and spec.imbalance.order and info and has_classes:
         yield from _order_issues(spec.imbalance.order, info)
     if spec.label_noise and has_classes:
         yield from _noise_issues(spec.label_noise, info)
+
+
+def _unequal_draw_issues(spec: DatasetSpec, split: RandomSplit) -> Iterator[Issue]:
+    """Draws of seeds with images of their own that would differ in the number of images."""
+    by_class = spec.subset and spec.subset.per_class
+    key = ("imbalance",) if spec.imbalance else ("subset", "per_class") if by_class else ()
+    if not key:
+        return
+    by = "folds" if split.folds else "by_seed"
+    want = f"with split.{by}, {key[-1]} requires the same class sizes for every seed"
+    at: KeyPath = ("dataset", "split", "stratified")
+    if not split.stratified:
+        yield Issue(at, f"{want}, which only a stratified split has", "remove it", of_key=True)
+    elif spec.imbalance and spec.train_examples is not None:
+        at = ("dataset", "train_examples")
+        message = f"{want}, which the first images do not have"
+        yield Issue(at, message, "use subset instead", of_key=True)
+    elif spec.imbalance and spec.subset and not (by_class or spec.subset.stratified):
+        at = ("dataset", "subset", "stratified")
+        yield Issue(at, f"{want}, which only a stratified subset has", "remove it", of_key=True)
 
 
 def _class_key_issues(spec: DatasetSpec, task: Task) -> Iterator[Issue]:

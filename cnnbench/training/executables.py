@@ -186,6 +186,19 @@ class Executables:
         """True if indices and weights of `evaluate` have a seed axis, for images of their own."""
         return self.at_once > 1 and self.job.dataset.pool is not None
 
+    @property
+    def own_labels(self) -> bool:
+        """True if the arrays of `train` have a seed axis of labels, for label noise."""
+        return self.at_once > 1 and self.job.dataset.has_own_labels
+
+    def training_arrays(self, seeds: Sequence[int], number: int) -> Arrays:
+        """Arrays that `train` takes for some seeds, in batches of this many images."""
+        if self.feed is not None or not self.job.dataset.has_own_labels:
+            return self.arrays_for(number)
+        labels = np.stack([self.job.dataset.labels(seed) for seed in seeds])
+        own: Any = self.place(labels if self.at_once > 1 else labels[0])
+        return self.arrays._replace(labels=own)
+
     def network(self, seed: int) -> Network:
         """The model with the initial parameters of a seed, and its random numbers."""
         augments = self.rules(training=True).augment is not None
@@ -304,7 +317,8 @@ def lower_train(
     optimizer = build_optimizer(job.experiment.train, job.num_steps, job.plan)
     rules = setup.rules(training=True)
     step = partial(train_step, graphdef=network.training, optimizer=optimizer, rules=rules)
-    step = setup.each_seed(step, (0, None, 0))
+    own: Any = Arrays(None, 0) if setup.own_labels else None  # type: ignore[arg-type]
+    step = setup.each_seed(step, (0, own, 0))
 
     def steps(state: TrainState, arrays: Arrays, indices: jax.Array) -> Any:
         if len(indices) == 1:  # convolutions inside a loop are slow on CPUs
@@ -317,7 +331,7 @@ def lower_train(
     indices = np.zeros((setup.strategy.steps_per_call, *seeds, size), np.int32)
     # LLVM's highest optimization level takes a sixth of the compile time without a faster step.
     options = {} if job.accelerator else {"xla_backend_optimization_level": 2}
-    arguments = state, setup.arrays_for(size), indices
+    arguments = state, setup.training_arrays(range(setup.at_once), size), indices
     return _lowered(setup, steps, *arguments, quick=options, donate_argnums=0)
 
 

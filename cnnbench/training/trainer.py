@@ -588,14 +588,15 @@ def _calls(
             train = executables.train if step < job.num_full else executables.train_last
             yield train, fed.arrays, fed.indices[None]
         return
+    arrays = executables.training_arrays(seeds, job.batch_size)
     own = [job.dataset.rows(seed).train for seed in seeds]
     numbered = list(zip(seeds, own, strict=True))
     sizes = job.num_train, job.batch_size
     orders = np.stack([rows[batches(seed, epoch, *sizes)] for seed, rows in numbered], axis=1)
     orders = (orders if executables.at_once > 1 else orders[:, 0])[slice(steps.start, steps.stop)]
     for indices in orders.reshape(-1, executables.strategy.steps_per_call, *orders.shape[1:]):
-        yield executables.train, executables.arrays, indices
+        yield executables.train, arrays, indices
     if executables.train_last and steps.stop == job.num_steps:
         rest = np.stack([rows[last_batch(seed, epoch, *sizes)] for seed, rows in numbered])
         indices = rest if executables.at_once == 1 else rest[None]
-        yield executables.train_last, executables.arrays, indices
+        yield executables.train_last, arrays, indices

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from cnnbench.data.adjustments import NONE, Adjustments, LabelNoise, Subset
 from cnnbench.data.dataset import Dataset
 from cnnbench.data.splits import RandomSplit, joined, size_of_validation
 from cnnbench.runs.records import EpochRecord
@@ -22,14 +23,19 @@ FOLDS, BY_SEED = RandomSplit(folds=4), RandomSplit(0.25, by_seed=True)
 POOL = 23  # three folds of six images and one of five
 
 
-def pooled(split: RandomSplit) -> Dataset:
-    """Small images that each seed divides."""
+NOISE = Adjustments(subset=Subset(0.8), label_noise=LabelNoise(0.5))
+
+
+def pooled(split: RandomSplit, drawn: Adjustments = NONE) -> Dataset:
+    """Small images that each seed divides, and draws some of."""
     plain = make_dataset(POOL, 1, 5)
     pool = plain.train
     number = size_of_validation(split, POOL)
     train, validation = pool.first(POOL - number), pool.last(number)
     options: dict[str, Any] = {"train": train, "validation": validation, "pool": pool}
-    return dataclasses.replace(plain, random=split, **options)
+    dataset = dataclasses.replace(plain, random=split, drawn=drawn, **options)
+    own = dataset.of_seed(0).train
+    return dataclasses.replace(dataset, train=train.first(len(own)))
 
 
 def one_by_one(job: Job) -> list[Event]:
@@ -47,18 +53,41 @@ def by_seed(events: Sequence[Event]) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("split", "layers", "seeds", "options"),
+    ("split", "drawn", "layers", "seeds", "options"),
     [
-        (BY_SEED, STATEFUL, SEEDS[:1], {"engine": "direct", "num_devices": 2, "drop_last": False}),
-        (FOLDS, LINEAR, SEEDS[:2], {"engine": "fast", "early_stopping": {"patience": 1}}),
-        (FOLDS, LINEAR, SEEDS[:2], {"engine": "plain", "augment": AUGMENT, "drop_last": False}),
-        (BY_SEED, MIRROR, SEEDS[:2], {"task": "reconstruct", "ema": {}, "restore_best": "loss"}),
+        (
+            BY_SEED,
+            NONE,
+            STATEFUL,
+            SEEDS[:1],
+            {"engine": "direct", "num_devices": 2, "drop_last": False},
+        ),
+        (FOLDS, NONE, LINEAR, SEEDS[:2], {"engine": "fast", "early_stopping": {"patience": 1}}),
+        (
+            FOLDS,
+            NONE,
+            LINEAR,
+            SEEDS[:2],
+            {"engine": "plain", "augment": AUGMENT, "drop_last": False},
+        ),
+        (
+            BY_SEED,
+            NONE,
+            MIRROR,
+            SEEDS[:2],
+            {"task": "reconstruct", "ema": {}, "restore_best": "loss"},
+        ),
+        (FOLDS, NOISE, LINEAR, SEEDS[:2], {"engine": "plain", "drop_last": False}),
     ],
 )
 def test_a_seed_equals_a_training_on_its_images_alone(
-    split: RandomSplit, layers: Layers, seeds: tuple[int, ...], options: dict[str, Any]
+    split: RandomSplit,
+    drawn: Adjustments,
+    layers: Layers,
+    seeds: tuple[int, ...],
+    options: dict[str, Any],
 ) -> None:
-    job = make_job(layers, pooled(split), seeds=seeds, batch_size=5, **options)
+    job = make_job(layers, pooled(split, drawn), seeds=seeds, batch_size=5, **options)
     assert by_seed(run_job(job)) == by_seed(one_by_one(job))
 
 
@@ -78,19 +107,23 @@ def _kernel(job: Job, seed: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("split", "layers", "options"),
+    ("split", "drawn", "layers", "options"),
     [
-        (FOLDS, LINEAR, {"early_stopping": {"patience": 1}, "drop_last": False}),
-        (BY_SEED, MIRROR, {"task": "reconstruct"}),
+        (FOLDS, NONE, LINEAR, {"early_stopping": {"patience": 1}, "drop_last": False}),
+        (BY_SEED, NONE, MIRROR, {"task": "reconstruct"}),
+        (BY_SEED, NOISE, LINEAR, {"drop_last": False}),
     ],
 )
 def test_seeds_in_parallel_equal_seeds_one_by_one(
     split: RandomSplit,
+    drawn: Adjustments,
     layers: Layers,
     options: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job = make_job(layers, pooled(split), seeds=SEEDS[:3], batch_size=5, engine="plain", **options)
+    job = make_job(
+        layers, pooled(split, drawn), seeds=SEEDS[:3], batch_size=5, engine="plain", **options
+    )
     alone = run_job(job)
     monkeypatch.setattr(Job, "accelerator", True)
     monkeypatch.setattr("cnnbench.training.trainer._epoch_s", lambda _: 1e9)

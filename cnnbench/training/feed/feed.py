@@ -144,24 +144,29 @@ class Feed:
 
     @contextmanager
     def _prepared(self, schedule: BatchSchedule, start: int) -> Iterator[Iterator[Fed]]:
-        rows = self._dataset.rows(schedule.seed)
+        rows, labels = self._dataset.rows(schedule.seed), self._dataset.labels(schedule.seed)
         places = [self._images.indices[own] for own in rows]
         parts = BatchParts.of(schedule, self._images.reader, places)
         sizes = {"item_bytes": 2 * ITEM_BYTES, "start": start * parts.parts}
         with results(parts, workers=self._workers, **sizes) as found:
             yield (
-                self._fed(schedule, place, rows, islice(found, parts.parts))
+                self._fed(schedule, place, rows, labels, islice(found, parts.parts))
                 for place in range(start, len(schedule))
             )
 
     def _fed(
-        self, schedule: BatchSchedule, place: int, rows: Rows, parts: Iterator[TaskResult]
+        self,
+        schedule: BatchSchedule,
+        place: int,
+        rows: Rows,
+        every: NDArray[Any],
+        parts: Iterator[TaskResult],
     ) -> Fed:
         batch = schedule.batch(place)
         indices = rows[batch.split][schedule.rows(batch)]
         size = len(indices) if batch.split == TRAIN else schedule.chunk
         images = _joined((part["images"] for part in parts if "images" in part), size)
-        labels = _padded(self._labels[indices], size)
+        labels = _padded(every[indices], size)
         arrays: Any = Arrays(images, labels)  # type: ignore[arg-type]  # not on the device yet
         return Fed(jax.block_until_ready(self._place(arrays)), indices)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cnnbench.data.adjustments import NONE, Adjustments, LabelNoise
 from cnnbench.data.splits import RandomSplit, joined
 from cnnbench.data.streaming.loader import TaskResult, Tasks
 from cnnbench.data.streaming.schedule import VALIDATION
@@ -95,11 +96,17 @@ def test_stopping_early_and_restoring_the_best_epoch() -> None:
     assert_same(job)
 
 
-@pytest.mark.parametrize("split", [RandomSplit(0.3, by_seed=True), RandomSplit(folds=3)])
-def test_splits_by_seed(split: RandomSplit) -> None:
+@pytest.mark.parametrize(
+    ("split", "drawn"),
+    [
+        (RandomSplit(0.3, by_seed=True), NONE),
+        (RandomSplit(folds=3), Adjustments(label_noise=LabelNoise(0.5))),
+    ],
+)
+def test_splits_by_seed(split: RandomSplit, drawn: Adjustments) -> None:
     known = make_dataset(14, 7, 4)
     pool = joined([known.train, known.validation])
-    dataset = replace(known, random=split, pool=pool)
+    dataset = replace(known, random=split, pool=pool, drawn=drawn)
     assert_same(make_job(DENSE, dataset, seeds=SEEDS, batch_size=4))
 
 
