@@ -81,6 +81,7 @@ class DatasetInfo:
       license: license of the images, where the authors state one.
       form: how images of various sizes are decoded; None for images of one size.
       labels: what the images are labeled with.
+      own_test: False if test images are split off from the training images.
     """
 
     name: str
@@ -94,6 +95,7 @@ class DatasetInfo:
     license: str = ""
     form: "ImageForm | None" = None
     labels: LabelKind = "class"
+    own_test: bool = True
 
     @property
     def varies(self) -> bool:

@@ -6,13 +6,52 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich import box
 from rich.table import Table
 
-from cnnbench.data.catalog import DatasetInfo
+from cnnbench.data.adjustments import subset_size
+from cnnbench.data.catalog import DatasetInfo, split_sizes
 from cnnbench.data.inspection.arrays import ArrayInspection
 from cnnbench.data.inspection.folder import FolderInspection, SameImages
 from cnnbench.data.own.decoding import ImageHeader
 from cnnbench.data.own.folder import LISTED, few
+from cnnbench.data.splits import size_of_validation
 from cnnbench.formatting import clean
 from cnnbench.layers.base import shape_text
+from cnnbench.spec.experiment import DatasetSpec
+
+
+def images_line(spec: DatasetSpec, info: DatasetInfo) -> str:
+    """Number of images in each split, and how validation images are chosen; empty if unknown.
+
+    Args:
+      spec: the dataset of an experiment.
+      info: its metadata.
+    """
+    split, pool, test = spec.random_split, info.num_train, spec.splits.test or info.num_test
+    if pool is None or test is None or spec.classes:  # classes have unknown sizes
+        return ""
+    if split is None:
+        own = info.num_validation
+        sizes = spec.splits.model_dump(exclude_none=True)
+        train, validation = split_sizes(sizes, pool - (own or 0), own)
+    else:
+        every = pool if info.own_test else pool + (info.num_test or 0)
+        validation = size_of_validation(split, pool, every)
+        train = pool - validation
+    kept = _num_kept(spec, info, train)
+    trained = f"{kept:,}" if kept == train else f"{kept:,} of {train:,}"
+    held = f"{validation:,}"
+    if split and split.folds and pool % split.folds:
+        held = f"{validation - 1:,} or {held}"
+    how = f" ({split.text})" if split else ""
+    return f"Images: {trained} training, {held} validation and {test:,} test{how}"
+
+
+def _num_kept(spec: DatasetSpec, info: DatasetInfo, number: int) -> int:
+    """Training images of `train_examples` or `subset`; of some class sizes, they are not known."""
+    if spec.subset is None or isinstance(spec.subset.per_class, dict):
+        return spec.train_examples or number
+    if spec.subset.per_class is not None:
+        return spec.subset.per_class * info.num_classes
+    return subset_size(spec.subset.size or 0, number)
 
 
 def classes_table(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> Table:

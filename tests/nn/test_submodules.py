@@ -351,6 +351,7 @@ My own (shown_net:Net)
  dense  Linear 147x10  norm        10       1,480      1,470
 
  total                                      1,564      5,145
+Images: 200 of 4,000 training, 50 validation and 60 test
 """
 
 
@@ -382,6 +383,7 @@ def test_show_imports_nothing_from_elsewhere_unasked(monkeypatch: pytest.MonkeyP
         "My own: shown_stray:Net Submodules are not shown: own.yaml:5:17: model.python:"
         " 'shown_stray' is neither"
         f" installed nor in the folder of the file ({found}); add --allow-python if you trust it."
+        " Images: 200 of 4,000 training, 50 validation and 60 test"
     )
     done = invoke("show", "own.yaml", "--diagram", "own.md")
     assert (done.exit_code, done.stderr) == (

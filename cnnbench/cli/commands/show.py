@@ -11,6 +11,7 @@ from cnnbench.cli.options import DataDir, Specs, split_words
 from cnnbench.cli.terminal import PICTURES, file_form, start_jax, stdout, tell, write_file
 from cnnbench.errors import ModelError, UsageError
 from cnnbench.formatting import depthwise_advice
+from cnnbench.report.data_inspection import images_line
 from cnnbench.report.layer_table import group_lines, layer_table, outline_table
 from cnnbench.report.plots.blocks import Diagram
 from cnnbench.report.plots.diagram import diagram, outline_diagram
@@ -194,6 +195,8 @@ def print_layers(
         if lines := group_lines(experiment.train, loaded.plan):
             for line in ("Parameter groups:", *(f"  {line}" for line in lines)):
                 tell(line, err=False)
+    if images := images_line(experiment.dataset, loaded.info):
+        tell(images, err=False)
     for text in experiment.dataset.adjustments.texts():
         tell(f"Dataset: {text}", err=False)
     tell(err=False)

@@ -209,6 +209,7 @@ def _info(source: ArraySource, key: str) -> DatasetInfo:
         classes=tuple(about["classes"]),
         num_validation=sizes["validation"],
         labels=source.options.labels,
+        own_test="test_labels" in arrays,
     )
 
 

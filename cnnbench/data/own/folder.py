@@ -105,6 +105,7 @@ class FolderSource:
             title="a folder of images",
             classes=listing.classes,
             num_validation=sizes["validation"],
+            own_test="test" in listing.files,
         )
 
     def key(self) -> str:
