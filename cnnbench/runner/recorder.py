@@ -204,6 +204,7 @@ def keep(event: Event, folder: RunFolder, checkpoints: Checkpoints, collected: C
             trained = dataclasses.replace(event.summary, weights_digest=digest(event.weights))
             collected.seeds += (trained,)
             folder.write_weights(event.summary.seed, event.weights)
+            folder.write_predictions(event.summary.seed, event.predictions)
             if event.outputs is not None and len(collected.seeds) == 1:
                 from cnnbench.report.plots.image_grid import reconstructions_png
 

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from cnnbench.errors import Location, StoreError
 from cnnbench.runs import codec
+from cnnbench.runs.predictions import decode_predictions, encode_predictions
 from cnnbench.runs.records import EpochRecord, RunRecord, RunResult, Status, Summary
 from cnnbench.runs.weights import Weights, decode_weights, encode_weights
+from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.files import append_durable, move, remove, sync_folder, write_atomic
 from cnnbench.system.locks import is_held
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 RECORD_FILE, _SUMMARY, _EPOCHS = "run.json", "summary.json", "epochs.jsonl"
 TABLES = ("table.md", "table.csv")
-RESOLVED_FILE, WEIGHTS = "resolved.yaml", "weights"
+RESOLVED_FILE, WEIGHTS, PREDICTIONS = "resolved.yaml", "weights", "predictions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,10 @@ class RunFolder:
     def write_weights(self, seed: int, weights: Weights) -> None:
         """Writes the trained weights of a seed."""
         self.write(_weights_file(seed), encode_weights(weights))
+
+    def write_predictions(self, seed: int, predictions: NamedArrays) -> None:
+        """Writes the results of a seed for each image."""
+        self.write(predictions_file(seed), *encode_predictions(predictions))
 
     def append_epoch(self, epoch: EpochRecord) -> None:
         """Appends a line to `epochs.jsonl`; it is on disk when this returns."""
@@ -190,6 +196,25 @@ def read_weights(path: Path, seed: int) -> "dict[str, NDArray[Any]]":
     """
     file = path / _weights_file(seed)
     return decode_weights(_read(file), str(file))
+
+
+def read_predictions(path: Path, seed: int) -> "dict[str, NDArray[Any]] | None":
+    """Reads the results of a seed for each image, by names such as `test_accuracy`.
+
+    Returns:
+      The arrays, (n,) each; None if there are none, as in runs of older versions.
+
+    Raises:
+      StoreError: the file cannot be read, or is damaged.
+    """
+    file = path / predictions_file(seed)
+    content = _read_if_there(file)
+    return None if content is None else decode_predictions(content, str(file))
+
+
+def predictions_file(seed: int) -> str:
+    """The file of a seed's predictions in a run folder."""
+    return f"{PREDICTIONS}/seed-{seed}.safetensors"
 
 
 def _weights_file(seed: int) -> str:

@@ -10,11 +10,20 @@ from cnnbench.errors import CnnbenchError, SpecError
 from cnnbench.formatting import enumeration
 from cnnbench.runs.checkpoints import Checkpoints, OrbaxCheckpointError
 from cnnbench.runs.experiment import load_trained_experiment
-from cnnbench.runs.folder import RESOLVED_FILE, RunFolder, kept_seeds, read_run, read_weights
+from cnnbench.runs.folder import (
+    RESOLVED_FILE,
+    RunFolder,
+    kept_seeds,
+    read_predictions,
+    read_run,
+    read_weights,
+)
+from cnnbench.runs.predictions import agrees
 from cnnbench.runs.records import RunResult, SeedSummary, Status
 from cnnbench.runs.summary import lost_seeds, summarize_seed
 from cnnbench.runs.weights import digest
 from cnnbench.spec.loader import saved_source
+from cnnbench.system.arrays import Array, NamedArrays
 from cnnbench.system.settings import NUMERIC_OPTIONS, changed_settings, current
 
 
@@ -30,7 +39,7 @@ def check_run(path: Path) -> list[str]:
         return [str(error)]
     found = [*run.warnings, *_epochs(run), *_times(run), *_settings(run)]
     found += [*_spec(run, path), *_summary(run)]
-    return [*found, *_weights(run, path), *_checkpoints(run, path)]
+    return [*found, *_weights(run, path), *_predictions(run, path), *_checkpoints(run, path)]
 
 
 def _epochs(run: RunResult) -> Iterator[str]:
@@ -161,6 +170,40 @@ def _weights(run: RunResult, path: Path) -> Iterator[str]:
         known = seed.weights_digest
         if known and kept.get(seed.seed, known) != known:
             yield f"weights: the file of seed {seed.seed} has changed (the SHA-256 differs)"
+
+
+def _predictions(run: RunResult, path: Path) -> Iterator[str]:
+    """Checks that predictions are readable and have the metrics of the summary as their means."""
+    kept: dict[int, NamedArrays] = {}
+    for seed in run.record.seeds:
+        try:
+            found = read_predictions(path, seed)
+        except CnnbenchError as error:
+            yield str(error)
+            found = {}
+        if found is not None:
+            kept[seed] = found
+    missing = [str(seed) for seed in run.record.seeds if seed not in kept]
+    if kept and missing and run.record.status is Status.FINISHED:  # older versions have none
+        yield f"predictions: the file of seed {', '.join(missing)} is missing"
+    for summary in run.summary.seeds if run.summary else ():
+        for name, values in sorted(kept.get(summary.seed, {}).items()):
+            if problem := _misfit(run, summary, name, values):
+                yield f"predictions: {name} of seed {summary.seed} {problem}"
+
+
+def _misfit(run: RunResult, seed: SeedSummary, name: str, values: Array) -> str:
+    """How the results for each image differ from the run's summary; empty if they do not."""
+    split, _, metric = name.partition("_")
+    data = run.record.dataset
+    size = data.num_test if split == "test" else data.num_validation
+    varies = split == "validation" and data.split and data.split.folds  # by one image
+    if len(values) != size and not varies:
+        return f"has {len(values):,} images instead of {size:,}"
+    known = seed.test if split == "test" else seed.final
+    if metric in known and not agrees(values, known[metric]):
+        return "differs from summary.json"
+    return ""
 
 
 def _checkpoints(run: RunResult, path: Path) -> Iterator[str]:

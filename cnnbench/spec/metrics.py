@@ -32,6 +32,9 @@ ImageMetricName = Literal[
 ]
 """Metrics that are means over images."""
 
+BINARY_METRICS = frozenset({"accuracy", "top5_accuracy", "exact_match"})
+"""Those that are 0 or 1 for each image."""
+
 SplitMetricName = Literal[
     "balanced_accuracy", "macro_f1", "ece", "r2", "mean_average_precision", "micro_f1"
 ]

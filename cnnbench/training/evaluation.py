@@ -1,7 +1,7 @@
 """Evaluation on held-out images, with compiled functions."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from cnnbench.data.splits import Rows
 from cnnbench.runs.records import Direction
-from cnnbench.spec.experiment import Experiment
+from cnnbench.spec.experiment import Experiment, Task
 from cnnbench.spec.metrics import SplitMetricName, higher_is_better
-from cnnbench.training.executables import NUM_SAMPLES, Executables
+from cnnbench.system.arrays import NamedArrays
+from cnnbench.training.executables import NUM_SAMPLES, Executables, Job
 from cnnbench.training.feed.feed import BatchPlace, Idle
 from cnnbench.training.linear_probe import MOST_TRAIN, probe_accuracy
 from cnnbench.training.losses import metric_names, split_metric_names
@@ -26,12 +27,24 @@ def metric_directions(experiment: Experiment) -> dict[str, Direction]:
     return {n: Direction.HIGHER if higher_is_better(n) else Direction.LOWER for n in names}
 
 
+class Evaluation(NamedTuple):
+    """Loss and metrics of n images.
+
+    Args:
+      values: loss and metrics, by name.
+      images: loss and metrics of each image, (n,), by name; boolean if they are 0 or 1.
+    """
+
+    values: dict[str, float]
+    images: NamedArrays
+
+
 def evaluate(
     executables: Executables,
     state: TrainState,
     rows: Sequence[NDArray[np.int32]],
     first: BatchPlace | None = None,
-) -> list[dict[str, float]]:
+) -> list[Evaluation]:
     """Loss and metrics of images, by seed.
 
     The last chunk is padded with images of weight zero.
@@ -56,12 +69,26 @@ def evaluate(
     host, several = jax.device_get(parts), executables.at_once > 1
     names = split_metric_names(executables.job.experiment)
     order = ("loss", *metric_names(executables.job.experiment))
-    found = [
-        _means(of_seed, len(indices)) | _split_metrics(names, of_seed, len(indices))
+    return [
+        _evaluation(of_seed, len(indices), names, order)
         for number, indices in enumerate(rows)
         for of_seed in [jax.tree.map(lambda leaf, n=number: leaf[n], host) if several else host]
     ]
-    return [{name: values[name] for name in order} for values in found]
+
+
+def _evaluation(
+    parts: Sequence[Evaluated],
+    size: int,
+    split_names: Iterable[SplitMetricName],
+    order: Sequence[str],
+) -> Evaluation:
+    """Loss and metrics of `size` images in this order, from the parts of a split."""
+    values = _means(parts, size) | _split_metrics(split_names, parts, size)
+    images = {
+        name: np.concatenate([part.images[name] for part in parts])[:size]
+        for name in parts[0].images
+    }
+    return Evaluation({name: values[name] for name in order}, images)
 
 
 def _chunks(
@@ -103,6 +130,28 @@ def _split_metrics(
     values = (part.values for part in parts)
     whole = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size], *values)
     return {name: split_metric(name, whole) for name in names}
+
+
+def predictions_of(job: Job, seed: int, splits: Mapping[str, NamedArrays]) -> NamedArrays:
+    """Results for each image of a seed, as a run keeps them, by split and name.
+
+    Args:
+      job: the training.
+      seed: the seed.
+      splits: loss and metrics of each image by split, `validation` or `test`; none of a split
+        without images.
+
+    Returns:
+      Arrays such as `test_accuracy`, (n,), and the labels of a classifier's images, `test_label`.
+    """
+    rows = job.dataset.rows(seed)._asdict()
+    found: dict[str, NDArray[Any]] = {}
+    for split, scores in splits.items():
+        found |= {f"{split}_{name}": each for name, each in scores.items()}
+        if scores and job.experiment.task is Task.CLASSIFY:
+            labels = np.concatenate([each.labels for each in job.dataset.stored])
+            found[f"{split}_label"] = labels[rows[split]].astype(np.int32)
+    return found
 
 
 def code_accuracies(

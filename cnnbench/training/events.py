@@ -1,7 +1,7 @@
 """Events that the trainer emits."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -98,12 +98,14 @@ class SeedDone:
       inputs: the first test images, (n, h, w, c), pixels from 0 to 255.
       outputs: their reconstructions on the same pixel scale; None for classifiers.
       weights: trained weights, by names such as `conv1.kernel`.
+      predictions: results for each validation and test image, by names such as `test_accuracy`.
     """
 
     summary: SeedSummary
     inputs: NDArray[Any]
     outputs: NDArray[Any] | None
     weights: Mapping[str, NDArray[Any]]
+    predictions: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Per-image losses and metrics, so that means over any number of images are exact."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, assert_never, get_args
 
@@ -17,6 +17,7 @@ from cnnbench.layers import Sample, VectorQuantizer
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import LOSSES, Experiment, Loss, Task
 from cnnbench.spec.metrics import (
+    BINARY_METRICS,
     DEFAULT_METRICS,
     SSIM_WINDOW,
     ImageMetricName,
@@ -232,6 +233,25 @@ def per_image_metric(
             return sum(result.divergences.values(), jnp.zeros(len(targets)))
         case _:
             assert_never(name)
+
+
+def image_scores(
+    task: Task, scores: Mapping[str, jax.Array], result: Result, targets: jax.Array
+) -> dict[str, jax.Array]:
+    """Loss and metrics of each image as they are stored, by name, (n,); booleans if 0 or 1.
+
+    Classifiers always have their accuracy, whatever metrics are reported.
+
+    Args:
+      task: the task.
+      scores: loss and metrics of n images, (n,) each.
+      result: result of the network for them.
+      targets: their targets.
+    """
+    found = dict(scores)
+    if task is Task.CLASSIFY:
+        found.setdefault("accuracy", _in_top(result.output, targets, k=1))
+    return {n: each.astype(bool) if n in BINARY_METRICS else each for n, each in found.items()}
 
 
 def _in_top(logits: jax.Array, labels: jax.Array, *, k: int) -> jax.Array:

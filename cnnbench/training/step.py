@@ -37,6 +37,7 @@ from cnnbench.system.devices import BATCH
 from cnnbench.training.losses import (
     Score,
     class_weights_of,
+    image_scores,
     objective,
     scores,
     split_metric_names,
@@ -369,10 +370,12 @@ class Evaluated(NamedTuple):
     Args:
       sums: weighted sums of the loss and of metrics per image, by name.
       values: values of each image, for metrics of a whole split; empty if there are none.
+      images: loss and metrics of each image, by name, (n,); boolean if they are 0 or 1.
     """
 
     sums: dict[str, jax.Array]
     values: Gathered
+    images: dict[str, jax.Array]
 
 
 def eval_step(
@@ -398,18 +401,19 @@ def eval_step(
     """
     evaluate: Callable[..., Evaluated] = partial(_evaluated, graphdef=graphdef, rules=rules)
     if _shares(rules) > 1:
-        shards: Any = P(), P(BATCH)
+        shards: Any = P(), P(BATCH), P(BATCH)
         evaluate = _shared(partial(_evaluated_share, evaluate), rules, Evaluated(*shards))
     # Variational codes are sampled by image index, independent of the rest of the batch.
     rows = _rows(Part(_places(indices, rules), weights, indices), rules)
-    sums, values = evaluate(params, rest, arrays, rows)
-    return Evaluated(sums, jax.tree.map(lambda value: value[: len(indices)], values))
+    sums, *each = evaluate(params, rest, arrays, rows)
+    values, images = jax.tree.map(lambda value: value[: len(indices)], each)
+    return Evaluated(sums, values, images)
 
 
 def _evaluated_share(evaluate: Callable[..., Evaluated], *args: Any) -> Evaluated:
     """Sums over the rows of all devices, and the values of the images of one device."""
-    sums, values = evaluate(*args)
-    return Evaluated(lax.psum(sums, BATCH), values)
+    sums, values, images = evaluate(*args)
+    return Evaluated(lax.psum(sums, BATCH), values, images)
 
 
 def _evaluated(
@@ -432,12 +436,11 @@ def _evaluated(
         scores = {"loss": rules.loss(result, targets)}
         scores |= {name: metric(result, targets) for name, metric in rules.metrics.items()}
         sums = {name: jnp.sum(score * part.weights) for name, score in scores.items()}
-        return Evaluated(sums, gathered_of(rules.task, result, targets) if rules.gathers else ())
+        gathered = gathered_of(rules.task, result, targets) if rules.gathers else ()
+        return Evaluated(sums, gathered, image_scores(rules.task, scores, result, targets))
 
     if len(rows.indices) == 1:  # convolutions inside a loop are slow on CPUs
         return of_row(_first(rows))
-    sums, values = lax.map(of_row, rows)
-    return Evaluated(
-        jax.tree.map(jnp.sum, sums),
-        jax.tree.map(lambda value: value.reshape(-1, *value.shape[2:]), values),
-    )
+    sums, *each = lax.map(of_row, rows)
+    values, images = jax.tree.map(lambda value: value.reshape(-1, *value.shape[2:]), each)
+    return Evaluated(jax.tree.map(jnp.sum, sums), values, images)

@@ -6,7 +6,7 @@ Nothing here prints or writes files; the caller's `emit` does.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -31,9 +31,11 @@ from cnnbench.system.devices import peak_memory
 from cnnbench.system.host import trim_malloc
 from cnnbench.training.autotune import Choice, known_choice, measure
 from cnnbench.training.evaluation import (
+    Evaluation,
     code_accuracies,
     evaluate,
     metric_directions,
+    predictions_of,
     samples,
 )
 from cnnbench.training.events import (
@@ -166,7 +168,7 @@ class Trainer:
         epoch: int,
         begun: Begun | None = None,
         kept: TrainState | None = None,
-    ) -> tuple[TrainState, list[EpochRecord]]:
+    ) -> tuple[TrainState, list[EpochRecord], list[NamedArrays]]:
         """Train a group of seeds for one epoch and evaluate them on the validation images.
 
         Args:
@@ -178,25 +180,26 @@ class Trainer:
           kept: weights of an earlier epoch, for checkpoints.
 
         Returns:
-          The new state, and a record for each seed.
+          The new state, and for each seed a record, and its results for each validation image.
         """
         job = self.job
         traced = job.profile and (seeds[0], epoch) == (job.experiment.seeds[0], 1)
         begun = begun or Begun.none(len(seeds))
         with jax.profiler.trace(str(job.profile)) if traced else nullcontext():
             state, begun = self._train_steps(executables, state, seeds, epoch, begun, kept)
-        values: list[dict[str, float]] = [{}] * len(seeds)
+        found = [Evaluation({}, {})] * len(seeds)
         waited = self.watch.spent("data_s")
         with self.watch.part("eval_s"):
             if len(job.dataset.validation):
                 rows = [job.dataset.rows(seed).validation for seed in seeds]
-                values = evaluate(executables, state, rows, BatchPlace(seeds[0], VALIDATION, epoch))
+                found = evaluate(executables, state, rows, BatchPlace(seeds[0], VALIDATION, epoch))
         waited = begun.data_s + self.watch.spent("data_s") - waited
         begun, self.epoch_s = begun._replace(data_s=waited), begun.train_s
-        return state, [
-            _record(job, (seed, epoch), begun, number, values[number])
+        records = [
+            _record(job, (seed, epoch), begun, number, found[number].values)
             for number, seed in enumerate(seeds)
         ]
+        return state, records, [own.images for own in found]
 
     def finish(self) -> None:
         """Emit the training strategy with its measurements, and the cost of the network."""
@@ -227,21 +230,24 @@ class Trainer:
         state = self._new_state(executables, seeds)
         state, kept, records, done = _restored(executables, state, seeds)
         begun = _begun(self.job, seeds, done)
+        chosen: dict[int, NamedArrays] = {}
         for epoch in range(done + 1, train.epochs + 1):
             if not any(is_active(train, own) for own in records.values()):
                 break
-            state, ended = self.train_epoch(executables, state, seeds, epoch, begun, kept)
+            state, ended, images = self.train_epoch(executables, state, seeds, epoch, begun, kept)
             begun = None
-            for record in ended:
+            for record, own in zip(ended, images, strict=True):
                 if is_active(train, records[record.seed]):
                     records[record.seed].append(record)
                     self.emit(record)
+                    if chosen_epoch(train, records[record.seed]) == epoch:
+                        chosen[record.seed] = own
             if _keeps(train, seeds):
                 kept = _kept(
                     kept, state, [chosen_epoch(train, r) == epoch for r in records.values()]
                 )
             self._emit_states(state, kept, records, epoch)
-        self._emit_results(executables, kept or state, records, compile_s)
+        self._emit_results(executables, kept or state, records, compile_s, chosen)
 
     def _new_state(self, executables: Executables, seeds: tuple[int, ...]) -> TrainState:
         """The initial state; compilation has already created that of the first seed."""
@@ -335,26 +341,43 @@ class Trainer:
             self.emit(Checkpoint(seed, epoch, values, step))
 
     def _emit_results(
-        self, executables: Executables, state: TrainState, records: Records, compile_s: float
+        self,
+        executables: Executables,
+        state: TrainState,
+        records: Records,
+        compile_s: float,
+        chosen: Mapping[int, NamedArrays],
     ) -> None:
-        """Test trained seeds; compilation time is attributed to the first of them."""
+        """Test trained seeds; compilation time is attributed to the first of them.
+
+        Args:
+          executables: the programs.
+          state: the trained state of the seeds.
+          records: their epochs.
+          compile_s: seconds of compilation.
+          chosen: results for each validation image after the chosen epoch, by seed; without those
+            of epochs before an interruption.
+        """
         train, rows = self.job.experiment.train, [self.job.dataset.rows(s).test for s in records]
         tests = evaluate(
             executables, state, rows, BatchPlace(next(iter(records)), TEST, train.epochs)
         )
+        validations = _validations(executables, state, tuple(records), chosen)
         worths = code_accuracies(executables, state, tuple(records))
         inputs, outputs = samples(executables, state, rows[0])
         for number, (seed, weights) in enumerate(_weights(self.job, state, tuple(records))):
             summary = summarize_seed(
                 records[seed],
                 metrics=metric_directions(self.job.experiment),
-                test=tests[number],
+                test=tests[number].values,
                 compile_s=0.0 if number else compile_s,
                 code_accuracy=worths[number],
                 chosen=chosen_epoch(train, records[seed]) if selects(train) else None,
             )
             own = None if outputs is None else outputs[number]
-            self.emit(SeedDone(summary, inputs, own, weights))
+            splits = {"validation": validations[number], "test": tests[number].images}
+            predictions = predictions_of(self.job, seed, splits)
+            self.emit(SeedDone(summary, inputs, own, weights, predictions))
 
     def _measure(self) -> None:
         """Measure the cost of the network and decide how many seeds to train in parallel."""
@@ -527,6 +550,31 @@ def _weights(job: Job, state: TrainState, seeds: tuple[int, ...]) -> Iterator[tu
     """Current weights of each seed."""
     for seed, own in zip(seeds, unstack(state, len(seeds)), strict=True):
         yield seed, weights_of(*own.model, layers=job.plan is not None)
+
+
+def _validations(
+    executables: Executables,
+    state: TrainState,
+    seeds: tuple[int, ...],
+    chosen: Mapping[int, NamedArrays],
+) -> list[NamedArrays]:
+    """Results for each validation image, by seed.
+
+    Those of epochs before an interruption are computed again.
+
+    Args:
+      executables: the programs.
+      state: the trained state of the seeds.
+      seeds: the seeds.
+      chosen: results that are known, by seed.
+    """
+    dataset = executables.job.dataset
+    if not len(dataset.validation) or len(chosen) == len(seeds):
+        return [chosen.get(seed, {}) for seed in seeds]
+    rows = [dataset.rows(seed).validation for seed in seeds]
+    last = executables.job.experiment.train.epochs
+    found = evaluate(executables, state, rows, BatchPlace(seeds[0], VALIDATION, last))
+    return [chosen.get(seed, own.images) for seed, own in zip(seeds, found, strict=True)]
 
 
 def _record(

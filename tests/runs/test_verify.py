@@ -16,7 +16,7 @@ from cnnbench import __version__
 from cnnbench.cli.app import app
 from cnnbench.runner.open_run import alone
 from cnnbench.runs import codec
-from cnnbench.runs.folder import RunFolder, read_run
+from cnnbench.runs.folder import RunFolder, read_predictions, read_run
 from cnnbench.runs.records import Status
 from cnnbench.runs.verify import check_run
 from cnnbench.system.locks import hold
@@ -89,6 +89,27 @@ def swap_weights(run: Path) -> None:
     content = one.read_bytes()
     one.write_bytes(other.read_bytes())
     other.write_bytes(content)
+
+
+def swap_predictions(run: Path) -> None:
+    one, other = (run / "predictions" / f"seed-{seed}.safetensors" for seed in (0, 1))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def change_a_bit(run: Path) -> None:
+    file = run / "predictions" / "seed-1.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def predict_fewer(run: Path) -> None:
+    """One test image less, of the share that is correct."""
+    known = read_predictions(run, 0)
+    assert known is not None
+    RunFolder(run).write_predictions(0, {"test_accuracy": known["test_accuracy"][:10]})
 
 
 SUMS = "summary.json: the values of seed 1 differ from its epochs"
@@ -175,6 +196,23 @@ SUMS = "summary.json: the values of seed 1 differ from its epochs"
             ],
         ),
         (
+            lambda run: (run / "predictions" / "seed-1.safetensors").unlink(),
+            ["predictions: the file of seed 1 is missing"],
+        ),
+        (
+            change_a_bit,
+            ["{run}/predictions/seed-1.safetensors: the SHA-256 does not match; restore"],
+        ),
+        (
+            swap_predictions,
+            [
+                f"predictions: {name} of seed {seed} differs from summary.json"
+                for seed in (0, 1)
+                for name in ("test_loss", ACCURACY, "validation_loss")
+            ],
+        ),
+        (predict_fewer, ["predictions: test_accuracy of seed 0 has 10 images instead of 20"]),
+        (
             in_epochs(lambda lines: lines[0].update(validation_acc=lines[0].pop(ACCURACY))),
             ["epochs.jsonl: seed 0, epoch 1 has no accuracy"],
         ),
@@ -210,6 +248,7 @@ def test_a_diverged_seed_is_sound(run: Path) -> None:
         lines[2]["train_loss"] = "NaN"
         del lines[3]
 
+    shutil.rmtree(run / "predictions")  # of a seed that did not diverge
     in_epochs(diverge)(run)
     assert check_run(run) == [SUMS]
     whole = read_run(run)

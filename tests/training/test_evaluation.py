@@ -7,7 +7,7 @@ the result.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -17,9 +17,9 @@ from sklearn import metrics
 
 from cnnbench.analysis.confusion import confusion
 from cnnbench.data.splits import Split
-from cnnbench.spec.metrics import names_of
+from cnnbench.spec.metrics import ImageMetricName, names_of
 from cnnbench.training import executables
-from cnnbench.training.evaluation import evaluate
+from cnnbench.training.evaluation import Evaluation, evaluate
 from cnnbench.training.executables import EVAL_BATCH, compile_all, set_up
 from cnnbench.training.strategy import Strategy
 from tests.support import oracles
@@ -76,6 +76,16 @@ CASES: Mapping[str, tuple[Layers, dict[str, Any], Callable[[Array, Split], Value
 }
 
 
+def check_images(got: Evaluation, size: int) -> None:
+    """Every metric that is a mean over images is that of its values."""
+    binary = {"accuracy", "top5_accuracy", "exact_match"}
+    assert set(got.images) == set(got.values) & {"loss", *get_args(ImageMetricName)}
+    for name, each in got.images.items():
+        assert (len(each), each.dtype.kind) == (size, "b" if name in binary else "f")
+        mean = each.mean(dtype=float)
+        assert mean == pytest.approx(got.values[name], rel=0 if name in binary else 1e-5)
+
+
 @pytest.mark.parametrize("num_devices", [1, 2])
 @pytest.mark.parametrize("name", CASES)
 def test_evaluation_matches_scikit_learn_for_any_number_of_images(
@@ -98,8 +108,12 @@ def test_evaluation_matches_scikit_learn_for_any_number_of_images(
         outputs = (split.images / 255).reshape(size, -1) @ kernel + bias
         (got,) = evaluate(compiled, state, [np.arange(NUM_TRAIN, NUM_TRAIN + size, dtype=np.int32)])
         want = oracle(outputs, split)
-        assert got == pytest.approx(want, rel=1e-5), size
-        assert all(map(math.isfinite, got.values()))
+        assert got.values == pytest.approx(want, rel=1e-5), size
+        assert all(map(math.isfinite, got.values.values()))
+        check_images(got, size)
+        if name == "classes":
+            hits = outputs.argmax(axis=1) == split.labels
+            np.testing.assert_array_equal(got.images["accuracy"], hits)
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,9 @@ def numbers(events: Sequence[Event], after: Mapping[int, int]) -> list[Any]:
         match event:
             case EpochRecord(seed=seed, epoch=epoch) if epoch > after[seed]:
                 found.append((seed, epoch, event.train_loss, event.validation_loss, event.metrics))
-            case SeedDone(summary=summary, weights=weights):
+            case SeedDone(summary=summary, weights=weights, predictions=predictions):
                 found.append((summary.seed, summary.final, summary.best, summary.test))
-                found.append(digest(weights))
+                found.extend(map(digest, (weights, predictions)))
     return found
 
 
