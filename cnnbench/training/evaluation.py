@@ -27,7 +27,7 @@ def metric_directions(experiment: Experiment) -> dict[str, Direction]:
     return {n: Direction.HIGHER if higher_is_better(n) else Direction.LOWER for n in names}
 
 
-class Evaluation(NamedTuple):
+class SplitResults(NamedTuple):
     """Loss and metrics of n images.
 
     Args:
@@ -44,7 +44,7 @@ def evaluate(
     state: TrainState,
     rows: Sequence[NDArray[np.int32]],
     first: BatchPlace | None = None,
-) -> list[Evaluation]:
+) -> list[SplitResults]:
     """Loss and metrics of images, by seed.
 
     The last chunk is padded with images of weight zero.
@@ -81,14 +81,14 @@ def _evaluation(
     size: int,
     split_names: Iterable[SplitMetricName],
     order: Sequence[str],
-) -> Evaluation:
+) -> SplitResults:
     """Loss and metrics of `size` images in this order, from the parts of a split."""
     values = _means(parts, size) | _split_metrics(split_names, parts, size)
     images = {
         name: np.concatenate([part.images[name] for part in parts])[:size]
         for name in parts[0].images
     }
-    return Evaluation({name: values[name] for name in order}, images)
+    return SplitResults({name: values[name] for name in order}, images)
 
 
 def _chunks(

@@ -31,7 +31,7 @@ from cnnbench.system.devices import peak_memory
 from cnnbench.system.host import trim_malloc
 from cnnbench.training.autotune import Choice, known_choice, measure
 from cnnbench.training.evaluation import (
-    Evaluation,
+    SplitResults,
     code_accuracies,
     evaluate,
     metric_directions,
@@ -187,7 +187,7 @@ class Trainer:
         begun = begun or Begun.none(len(seeds))
         with jax.profiler.trace(str(job.profile)) if traced else nullcontext():
             state, begun = self._train_steps(executables, state, seeds, epoch, begun, kept)
-        found = [Evaluation({}, {})] * len(seeds)
+        found = [SplitResults({}, {})] * len(seeds)
         waited = self.watch.spent("data_s")
         with self.watch.part("eval_s"):
             if len(job.dataset.validation):

@@ -19,7 +19,7 @@ from cnnbench.analysis.confusion import confusion
 from cnnbench.data.splits import Split
 from cnnbench.spec.metrics import ImageMetricName, names_of
 from cnnbench.training import executables
-from cnnbench.training.evaluation import Evaluation, evaluate
+from cnnbench.training.evaluation import SplitResults, evaluate
 from cnnbench.training.executables import EVAL_BATCH, compile_all, set_up
 from cnnbench.training.strategy import Strategy
 from tests.support import oracles
@@ -76,7 +76,7 @@ CASES: Mapping[str, tuple[Layers, dict[str, Any], Callable[[Array, Split], Value
 }
 
 
-def check_images(got: Evaluation, size: int) -> None:
+def check_images(got: SplitResults, size: int) -> None:
     """Every metric that is a mean over images is that of its values."""
     binary = {"accuracy", "top5_accuracy", "exact_match"}
     assert set(got.images) == set(got.values) & {"loss", *get_args(ImageMetricName)}
