@@ -81,6 +81,26 @@ def initial_bias(
     return _drawn(init, (size,), _fans(kernel), rng)
 
 
+def num_whitening_images(image: Shape, size: tuple[int, int]) -> int:
+    """Number of images, the first of the training set, that `whitening_kernel` uses.
+
+    Args:
+      image: height, width and channels of the images.
+      size: height and width of the kernel.
+
+    >>> num_whitening_images((32, 32, 3), (2, 2)), num_whitening_images((256, 256, 3), (2, 2))
+    (5000, 76)
+    """
+    shape, places = _patches(image, size)
+    return min(WHITENING_IMAGES, max(1, _MOST_VALUES // (places * math.prod(shape))))
+
+
+def _patches(image: Shape, size: tuple[int, int]) -> tuple[Shape, int]:
+    """Shape of the patches of an image, and their number."""
+    height, width, channels = image
+    return (*size, channels), (height - size[0] + 1) * (width - size[1] + 1)
+
+
 def whitening_kernel(images: Float32Array, size: tuple[int, int]) -> Float32Array:
     """Kernel whose outputs for patches of images are uncorrelated and of about equal size.
 
@@ -97,9 +117,8 @@ def whitening_kernel(images: Float32Array, size: tuple[int, int]) -> Float32Arra
     References:
       Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024, section 3.2.
     """
-    height, width, channels = images.shape[1:]
-    shape, places = (*size, channels), (height - size[0] + 1) * (width - size[1] + 1)
-    used = images[: max(1, _MOST_VALUES // (places * math.prod(shape)))]
+    shape, places = _patches(images.shape[1:], size)
+    used = images[: num_whitening_images(images.shape[1:], size)]
     chunk = max(1, _VALUES_AT_ONCE // (places * math.prod(shape)))
     moments = np.zeros((math.prod(shape),) * 2)
     for i in range(0, len(used), chunk):

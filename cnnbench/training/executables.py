@@ -23,7 +23,7 @@ from cnnbench.graph.plan import Plan
 from cnnbench.layers import Conv
 from cnnbench.nn.augment import first_stream
 from cnnbench.nn.graph_net import GraphNet
-from cnnbench.nn.initializers import WHITENING_IMAGES, whitening_kernel
+from cnnbench.nn.initializers import num_whitening_images, whitening_kernel
 from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.python_model import import_class, make_module, require_output
 from cnnbench.nn.submodules import count_slow
@@ -258,23 +258,24 @@ class Executables:
         return self.feed.images_at(indices), np.arange(len(indices), dtype=np.int32)
 
 
-def _first_images(dataset: Dataset, seed: int) -> NDArray[np.uint8]:
+def _first_images(dataset: Dataset, seed: int, number: int) -> NDArray[np.uint8]:
     """The images that whitening needs; if they are streamed, they are decoded once."""
     if dataset.streamed:
-        return _decoded_first(dataset, seed)
-    return dataset.of_seed(seed).train.images[:WHITENING_IMAGES]
+        return _decoded_first(dataset, seed, number)
+    return dataset.of_seed(seed).train.images[:number]
 
 
 @lru_cache(maxsize=1)
-def _decoded_first(dataset: Dataset, seed: int) -> NDArray[np.uint8]:
-    return np.asarray(dataset.of_seed(seed).train.images[:WHITENING_IMAGES])
+def _decoded_first(dataset: Dataset, seed: int, number: int) -> NDArray[np.uint8]:
+    return np.asarray(dataset.of_seed(seed).train.images[:number])
 
 
 def _whiten(net: GraphNet, plan: Plan, job: Job, seed: int) -> None:
     """Set the kernels that depend on the training images."""
     for node in plan.nodes:
         if isinstance(node.op, Conv) and node.op.init == "whitening":
-            pixels = _first_images(job.dataset, seed).astype(np.float32)
+            number = num_whitening_images(job.dataset.info.shape, node.op.kernel)
+            pixels = _first_images(job.dataset, seed, number).astype(np.float32)
             images = job.experiment.dataset.scaling.apply(pixels)
             net.weights[node.name]["kernel"][...] = whitening_kernel(images, node.op.kernel)
 
