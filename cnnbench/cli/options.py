@@ -11,6 +11,7 @@ import typer
 from cnnbench.cli.completion import complete_experiments, complete_metrics, complete_runs
 from cnnbench.cli.terminal import tell
 from cnnbench.errors import UsageError, quoted
+from cnnbench.runs.records import TRIAL
 from cnnbench.spec.shipped import find_named
 
 if TYPE_CHECKING:
@@ -267,6 +268,8 @@ def check_tags(tags: Sequence[str]) -> None:
     for tag in tags:
         if not tag.strip() or tag != tag.strip() or len(tag) > MAX_TAG:
             remedy = f"write 1 to {MAX_TAG} characters without leading or trailing spaces"
+        elif tag == TRIAL:
+            raise UsageError(f"--tag: '{TRIAL}' marks the trials of --tune; write another tag.")
         elif not tag.isprintable() or {"@", "/", "\\"} & set(tag):
             remedy = "write printable characters except @, / and \\"
         else:

@@ -22,6 +22,7 @@ from cnnbench.spec.metrics import names_of
 from cnnbench.spec.vocabulary import METRIC
 from cnnbench.system import commands
 
+_TAKES = "takes"  # a number of steps
 TEST = "test_"  # prefix of a metric's name: its value on the test images
 
 
@@ -198,7 +199,7 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
         _Fact("has", splits, f"splits of {sizes} images", "give both the same dataset sizes"),
         _Fact("ran", data.digest, f"on {data.name} with digest {data.digest}", same_data),
         _Fact(
-            "takes",
+            _TAKES,
             steps,
             f"{record.num_steps:,} step{'s' * (record.num_steps != 1)}",
             "give both the same epochs, batch size and drop_last",
@@ -227,12 +228,20 @@ def _another(run: Finished) -> str:
     return f", such as {images}{others[0]}" if others else ""
 
 
-def difference(first: Finished, other: Finished) -> str | None:
-    """The reason why two runs cannot be compared, with a remedy; None if they can."""
+def difference(first: Finished, other: Finished, *, steps: bool = True) -> str | None:
+    """The reason why two runs cannot be compared, with a remedy; None if they can.
+
+    Args:
+      first: a run.
+      other: another one.
+      steps: True if they must have the same number of training steps.
+    """
     one, two = first.record.name, other.record.name
     if one == two:
         one, two = run_path(first.record), run_path(other.record)
     for a, b in zip(_facts(first), _facts(other), strict=True):
+        if a.verb == _TAKES and not steps:
+            continue
         if a.identity != b.identity and None not in (a.identity, b.identity):
             return f"'{one}' {a.verb} {a.words}, '{two}' {b.words}; {a.remedy}"
     return None
@@ -257,10 +266,13 @@ def recipes(runs: Sequence[tuple[str, RunRecord]]) -> str | None:
         f"{enumeration(list(map(clean, names)))}: {epochs_text(epochs)}, batch size {size:,}"
         for (epochs, size), names in labels.items()
     ]
+    same = "take the same number of steps but see different numbers of images"
+    if len({record.num_steps for _, record in runs}) > 1:
+        same = "see the same images but take different numbers of steps"
     return (
-        f"Different training recipes: {'; '.join(groups)}. All take the same number of steps but"
-        " see different numbers of images, so a difference may come from the recipe rather than"
-        " the network; train all with the same epochs and batch size to rule that out."
+        f"Different training recipes: {'; '.join(groups)}. All {same}, so a difference may come"
+        " from the recipe rather than the network; train all with the same epochs and batch size"
+        " to rule that out."
     )
 
 

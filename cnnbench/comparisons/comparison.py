@@ -169,12 +169,15 @@ class Comparison:
         return self.metric if self.validates else f"{TEST}{self.metric}"
 
 
-def compare(runs: Sequence[RunResult], criteria: Criteria = JUDGED) -> Comparison:
+def compare(
+    runs: Sequence[RunResult], criteria: Criteria = JUDGED, *, steps: bool = True
+) -> Comparison:
     """Compare the given runs, in that order.
 
     Args:
       runs: at least one.
       criteria: settings of the comparison.
+      steps: True to refuse different numbers of training steps, as of a tuned batch size.
 
     Raises:
       IncomparableError: there are no runs, one is unfinished, or their numbers
@@ -183,7 +186,7 @@ def compare(runs: Sequence[RunResult], criteria: Criteria = JUDGED) -> Compariso
     """
     finished = finished_runs(runs, criteria.metric)
     for other in finished[1:]:
-        if reason := difference(finished[0], other):
+        if reason := difference(finished[0], other, steps=steps):
             these = enumeration([run_path(run.record) for run in (finished[0], other)])
             raise IncomparableError(f"{reason} (compared: {these}; choose other runs by RUN-ID)")
     finished = _best_first(finished, criteria)

@@ -230,7 +230,8 @@ def _devices(runs: Sequence[Timed]) -> Iterator[TimingWarning]:
 
 def _order(runs: Sequence[Timed]) -> Iterator[TimingWarning]:
     """Warns of runs that did not alternate, so that load may have slowed one of them only."""
-    commands = {run.record.environment.command for run in runs}
+    records = [run.record for run in runs]
+    commands = {record.session or record.environment.command for record in records}
     starts = [run.record.started_at for run in runs]
     ends = [run.record.finished_at or run.record.started_at for run in runs]
     # A clock that was set back in between says nothing about the order.

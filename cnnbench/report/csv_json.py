@@ -96,7 +96,8 @@ def csv_text(comparisons: Sequence[Comparison]) -> str:
 
 def json_text(comparisons: Sequence[Comparison]) -> str:
     """Everything in the comparisons, with the raw value of each seed."""
-    return codec.encode_document({"comparisons": tuple(map(_json, comparisons))}).decode()
+    fields = {"comparisons": tuple(map(comparison_fields, comparisons))}
+    return codec.encode_document(fields).decode()
 
 
 def csv_rows(comparison: Comparison) -> Iterator[dict[str, object]]:
@@ -122,7 +123,8 @@ def _json_rows(columns: Sequence[Column[R]], rows: Iterable[R]) -> tuple[dict[st
     )
 
 
-def _json(comparison: Comparison) -> dict[str, object]:
+def comparison_fields(comparison: Comparison) -> dict[str, object]:
+    """A comparison for JSON."""
     return _values(JSON_FIELDS, comparison)
 
 

@@ -77,6 +77,7 @@ def create(
     results_dir: Path,
     command: Sequence[str],
     tags: Sequence[str] = (),
+    session: str = "",
 ) -> Iterator[Opened]:
     """Creates the folder of a new run.
 
@@ -92,6 +93,7 @@ def create(
     folder = create_run(results_dir, loaded.experiment.name, datetime.now(UTC))
     with alone(folder):
         record = _first_record(job, folder.run_id, ran_on, source, tags)
+        record = dataclasses.replace(record, session=session)
         folder.write_spec(loaded.text)
         folder.write_resolved(loaded.resolved())
         if source:

@@ -54,6 +54,8 @@ class Request:
       allow_python: True to import a Python model from anywhere.
       tags: tags of the run; a run that exists already gets them, too.
       workers: worker processes that decode the images of a streamed dataset; None for one per core.
+      session: the same for requests with other command lines that are interleaved with this one.
+      again: the command line that continues after an interrupt, if it trains more than this run.
     """
 
     path: Path
@@ -70,6 +72,8 @@ class Request:
     allow_python: bool = False
     tags: Sequence[str] = ()
     workers: int | None = None
+    session: str = ""
+    again: Sequence[str] = ()
 
 
 def check_all(requests: Sequence[Request]) -> None:
@@ -196,12 +200,18 @@ def _advise_resuming(
         groups.setdefault(commands.resume_options(recorder.command), []).append(recorder)
     if isinstance(error, SystemExit):  # nobody reads it
         return
+    if stopped and (again := next((run.again for run in runs if run.again), ())):
+        _advise(f"continue with: {commands.command_line(again)}", note, error)
+        return
     for group in groups.values():
         line = commands.resume(group[0].command, *(each.folder.path for each in group))
-        text = f"resume with: {line}"
-        if isinstance(error, KeyboardInterrupt):
-            error.add_note(text)
-        note(f"interrupted; {text}")
+        _advise(f"resume with: {line}", note, error)
+
+
+def _advise(text: str, note: Callable[[str], None], error: BaseException | None) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        error.add_note(text)
+    note(f"interrupted; {text}")
 
 
 def interleave(runs: "Sequence[TrainingRun]") -> "Iterator[tuple[TrainingRun, tuple[int, ...]]]":
@@ -244,6 +254,11 @@ class TrainingRun:
         self._trainer: Trainer | None = None
         self._result: RunResult | None = None
         self._watch.pause()
+
+    @property
+    def again(self) -> Sequence[str]:
+        """The command line that continues after an interrupt; empty to resume this run."""
+        return self._request.again
 
     @property
     def remaining(self) -> Sequence[tuple[int, ...]]:
@@ -368,7 +383,8 @@ class TrainingRun:
                 tags=request.tags,
             )
         else:
-            new = create(job, loaded, request.results_dir, request.command, request.tags)
+            where, tags = request.results_dir, request.tags
+            new = create(job, loaded, where, request.command, tags, request.session)
             opened = self._folder.enter_context(new)
         job = _continued(job, opened)
         self.recorder = Recorder(job, opened, self._listener)

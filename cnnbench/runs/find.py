@@ -24,7 +24,7 @@ from cnnbench.runs.folder import (
     read_run,
     read_run_entry,
 )
-from cnnbench.runs.records import RunRecord, RunResult, Status
+from cnnbench.runs.records import TRIAL, RunRecord, RunResult, Status
 from cnnbench.spec.document import read_document
 from cnnbench.system import commands
 
@@ -76,7 +76,7 @@ def run_folders(results_dir: Path) -> list[Path]:
 
 
 def newest_finished(results_dir: Path) -> Selection:
-    """Selects the newest finished run of each experiment that has one.
+    """Selects the newest finished run of each experiment that has one, without trials of tuning.
 
     The experiment whose first finished run is the oldest comes first, so it remains the baseline
     when it is trained again.
@@ -84,7 +84,7 @@ def newest_finished(results_dir: Path) -> Selection:
     Raises:
       StoreError: a folder or the epochs of a chosen run cannot be read.
     """
-    listings = [_list_folders(_run_folders(folder)) for folder in _folders(results_dir)]
+    listings = [_without_trials(_run_folders(folder)) for folder in _folders(results_dir)]
     finished = sorted(filter(None, map(_finished, listings)), key=lambda runs: _start(runs[0]))
     warnings = (w for or_list in listings for w in or_list.warnings)
     return _select((runs[-1].path for runs in finished), warnings)
@@ -111,7 +111,7 @@ def newest_group(
     Raises:
       StoreError: a folder or the epochs of a chosen run cannot be read.
     """
-    all_runs = [_list_folders(_run_folders(folder)) for folder in _folders(results_dir)]
+    all_runs = [_without_trials(_run_folders(folder)) for folder in _folders(results_dir)]
     warnings = [w for runs in all_runs for w in runs.warnings]
     finished = sorted(filter(_finished, all_runs), key=lambda runs: _start(_finished(runs)[0]))
     if not finished:
@@ -300,7 +300,7 @@ def _named(argument: str, results_dir: Path) -> _Named:
                 return _Named(argument, Listing((), ()), path)
         for path in candidates:
             if folders := _run_folders(path):
-                return _Named(argument, _list_folders(folders), folder=str(path))
+                return _Named(argument, _without_trials(folders), folder=str(path))
     name, at, tag = argument.rpartition("@")
     if at and tag:
         return _tagged(argument, name, tag, results_dir)
@@ -319,11 +319,18 @@ def _entries(named: _Named) -> tuple[RunEntry, ...]:
     if finished := _finished(named.runs):
         return tuple(finished)
     if not named.runs.entries:
-        raise IncomparableError(f"{named.folder}: no finished run; {named.runs.warnings[-1]}")
+        reason = (named.runs.warnings or (_only_trials(named.argument),))[-1]
+        raise IncomparableError(f"{named.folder}: no finished run; {reason}")
     counts = Counter(entry.status for entry in named.runs.entries)
     states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     remedy = _how_to_finish(named.runs.entries[-1])
     raise IncomparableError(f"{named.folder}: no finished run ({states}); {remedy}")
+
+
+def _only_trials(argument: str) -> str:
+    """Says that an experiment has no runs but trials of tuning."""
+    newest = commands.command_line([f"{Path(argument).name}@{TRIAL}"])
+    return f"all its runs are trials of --tune; name the newest one as {newest}"
 
 
 def _how_to_finish(entry: RunEntry) -> str:
@@ -597,6 +604,13 @@ def _list_folders(folders: Iterable[Path]) -> Listing:
             warnings.append(f"{_SKIPPED}: {error}")
     entries.sort(key=_start)
     return Listing(tuple(entries), (*filter(None, map(_from_future, entries[-1:])), *warnings))
+
+
+def _without_trials(folders: Iterable[Path]) -> Listing:
+    """Lists runs except trials of tuning, which only their RUN-ID, folder or tag refers to."""
+    listing = _list_folders(folders)
+    entries = tuple(entry for entry in listing.entries if not entry.record.is_trial)
+    return Listing(entries, listing.warnings)
 
 
 def _from_future(newest: RunEntry) -> str | None:

@@ -16,6 +16,7 @@ from cnnbench.spec.metrics import heading, metric_text
 from cnnbench.system.stopwatch import Timing
 
 FORMAT_VERSION = 3  # of these values in files; docs/reference/run-folder.md has its history
+TRIAL, TUNED = "tune", "tuned"  # tags of the trials of `run --tune`, and of what they chose
 
 
 class Status(StrEnum):
@@ -279,6 +280,8 @@ class RunRecord:
       best_metric: metric of `restore_best`; empty without it.
       folds: with cross-validation, the fold that each of `seeds` validates on, from 0; otherwise
         empty.
+      session: the same for runs that were trained interleaved although their command lines differ;
+        otherwise empty.
     """
 
     run_id: str
@@ -307,6 +310,7 @@ class RunRecord:
     stop_metric: str = ""
     best_metric: str = ""
     folds: tuple[int, ...] = ()
+    session: str = ""
 
     @property
     def split_text(self) -> str:
@@ -335,6 +339,11 @@ class RunRecord:
     def tags_text(self) -> str:
         """The tags, each after a space and an @; empty without tags."""
         return "".join(f" @{tag}" for tag in self.tags)
+
+    @property
+    def is_trial(self) -> bool:
+        """True for a trial of `run --tune`, which comparisons skip unless it is named."""
+        return TRIAL in self.tags
 
     @property
     def overrides(self) -> tuple[str, ...]:

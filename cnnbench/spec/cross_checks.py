@@ -448,7 +448,7 @@ def _selection_issues(
     reported = DEFAULT_METRICS[task] if task else ()
     known = ("loss", *(reported if train.metrics is None else train.metrics))
     for at, metric in chosen.items():
-        if dataset and _lacks_validation(dataset, info):
+        if dataset and lacks_validation(dataset, info):
             message = f"{at[1]} needs validation images, and there are none"
             key = "split" if dataset.random_split else "splits"
             yield Issue(at[:2], message, f"set dataset.{key}.validation, or remove {at[1]}")
@@ -460,7 +460,8 @@ def _selection_issues(
             yield Issue(at, message, f"add it there, or use {or_list(known)}")
 
 
-def _lacks_validation(dataset: DatasetSpec, info: DatasetInfo | None) -> bool:
+def lacks_validation(dataset: DatasetSpec, info: DatasetInfo | None) -> bool:
+    """True if there are no validation images, as far as the file says."""
     if dataset.random_split:
         return not (dataset.random_split.folds or dataset.random_split.validation)
     number = dataset.splits.validation

@@ -34,7 +34,7 @@ IN_ORDER = {ROOT / "docs" / "tutorial" / "own-data.md"}  # test_own_data runs th
 SHORT = ["--dataset", "mnist_5k", "--epochs", "1", "dataset.train_examples=500"]
 # Pages whose commands take longest; the others use the same commands with other options.
 SLOW = {"README.md", "augment.md", "autoencoders.md", "early-stopping.md", "gradient.md"}
-SLOW |= {"post.md", "spec.md", "training-recipes.md"}
+SLOW |= {"post.md", "spec.md", "training-recipes.md", "tune.md"}
 
 
 def yaml_blocks(page: Path) -> list[str]:
@@ -128,6 +128,8 @@ def shortened(command: str) -> list[str]:
                 at = words.index(option)
                 del words[at : at + 2]
         words = [w for w in words if not w.startswith("train.epochs=")] + SHORT
+        if "--tune" in words and "--trials" not in words:
+            words += ["--trials", "2", "--tune-seeds", "1"]
     if words[0] == "watch":
         words.append("--once")  # there is no terminal
     if words[0] == "bench" and "--against" in words:

@@ -78,6 +78,29 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             " the largest other.",
         ),
     ] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="First tune keys, such as learning_rate: equal trials for every experiment, with"
+            " factors (KEY=x0.3:x1:x3) or values (KEY=0.1:0.2); compare them as written and each"
+            " at its best (repeatable).",
+            metavar="KEY[,KEY]",
+            show_default=False,
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            help="Trials of each experiment with --tune, spread over the combinations; default:"
+            " all.",
+            metavar="N",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    tune_seeds: Annotated[
+        int, typer.Option(help="Seeds of each trial, from 1000.", metavar="N", min=1)
+    ] = 2,
     profile: Annotated[
         Path | None,
         typer.Option(
@@ -132,8 +155,6 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = False,
 ) -> None:
     """Train experiments over several seeds and compare them."""
-    from cnnbench.graph.widen import MatchedSize
-    from cnnbench.runner.match_size import with_match
     from cnnbench.runner.run import Request
     from cnnbench.system.signals import handle_signals
 
@@ -160,9 +181,17 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         # Options apply to the file; overrides after them may be more specific.
         requests = [make(path, given + overrides, needed=needed) for path in paths]
     if match:
-        requests = with_match(requests, MatchedSize(match.value), tell)
+        requests = _matched(requests, match)
     if test:
         _check_test(test, requests)
+    if tune or trials is not None:
+        from cnnbench.cli.tuning import Display, TuneOptions, tune_experiments
+
+        others = {"resume": resume, "profile": profile}
+        options = TuneOptions(tune or (), trials, tune_seeds, others, test_name(test))
+        display = Display(partial(_dry_run, requests) if dry_run else None, json, quiet, verbose)
+        tune_experiments(requests, options, display)
+        return
     if dry_run:
         _dry_run(requests)
         return
@@ -176,6 +205,13 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             _print_json(results, () if quiet else folders, test)
         else:
             _print_results(results, list(folders), results_dir, test, verbose=verbose)
+
+
+def _matched(requests: "Sequence[Request]", match: Match) -> "list[Request]":
+    from cnnbench.graph.widen import MatchedSize
+    from cnnbench.runner.match_size import with_match
+
+    return with_match(requests, MatchedSize(match.value), tell)
 
 
 def check_folders(data_dir: Path | None, profile: Path | None = None) -> None:

@@ -1,0 +1,205 @@
+"""``cnnbench run --tune``: trials with progress, then both verdicts."""
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cnnbench.cli.progress import Bars, Board, Lines, Silent, listening
+from cnnbench.cli.terminal import print_document, stderr, stdout, tell
+from cnnbench.comparisons.comparability import TEST
+from cnnbench.comparisons.verdict import Pairing
+from cnnbench.errors import UsageError
+from cnnbench.report.columns import TableOptions
+from cnnbench.report.tuning import json_tuning, terminal_tuning
+from cnnbench.runner.run import Request, check_all, run_by_turns
+from cnnbench.runner.tuning import (
+    TuningPlan,
+    judge_tuned,
+    plan_tuning,
+    run_trials,
+    verdict_requests,
+)
+from cnnbench.system import commands
+from cnnbench.system.signals import handle_signals
+
+if TYPE_CHECKING:
+    from cnnbench.runs.records import RunResult
+    from cnnbench.spec.loader import Loaded
+
+
+class TrialBars(Bars):
+    """A bar without the lines on data and compilation that are the same for all trials.
+
+    Args:
+      board: the bar's board.
+      said: the title of the trial.
+    """
+
+    def __init__(self, board: Board, said: str) -> None:
+        super().__init__(board, several=True, tables=False)
+        self._said = said
+
+    def loaded(self, loaded: "Loaded") -> None:
+        """Starts the bar."""
+        super().loaded(loaded)
+        self.title = self._said
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Prints notes only."""
+        if style is not None:
+            super().say(text, style)
+
+
+@contextmanager
+def trial_listening(title: str, *, quiet: bool, verbose: bool) -> Iterator[Silent]:
+    """Makes the listener of a trial; its bar is removed at the end.
+
+    Args:
+      title: what the trial is.
+      quiet: print notes only.
+      verbose: print a line per epoch.
+    """
+    console = stderr()
+    if quiet or not (verbose or console.is_terminal):
+        yield Silent(console)
+        return
+    if verbose:
+        yield Lines(console, several=True, tables=False, verbose=True)
+        return
+    bars = TrialBars(Board(console), title)
+    try:
+        yield bars
+    finally:
+        bars.close()
+
+
+@dataclass(frozen=True, slots=True)
+class TuneOptions:
+    """Options of the command.
+
+    Args:
+      keys: the values of ``--tune``.
+      trials: number of trials of each experiment; None for all points.
+      seeds: seeds of each trial.
+      others: values of options that cannot be combined with ``--tune``, by name.
+      test: the test of the verdicts; None for the default.
+    """
+
+    keys: Sequence[str]
+    trials: int | None
+    seeds: int
+    others: Mapping[str, object]
+    test: Pairing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """What the command prints.
+
+    Args:
+      dry_run: shows the experiments of a command that trains nothing; None to train.
+      json: print JSON.
+      quiet: print no progress.
+      verbose: print every epoch.
+    """
+
+    dry_run: Callable[[], None] | None
+    json: bool
+    quiet: bool
+    verbose: bool
+
+
+_REMEDIES = {"resume": "run the command of the tuning again, which continues where it stopped"}
+
+
+def tune_experiments(requests: Sequence[Request], options: TuneOptions, display: Display) -> None:
+    """Tunes experiments, trains the verdicts, and prints them.
+
+    Args:
+      requests: the experiments.
+      options: what is tuned.
+      display: what is printed.
+
+    Raises:
+      UsageError: options or space are not valid.
+      CnnbenchError: a run cannot be trained, or the experiments cannot be compared.
+    """
+    _check(options)
+    plan = plan_tuning(requests, options.keys, options.trials, options.seeds)
+    if display.dry_run:
+        display.dry_run()
+        _show_plan(plan)
+        return
+    check_all(requests)
+    _train(plan, options.test, display)
+
+
+def _check(options: TuneOptions) -> None:
+    if not options.keys:
+        raise UsageError("--trials: has no effect without --tune; add --tune learning_rate.")
+    if given := next((name for name, value in options.others.items() if value), None):
+        remedy = _REMEDIES.get(given, "remove one of them")
+        raise UsageError(f"--{given}: cannot be combined with --tune; {remedy}.")
+
+
+def _show_plan(plan: TuningPlan) -> None:
+    """Prints the trials that `--dry-run` does not train, and their cost."""
+    for arm in plan.arms:
+        for trial in arm.trials:
+            written = " (as written)" if trial.written else ""
+            tell(f"would try {arm.label}: {' '.join(trial.overrides)}{written}", err=False)
+    for line in plan.cost:
+        tell(line, err=False)
+
+
+def _train(plan: TuningPlan, test: Pairing | None, display: Display) -> None:
+    quiet, verbose = display.quiet, display.verbose
+
+    def listen(title: str) -> AbstractContextManager[Silent]:
+        return trial_listening(title, quiet=quiet, verbose=verbose)
+
+    def say(line: str) -> None:
+        if not quiet:
+            tell(line)
+
+    for line in plan.cost:
+        say(line)
+    with handle_signals():
+        tuned = run_trials(plan, listen, say)
+        session = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+        requests, places = verdict_requests(plan, tuned, session)
+        with listening(stderr(), len(requests), quiet=quiet, verbose=verbose) as listeners:
+            runs = run_by_turns(requests, listeners)
+    found = judge_tuned(tuned, runs, places, test)
+    if display.json:
+        print_document(json_tuning(found), "json")
+        return
+    for part in terminal_tuning(found, TableOptions(verbose=verbose)):
+        stdout().print(part)
+    judged = ["--metric", f"{TEST}{tuned.metric}", *(["--test", test] if test else [])]
+    for line in _ending(requests, runs, places, judged):
+        tell(line, err=False)
+
+
+def _ending(
+    requests: Sequence[Request],
+    runs: "Sequence[RunResult]",
+    places: Sequence[int],
+    judged: Sequence[str],
+) -> Iterator[str]:
+    """Says how to train the chosen networks again, and how to compare them."""
+    tuned = [place for place in places if place >= len(places)]
+    for number, place in enumerate(tuned):
+        yield f"{'' if number else 'Again:':6} {commands.command_line(requests[place].command)}"
+    where = commands.results_dir_option(requests[0].results_dir)
+    ids = [run.record.run_id for run in runs]
+    best = [ids[place] for place in places]
+    first = [] if len(places) > 1 else ["--baseline", ids[0]]
+    pairs = [ids[: len(places)], best] if len(places) > 1 else [[ids[0], best[0]]]
+    for number, own in enumerate(pairs if tuned else pairs[:1]):
+        if len(set(own)) > 1:
+            words = commands.cnnbench("compare", *own, *judged, *first, *where)
+            yield f"{'' if number else 'Next:':6} {words}"
