@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cnnbench.cli.progress import Bars, Board, Lines, Silent, listening
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell
 from cnnbench.comparisons.comparability import TEST
-from cnnbench.comparisons.verdict import Pairing
+from cnnbench.comparisons.samples import Pairing
 from cnnbench.errors import UsageError
 from cnnbench.report.columns import TableOptions
 from cnnbench.report.tuning import json_tuning, terminal_tuning

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cnnbench.comparisons.comparability import TEST, finished_runs, run_path, values
 from cnnbench.comparisons.comparison import compare
+from cnnbench.comparisons.samples import Pairing
 from cnnbench.comparisons.tuning import (
     Trial,
     TunedArm,
@@ -21,7 +22,7 @@ from cnnbench.comparisons.tuning import (
     Tuning,
     budget_text,
 )
-from cnnbench.comparisons.verdict import Criteria, Pairing
+from cnnbench.comparisons.verdict import Criteria
 from cnnbench.errors import SpecError, UsageError
 from cnnbench.formatting import numbered
 from cnnbench.report.tuning import trial_line

@@ -156,7 +156,6 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Train experiments over several seeds and compare them."""
     from cnnbench.runner.run import Request
-    from cnnbench.system.signals import handle_signals
 
     check_folders(data_dir, profile)
     check_tags(tag or ())
@@ -195,6 +194,21 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     if dry_run:
         _dry_run(requests)
         return
+    _train_and_print(requests, results_dir, test, json=json, quiet=quiet, verbose=verbose)
+
+
+def _train_and_print(
+    requests: "Sequence[Request]",
+    results_dir: Path,
+    test: SeedTest | None,
+    *,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Runs experiments, and prints those that are finished even if another one fails."""
+    from cnnbench.system.signals import handle_signals
+
     results: list[RunResult] = []
     folders: dict[Path, None] = {}
     try:
