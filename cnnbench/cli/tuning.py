@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from cnnbench.cli.progress import Bars, Board, Lines, Silent, listening
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell
+from cnnbench.cli.tuned_text import json_tuning, terminal_tuning, trial_line
 from cnnbench.comparisons.comparability import TEST
 from cnnbench.comparisons.samples import Pairing
+from cnnbench.comparisons.tuning import Trial
 from cnnbench.errors import UsageError
 from cnnbench.report.columns import TableOptions
-from cnnbench.report.tuning import json_tuning, terminal_tuning
 from cnnbench.runner.run import Request, check_all, run_by_turns
 from cnnbench.runner.tuning import (
     TuningPlan,
@@ -96,7 +97,7 @@ class TuneOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Display:
+class TuneDisplay:
     """What the command prints.
 
     Args:
@@ -115,7 +116,9 @@ class Display:
 _REMEDIES = {"resume": "run the command of the tuning again, which continues where it stopped"}
 
 
-def tune_experiments(requests: Sequence[Request], options: TuneOptions, display: Display) -> None:
+def tune_experiments(
+    requests: Sequence[Request], options: TuneOptions, display: TuneDisplay
+) -> None:
     """Tunes experiments, trains the verdicts, and prints them.
 
     Args:
@@ -155,18 +158,18 @@ def _show_plan(plan: TuningPlan) -> None:
         tell(line, err=False)
 
 
-def _train(plan: TuningPlan, test: Pairing | None, display: Display) -> None:
+def _train(plan: TuningPlan, test: Pairing | None, display: TuneDisplay) -> None:
     quiet, verbose = display.quiet, display.verbose
 
     def listen(title: str) -> AbstractContextManager[Silent]:
         return trial_listening(title, quiet=quiet, verbose=verbose)
 
-    def say(line: str) -> None:
+    def say(title: str, trial: Trial, metric: str) -> None:
         if not quiet:
-            tell(line)
+            tell(trial_line(title, trial, metric))
 
-    for line in plan.cost:
-        say(line)
+    if not quiet:
+        tell("\n".join(plan.cost))
     with handle_signals():
         tuned = run_trials(plan, listen, say)
         session = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"

@@ -77,7 +77,7 @@ class TunedArm:
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
+class TuningResult:
     """A tuning of several experiments with equal budgets.
 
     Args:
@@ -118,7 +118,7 @@ def budget_text(trials: int, seeds: int, epochs: int) -> str:
     return f"{product} = {total:,} epoch{'s' * (total != 1)}"
 
 
-def edge_warnings(tuning: Tuning) -> Iterator[str]:
+def edge_warnings(tuning: TuningResult) -> Iterator[str]:
     """Warns of a best trial at the end of an axis, beyond which a better one may be."""
     for arm in tuning.arms:
         if arm.best is None:
@@ -163,7 +163,7 @@ def _extended(axis: TunedAxis, place: int) -> list[str]:
     return [new, *ordered] if place == ranked[0] else [*ordered, new]
 
 
-def crossings(tuning: Tuning) -> Iterator[str]:
+def crossings(tuning: TuningResult) -> Iterator[str]:
     """Compares the expected best of each experiment with that of the baseline, by budget."""
     base, *others = tuning.arms
     for arm in others:
@@ -209,7 +209,7 @@ def _range(budgets: Sequence[int]) -> str:
 
 
 def changed_finding(
-    tuning: Tuning, written: Sequence[Verdict], best: Sequence[Verdict]
+    tuning: TuningResult, written: Sequence[Verdict], best: Sequence[Verdict]
 ) -> Iterator[str]:
     """Headlines: the verdicts that tuning changes.
 
@@ -252,7 +252,7 @@ class TunedComparison:
         experiment has no best or if they are all as written.
     """
 
-    tuning: Tuning
+    tuning: TuningResult
     written: Comparison | None
     best: Comparison | None
 

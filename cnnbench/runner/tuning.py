@@ -19,13 +19,12 @@ from cnnbench.comparisons.tuning import (
     TunedArm,
     TunedAxis,
     TunedComparison,
-    Tuning,
+    TuningResult,
     budget_text,
 )
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.errors import SpecError, UsageError
 from cnnbench.formatting import numbered
-from cnnbench.report.tuning import trial_line
 from cnnbench.runner.recorder import Listener
 from cnnbench.runner.run import Request, run_by_turns
 from cnnbench.runner.tuning_space import Axis, Setting, choose_points, parse_axes, settings_of
@@ -265,13 +264,15 @@ def as_options(overrides: Sequence[str]) -> list[str]:
     return [*words, *options]
 
 
-def run_trials(plan: TuningPlan, listening: Listening, said: Callable[[str], None]) -> Tuning:
+def run_trials(
+    plan: TuningPlan, listening: Listening, said: Callable[[str, Trial, str], None]
+) -> TuningResult:
     """Trains all trials, point by point, so that an interrupt leaves equal budgets.
 
     Args:
       plan: the trials.
       listening: makes the listener of each.
-      said: called with a line on each finished trial.
+      said: called with title and result of each trial, and the metric.
 
     Raises:
       CnnbenchError: as `run_by_turns`.
@@ -289,12 +290,12 @@ def run_trials(plan: TuningPlan, listening: Listening, said: Callable[[str], Non
                 (run,) = run_by_turns([trial.request], [listener])
             result, metric, higher = _result(trial, run)
             own.append(result)
-            said(trial_line(title, result, metric))
+            said(title, result, metric)
     axes = tuple(TunedAxis(axis.key, axis.points) for axis in plan.axes)
     arms = (
         TunedArm(arm.label, tuple(own), higher) for arm, own in zip(plan.arms, found, strict=True)
     )
-    return Tuning(axes, metric, plan.seeds, plan.arms[0].epochs, tuple(arms))
+    return TuningResult(axes, metric, plan.seeds, plan.arms[0].epochs, tuple(arms))
 
 
 def _result(trial: PlannedTrial, run: RunResult) -> tuple[Trial, str, bool]:
@@ -309,7 +310,7 @@ def _result(trial: PlannedTrial, run: RunResult) -> tuple[Trial, str, bool]:
 
 
 def verdict_requests(
-    plan: TuningPlan, tuned: Tuning, session: str
+    plan: TuningPlan, tuned: TuningResult, session: str
 ) -> tuple[list[Request], list[int]]:
     """The runs of the verdicts, on fresh seeds.
 
@@ -337,7 +338,7 @@ def verdict_requests(
 
 
 def judge_tuned(
-    tuned: Tuning,
+    tuned: TuningResult,
     runs: Sequence[RunResult],
     places: Sequence[int],
     test: Pairing | None = None,
@@ -362,6 +363,6 @@ def judge_tuned(
     return TunedComparison(tuned, written, compare(compared, criteria, steps=False))
 
 
-def _criteria(tuned: Tuning, baseline: RunResult, test: Pairing | None) -> Criteria:
+def _criteria(tuned: TuningResult, baseline: RunResult, test: Pairing | None) -> Criteria:
     metric = f"{TEST}{tuned.metric}"
     return Criteria(baseline=run_path(baseline.record), metric=metric, test=test)

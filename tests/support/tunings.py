@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cnnbench.comparisons.comparison import compare
-from cnnbench.comparisons.tuning import Trial, TunedArm, TunedAxis, TunedComparison, Tuning
+from cnnbench.comparisons.tuning import Trial, TunedArm, TunedAxis, TunedComparison, TuningResult
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.runs.records import TUNED, RunResult
 from cnnbench.runs.summary import summarize_seed
@@ -34,11 +34,11 @@ def make_arm(label: str, values: Sequence[Sequence[float]], *, higher: bool = Tr
     return TunedArm(label, tuple(trials), higher)
 
 
-def make_tuning(*arms: TunedArm) -> Tuning:
+def make_tuning(*arms: TunedArm) -> TuningResult:
     """A tuning by accuracy."""
     known = arms or (make_arm("Standard CNN", STANDARD), make_arm("Modified CNN", MODIFIED))
     points = AXIS.points[: len(known[0].trials)]
-    return Tuning((TunedAxis(AXIS.key, points),), "accuracy", (1000, 1001), 3, known)
+    return TuningResult((TunedAxis(AXIS.key, points),), "accuracy", (1000, 1001), 3, known)
 
 
 def make_tuned() -> TunedComparison:

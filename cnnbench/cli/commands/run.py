@@ -184,11 +184,13 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     if test:
         _check_test(test, requests)
     if tune or trials is not None:
-        from cnnbench.cli.tuning import Display, TuneOptions, tune_experiments
+        from cnnbench.cli.tuning import TuneDisplay, TuneOptions, tune_experiments
 
         others = {"resume": resume, "profile": profile}
         options = TuneOptions(tune or (), trials, tune_seeds, others, test_name(test))
-        display = Display(partial(_dry_run, requests) if dry_run else None, json, quiet, verbose)
+        display = TuneDisplay(
+            partial(_dry_run, requests) if dry_run else None, json, quiet, verbose
+        )
         tune_experiments(requests, options, display)
         return
     if dry_run:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from cnnbench.report.tuning import json_tuning, terminal_trials, terminal_tuning, trial_line
+from cnnbench.cli.tuned_text import json_tuning, terminal_trials, terminal_tuning, trial_line
 from tests.support.golden import approved
 from tests.support.tunings import make_tuned
 

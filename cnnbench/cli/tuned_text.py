@@ -8,7 +8,7 @@ from cnnbench.comparisons.tuning import (
     Trial,
     TunedArm,
     TunedComparison,
-    Tuning,
+    TuningResult,
     crossings,
     edge_warnings,
 )
@@ -59,7 +59,7 @@ def terminal_tuning(
     yield from _verdicts(tuned, look)
 
 
-def terminal_trials(tuning: Tuning) -> "Iterator[RenderableType]":
+def terminal_trials(tuning: TuningResult) -> "Iterator[RenderableType]":
     """Yields what a terminal shows of the trials: their values, the best, and budgets."""
     from rich.text import Text
 
@@ -103,7 +103,7 @@ def _as_written(tuned: TunedComparison) -> str:
     return "Each is best as written, so the verdict on each at its own best is the same."
 
 
-def _trials_table(tuning: Tuning) -> WrappedTable:
+def _trials_table(tuning: TuningResult) -> WrappedTable:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -118,7 +118,7 @@ def _trials_table(tuning: Tuning) -> WrappedTable:
     return WrappedTable(table)
 
 
-def trial_grid(tuning: Tuning) -> list[list[str]]:
+def trial_grid(tuning: TuningResult) -> list[list[str]]:
     """The cells of the table of trials; the first row has the headers."""
     keys = [axis.key for axis in tuning.axes]
     header = ["Type", *keys, "Value", heading(f"validation_{tuning.metric}"), "Best"]
@@ -132,7 +132,7 @@ def _without(cells: list[str], place: int) -> list[str]:
     return [cell for number, cell in enumerate(cells) if number != len(cells) + place]
 
 
-def _trial_cells(tuning: Tuning, arm: TunedArm, trial: Trial) -> list[str]:
+def _trial_cells(tuning: TuningResult, arm: TunedArm, trial: Trial) -> list[str]:
     points = points_of(tuning, trial)
     factors = [axis.points[0].startswith("x") for axis in tuning.axes]
     # Several keys of a pattern have several values.
@@ -142,7 +142,7 @@ def _trial_cells(tuning: Tuning, arm: TunedArm, trial: Trial) -> list[str]:
     return [clean(arm.label), *points, value, value_text(trial, tuning.metric), best]
 
 
-def chosen_lines(tuning: Tuning) -> Iterator[str]:
+def chosen_lines(tuning: TuningResult) -> Iterator[str]:
     """Says what was chosen, how, and at what cost."""
     seeds = enumeration(list(map(str, tuning.seeds)))
     count = f"mean of seeds {seeds}" if len(tuning.seeds) > 1 else f"seed {seeds}"
@@ -159,14 +159,14 @@ def chosen_lines(tuning: Tuning) -> Iterator[str]:
             yield f"Best of {clean(arm.label)}: {values}{written}."
 
 
-def _seconds(tuning: Tuning) -> str:
+def _seconds(tuning: TuningResult) -> str:
     times = [sum(trial.seconds for trial in arm.trials) for arm in tuning.arms]
     if not any(times):
         return ""
     return f"; {' and '.join(f'{time:,.0f} s' for time in times)} of training"
 
 
-def _expected_table(tuning: Tuning) -> WrappedTable:
+def _expected_table(tuning: TuningResult) -> WrappedTable:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -181,7 +181,7 @@ def _expected_table(tuning: Tuning) -> WrappedTable:
     return WrappedTable(table)
 
 
-def expected_grid(tuning: Tuning) -> list[list[str]]:
+def expected_grid(tuning: TuningResult) -> list[list[str]]:
     """The cells of the table of the expected best by budget, headers first."""
     number = len(tuning.arms[0].trials)
     few = range(1, number + 1) if number <= _ALL else sorted({*BUDGETS, number})
@@ -191,7 +191,7 @@ def expected_grid(tuning: Tuning) -> list[list[str]]:
     return [header, *rows]
 
 
-def _expected_cells(tuning: Tuning, arm: TunedArm, budgets: Sequence[int]) -> Iterator[str]:
+def _expected_cells(tuning: TuningResult, arm: TunedArm, budgets: Sequence[int]) -> Iterator[str]:
     for k in budgets:
         value = arm.expected[k - 1]
         yield metric_text(tuning.metric, value) if math.isfinite(value) else MISSING
@@ -212,7 +212,7 @@ def json_fields(tuned: TunedComparison) -> dict[str, object]:
     }
 
 
-def tuning_fields(tuning: Tuning) -> dict[str, object]:
+def tuning_fields(tuning: TuningResult) -> dict[str, object]:
     """The trials of a tuning for JSON."""
     return {
         "axes": tuple({"key": axis.key, "points": axis.points} for axis in tuning.axes),
@@ -225,7 +225,7 @@ def tuning_fields(tuning: Tuning) -> dict[str, object]:
     }
 
 
-def _arm_fields(tuning: Tuning, arm: TunedArm) -> dict[str, object]:
+def _arm_fields(tuning: TuningResult, arm: TunedArm) -> dict[str, object]:
     best = arm.best
     return {
         "label": arm.label,
@@ -235,7 +235,7 @@ def _arm_fields(tuning: Tuning, arm: TunedArm) -> dict[str, object]:
     }
 
 
-def _trial_fields(tuning: Tuning, trial: Trial) -> dict[str, object]:
+def _trial_fields(tuning: TuningResult, trial: Trial) -> dict[str, object]:
     return {
         "point": points_of(tuning, trial),
         "overrides": trial.overrides,
@@ -248,6 +248,6 @@ def _trial_fields(tuning: Tuning, trial: Trial) -> dict[str, object]:
     }
 
 
-def points_of(tuning: Tuning, trial: Trial) -> tuple[str, ...]:
+def points_of(tuning: TuningResult, trial: Trial) -> tuple[str, ...]:
     """The point of a trial on each axis, as text."""
     return tuple(axis.points[i] for axis, i in zip(tuning.axes, trial.point, strict=True))
