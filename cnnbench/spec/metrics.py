@@ -36,7 +36,7 @@ BINARY_METRICS = frozenset({"accuracy", "top5_accuracy", "exact_match"})
 """Those that are 0 or 1 for each image."""
 
 SplitMetricName = Literal[
-    "balanced_accuracy", "macro_f1", "ece", "r2", "mean_average_precision", "micro_f1"
+    "balanced_accuracy", "macro_f1", "ece", "r2", "rmse", "mean_average_precision", "micro_f1"
 ]
 """Metrics that are functions of the outputs and targets of a whole split."""
 
@@ -218,6 +218,14 @@ _TABLE = (
         tasks=_REGRESS,
         higher_is_better=True,
         other_names=("r2_score", "r_squared", "r_square", "coefficient_of_determination"),
+    ),
+    Metric(
+        name="rmse",
+        title="RMSE",
+        description="root mean squared error of the whole split in the unit of the targets, mean"
+        " over targets; scikit-learn's root_mean_squared_error",
+        tasks=_REGRESS,
+        other_names=("root_mean_squared_error", "root_mse", "rms_error"),
     ),
     Metric(
         name="mean_average_precision",

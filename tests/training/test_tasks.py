@@ -143,7 +143,7 @@ train: {{epochs: 2, batch_size: 20, metrics: {metrics}}}
 seeds: 1
 """
 EVERY = {
-    "regress": ["r2", "mae", "mse"],
+    "regress": ["r2", "rmse", "mae", "mse"],
     "multilabel": ["mean_average_precision", "macro_f1", "micro_f1", "exact_match", "hamming_loss"],
 }
 
@@ -174,6 +174,7 @@ def theirs_of(task: str, targets: Any, outputs: Any) -> dict[str, float]:
         return {
             "loss": metrics.mean_squared_error(targets, outputs),
             "r2": metrics.r2_score(targets, outputs),
+            "rmse": metrics.root_mean_squared_error(targets, outputs),
             "mae": metrics.mean_absolute_error(targets, outputs),
             "mse": metrics.mean_squared_error(targets, outputs),
         }

@@ -34,3 +34,16 @@ def r2(predictions: Regressed) -> float:
     constant = (targets == targets[0]).all(axis=0)
     shares = np.where(constant, errors > 0, errors / np.where(constant, 1, total))
     return float(np.mean(1 - shares))
+
+
+def rmse(predictions: Regressed) -> float:
+    """Root mean squared error, the mean over targets; NaN for NaN outputs.
+
+    As in scikit-learn's `root_mean_squared_error`, the root is that of each target over all images,
+    so it is not the mean of roots of the images.
+
+    >>> rmse(Regressed(np.array([[1.0], [2.0]]), np.array([[4.0], [6.0]])))
+    3.5355339059327378
+    """
+    outputs, targets = (np.asarray(each, np.float64) for each in predictions)
+    return float(np.sqrt(((targets - outputs) ** 2).mean(axis=0)).mean())

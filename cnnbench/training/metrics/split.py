@@ -24,7 +24,7 @@ from cnnbench.training.metrics.multilabel import (
     mean_average_precision,
     micro_f1,
 )
-from cnnbench.training.metrics.regression import Regressed, r2
+from cnnbench.training.metrics.regression import Regressed, r2, rmse
 
 Gathered = Classified | Regressed | Labeled | tuple[()]
 """Values of n images, (n, ...) each; empty if no metric needs them."""
@@ -61,6 +61,8 @@ def split_metric(name: SplitMetricName, values: Any) -> float:
             return expected_calibration_error(values)
         case "r2":
             return r2(values)
+        case "rmse":
+            return rmse(values)
         case "mean_average_precision":
             return mean_average_precision(values)
         case "micro_f1":
