@@ -317,15 +317,21 @@ def dataset_of(
     return _dataset(info, entry, choice._replace(of_all=not has_test), notify, own=True)
 
 
-def prepare(name: str, *, data_dir: Path | None, notify: Notify) -> Dataset:
+def prepare(
+    name: str, *, form: ImageForm | None = None, data_dir: Path | None, notify: Notify
+) -> Dataset:
     """Downloads and decodes a dataset into the cache, so that later runs work offline.
+
+    Args:
+      name: as for `load_dataset`.
+      form: as for `load_dataset`.
+      data_dir: as for `load_dataset`.
+      notify: as for `load_dataset`.
 
     Raises:
       DataError: as `load_dataset`.
     """
-    return load_dataset(
-        name, offline=None, splits=None, train_examples=None, data_dir=data_dir, notify=notify
-    )
+    return load_dataset(name, form=form, data_dir=data_dir, notify=notify)
 
 
 def _load(info: DatasetInfo, data_dir: Path | None, notify: Notify) -> CacheEntry:

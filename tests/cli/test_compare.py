@@ -151,6 +151,13 @@ def test_an_absolute_limit_needs_no_second_run(results: Path) -> None:
     assert "with one seed, so no CI" in done.stderr
 
 
+def test_a_single_run_has_no_verdict(results: Path) -> None:
+    done = compare(results, "standard")
+    assert (done.exit_code, "Verdict" in done.stdout) == (0, False)
+    start = f"cnnbench run OTHER.yaml --results-dir {results}"
+    assert done.stderr == f"A verdict takes a second run: {start}\n"
+
+
 def test_one_seed_cannot_be_judged(results: Path) -> None:
     done = compare(results, "standard", "single", "--fail-if", "accuracy:-0.2pp")
     assert done.exit_code == 4

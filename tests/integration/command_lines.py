@@ -50,6 +50,8 @@ LINES = (
     Line("data list", says="mnist_5k"),
     Line("data path --data-dir data", says="cache "),
     Line("data prepare mnist_5k --data-dir data", says="mnist_5k: 4,000 training"),
+    Line("data prepare mnist_5k --resize 20 --data-dir data", says="mnist_5k: 4,000 training"),
+    Line("data prepare imagenette", 2, "imagenette: has images of various sizes"),
     Line("data prepare cmaterdb", 1, "cmaterdb"),
     Line("data inspect pics --output pics.png --data-dir data", says="Exact duplicates: 11."),
     Line("data export mnist_5k digits --data-dir data", says="digits"),

@@ -19,7 +19,7 @@ from cnnbench.cli.terminal import (
     tell,
     write_file,
 )
-from cnnbench.data.catalog import KNOWN, default_data_dir
+from cnnbench.data.catalog import KNOWN, ImageForm, default_data_dir
 from cnnbench.data.dataset import Dataset, dataset_of, prepare
 from cnnbench.data.places import DataPlace, find_place
 from cnnbench.errors import UsageError
@@ -75,14 +75,42 @@ def data_prepare(
             help="Name of the dataset.", metavar="NAME", autocompletion=complete_datasets
         ),
     ],
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            help="Size of the images, as dataset.resize in your experiments: 128, or 96x128"
+            " (height x width). Required for imagenette, whose images have various sizes.",
+            metavar="SIZE",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Download a dataset and cache its decoded images."""
-    dataset = prepare(name, data_dir=data_dir, notify=tell)
+    if resize is None and name in KNOWN and KNOWN[name].varies:
+        example = f"cnnbench data prepare {name} --resize 128"
+        raise UsageError(
+            f"{name}: has images of various sizes; add the size in your experiments: {example}"
+        )
+    form = _form(name, resize) if resize else None
+    dataset = prepare(name, form=form, data_dir=data_dir, notify=tell)
     sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
     train, validation, test = (f"{size:,}" for size in sizes)
     counts = f"{train} training, {validation} validation and {test} test images"
     tell(f"{name}: {counts}, from {dataset.source}", err=False)
+
+
+def _form(name: str, size: str) -> ImageForm | None:
+    """The form of the images of an experiment with this size.
+
+    Raises:
+      UsageError: not a size.
+    """
+    sides = size.lower().split("x")
+    if len(sides) > 2 or not all(each.isdecimal() and int(each) for each in sides):
+        raise UsageError(f"--resize: '{size}' is not a size; use 128, or 96x128 (height x width).")
+    pair = [int(sides[0]), int(sides[-1])]
+    return DatasetSpec.model_validate({"name": name, "resize": {"size": pair}}).form
 
 
 @data_app.command(name="export")

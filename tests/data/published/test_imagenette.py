@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from cnnbench.cli.app import app
 from cnnbench.data.catalog import KNOWN, DatasetInfo, ImageForm, private_api, resized_info
 from cnnbench.data.dataset import Dataset, load_dataset
 from cnnbench.data.published.readers.imagenette import ARCHIVES, SYNSETS
@@ -191,3 +193,40 @@ def test_every_archive_is_registered() -> None:
             assert configs[name.partition("/")[2]].dirname == stem
     assert resized_info(KNOWN["imagenette"], FORM).shape == (16, 12, 3)
     assert isinstance(KNOWN["imagenette"], DatasetInfo)
+
+
+def test_prepared_images_are_those_of_experiments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive(tmp_path / "sets" / "imagenette2-160.tgz")
+    register(
+        monkeypatch, checksum_text(tmp_path / "sets", "http://no.invalid", ["imagenette2-160.tgz"])
+    )
+    words = ["data", "prepare", "imagenette", "--resize", "12x16", "--data-dir"]
+    done = CliRunner().invoke(app, [*words, str(tmp_path / "sets")], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "Decoding 'imagenette'" in done.stderr
+    wanted = DatasetSpec.model_validate({"name": "imagenette", "resize": {"size": [12, 16]}})
+    assert load(tmp_path / "sets", form=wanted.form).train.images.shape[1:] == (12, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            [],
+            "imagenette: has images of various sizes; add the size in your experiments:"
+            " cnnbench data prepare imagenette --resize 128",
+        ),
+        *(
+            (
+                ["--resize", size],
+                f"--resize: '{size}' is not a size; use 128, or 96x128 (height x width).",
+            )
+            for size in ("0", "12y", "1x2x3", "x", "1.5", "-3")
+        ),
+    ],
+)
+def test_prepare_requires_a_size(options: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, ["data", "prepare", "imagenette", *options])
+    assert (done.exit_code, done.stderr) == (2, f"{message}\n")
