@@ -64,6 +64,17 @@ All = Annotated[
     typer.Option("--all", help="Use all experiments, in groups of comparable runs."),
 ]
 
+OverOption = Annotated[
+    str | None,
+    typer.Option(
+        "--over",
+        help="Compare at each value of a key, such as train_examples=1000,2000, epochs, batch_size"
+        " or dataset; without values, at all that the runs have.",
+        metavar="KEY=VALUE,VALUE",
+        show_default=False,
+    ),
+]
+
 Seed = Annotated[
     int | None, typer.Option(help="Seed whose network is used; default: the first.", metavar="N")
 ]

@@ -24,7 +24,16 @@ from cnnbench.comparisons.labels import is_sweep, run_labels
 from cnnbench.comparisons.repetitions import contradiction, repeats
 from cnnbench.comparisons.time_to_target import TimeToTarget, parse_target, time_to_target
 from cnnbench.comparisons.timing_warnings import Timed, TimingWarning
-from cnnbench.comparisons.verdict import ANY, Arm, Criteria, Finding, Verdict, find_baseline, judge
+from cnnbench.comparisons.verdict import (
+    ANY,
+    Arm,
+    Criteria,
+    Finding,
+    Verdict,
+    find_baseline,
+    judge,
+    judge_groups,
+)
 from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.errors import IncomparableError
 from cnnbench.formatting import diverged_text, enumeration, epochs_text, seconds_text
@@ -184,13 +193,44 @@ def compare(
         do not measure the same thing.
       UsageError: a run does not have the metric, or no run matches the baseline.
     """
+    finished = _best_first(_comparable(runs, criteria, steps=steps), criteria)
+    return _comparison(finished, _arms(finished), criteria=criteria)
+
+
+def compare_points(
+    groups: Sequence[Sequence[RunResult]], criteria: Criteria = JUDGED
+) -> tuple[tuple[Comparison, tuple[Arm, ...]], ...]:
+    """Compare each group of runs; the verdicts of all groups are adjusted for one another.
+
+    Args:
+      groups: at least one, each with the runs of the same experiments at another setting.
+      criteria: settings of the comparisons.
+
+    Returns:
+      For each group its comparison, and the per-seed measurements of its runs.
+
+    Raises:
+      IncomparableError: a run is unfinished, or the runs of a group are not comparable.
+      UsageError: a run does not have the metric, or no run matches the baseline.
+    """
+    finished = [_comparable(group, criteria) for group in groups]
+    arms = [_arms(runs) for runs in finished]
+    first = finished[0][0]
+    higher = first.summary.metrics[first.metric] is Direction.HIGHER
+    judged = judge_groups(arms, first.judged_by, criteria, higher=higher)
+    compared = map(partial(_comparison, criteria=criteria), finished, arms, judged)
+    return tuple(zip(compared, arms, strict=True))
+
+
+def _comparable(
+    runs: Sequence[RunResult], criteria: Criteria, *, steps: bool = True
+) -> list[Finished]:
     finished = finished_runs(runs, criteria.metric)
     for other in finished[1:]:
         if reason := difference(finished[0], other, steps=steps):
             these = enumeration([run_path(run.record) for run in (finished[0], other)])
             raise IncomparableError(f"{reason} (compared: {these}; choose other runs by RUN-ID)")
-    finished = _best_first(finished, criteria)
-    return _comparison(finished, _arms(finished), criteria)
+    return finished
 
 
 def run_values(
@@ -238,10 +278,19 @@ def compare_groups(
     chosen = every[find_baseline(every, criteria.baseline)]
     known = [any(s is chosen or criteria.baseline in s.names for s in group) for group in arms]
     first = replace(criteria, baseline=None)
-    return tuple(map(_comparison, groups, arms, (criteria if k else first for k in known)))
+    return tuple(
+        _comparison(group, own, criteria=criteria if k else first)
+        for group, own, k in zip(groups, arms, known, strict=True)
+    )
 
 
-def _comparison(runs: Sequence[Finished], arms: Sequence[Arm], criteria: Criteria) -> Comparison:
+def _comparison(
+    runs: Sequence[Finished],
+    arms: Sequence[Arm],
+    judged: tuple[Verdict, ...] | None = None,
+    *,
+    criteria: Criteria,
+) -> Comparison:
     record, metric = runs[0].record, runs[0].metric
     direction = runs[0].summary.metrics[metric]
     devices = dict.fromkeys(run.record.environment.device_model for run in runs)
@@ -249,7 +298,8 @@ def _comparison(runs: Sequence[Finished], arms: Sequence[Arm], criteria: Criteri
     named = list(zip(labels, runs, strict=True))
     unequal = _contradictions(named)
     costs = tuple(map(partial(_cost_row, criteria), runs, labels))
-    verdicts = judge(arms, runs[0].judged_by, criteria, higher=direction is Direction.HIGHER)
+    higher = direction is Direction.HIGHER
+    verdicts = judge(arms, runs[0].judged_by, criteria, higher=higher) if judged is None else judged
     return Comparison(
         task=record.task,
         metric=metric,

@@ -93,7 +93,11 @@ def _parse(command: Sequence[str]) -> Iterator[Override]:
         name, equals, value = word.partition("=")
         if before in _TEXT_OPTIONS:
             continue
-        if name in _OPTIONS:
+        if "--over" in (before, name):  # as recorded, with one value
+            key, _, value = (word if before == "--over" else value).partition("=")
+            if value:
+                yield Override(key, value, f"--over {key}={value}")
+        elif name in _OPTIONS:
             text = word if equals else f"{word} {following}"
             yield Override(_OPTIONS[name], value if equals else following, text)
         elif equals and name.split(".")[0] in Experiment.model_fields:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import Literal, NamedTuple
 
 from cnnbench.comparisons.samples import Pairing, Procedure, Samples
@@ -171,19 +170,51 @@ def judge(
       UsageError: no run matches the baseline, the noise threshold exceeds any difference, or the
         seeds share training images, so that the test cannot be chosen.
     """
+    return judge_groups([arms], metric, criteria, higher=higher)[0]
+
+
+def judge_groups(
+    groups: Sequence[Sequence[Arm]], metric: str, criteria: Criteria, *, higher: bool
+) -> tuple[tuple[Verdict, ...], ...]:
+    """Verdicts for several groups of runs, each with its own baseline, adjusted for one another.
+
+    Args:
+      groups: the runs of each group.
+      metric: name of the metric.
+      criteria: settings of the comparison.
+      higher: True if higher values of the metric are better.
+
+    Raises:
+      UsageError: as `judge`.
+    """
     _require_possible(criteria.min_effect, metric)
-    base = arms[find_baseline(arms, criteria.baseline)]
-    others = [arm for arm in arms if arm is not base]
-    test = _procedure(base, criteria.test)
-    samples = [Samples(base.values, arm.values, test, base.overlap, base.folds) for arm in others]
+    pairs = [_pairs(arms, criteria) for arms in groups]
+    samples = [sample for group in pairs for _, _, sample in group]
     tests = sum(min(each.numbers) > 1 and not each.lost for each in samples)
     strictest = criteria.alpha / max(1, tests)
-    base_mean = mean(list(base.values.values()))
-    least = criteria.min_effect.in_units(base_mean)
-    question = _Question(metric, higher, criteria.alpha, strictest, base_mean, least)
     compared = [_compared(each, strictest) for each in samples]
-    evidence = _evidence(compared, tests, criteria.alpha)
-    return tuple(map(partial(_verdict, base, question), others, samples, evidence))
+    evidence = iter(_evidence(compared, tests, criteria.alpha))
+    judged = []
+    for group in pairs:
+        verdicts = []
+        for base, arm, sample in group:
+            base_mean = mean(list(base.values.values()))
+            least = criteria.min_effect.in_units(base_mean)
+            question = _Question(metric, higher, criteria.alpha, strictest, base_mean, least)
+            verdicts.append(_verdict(base, question, arm, sample, next(evidence)))
+        judged.append(tuple(verdicts))
+    return tuple(judged)
+
+
+def _pairs(arms: Sequence[Arm], criteria: Criteria) -> list[tuple[Arm, Arm, Samples]]:
+    """The baseline with each other run, and the values that are compared."""
+    base = arms[find_baseline(arms, criteria.baseline)]
+    test = _procedure(base, criteria.test)
+    return [
+        (base, arm, Samples(base.values, arm.values, test, base.overlap, base.folds))
+        for arm in arms
+        if arm is not base
+    ]
 
 
 def _procedure(base: Arm, wanted: Pairing | None) -> Procedure:

@@ -223,6 +223,28 @@ def find_runs(arguments: Sequence[str], results_dir: Path) -> Selection:
     return _select(paths, [*warnings, *notes])
 
 
+def finished_runs_of(
+    argument: str, results_dir: Path
+) -> tuple[tuple[RunEntry, ...], tuple[str, ...]]:
+    """Finds all finished runs that an argument may refer to.
+
+    Args:
+      argument: as in `find_runs`.
+      results_dir: folder of all results.
+
+    Returns:
+      The runs, oldest first, and warnings.
+
+    Raises:
+      UsageError: it matches no run, or several experiments.
+      StoreError: a run cannot be read.
+    """
+    named = _named(argument, results_dir)
+    if named.path is not None:
+        return (read_run_entry(named.path),), ()
+    return tuple(_finished(named.runs)), named.runs.warnings
+
+
 def find_run(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
     """Finds the folder of one run, as `find_runs` does.
 

@@ -9,13 +9,15 @@ from cnnbench.spec.document import inline_text, read_document
 
 _NAMES = ("name", "title")
 LAYERS = "model.layers."
+NULL = "null"
 
 
-def read_settings(path: Path | None) -> dict[str, str]:
+def read_settings(path: Path | None, *, nulls: bool = False) -> dict[str, str]:
     """Reads the settings of a run; empty if they are unknown.
 
     Args:
       path: folder of the run; None if it was not read from one.
+      nulls: also those that are not set.
     """
     if path is None:
         return {}
@@ -25,6 +27,18 @@ def read_settings(path: Path | None) -> dict[str, str]:
         return {}
     if not isinstance(data, dict):
         return {}
+    return {key: value for key, value in settings_of(data).items() if nulls or value != NULL}
+
+
+def settings_of(data: Mapping[str, object]) -> dict[str, str]:
+    """The settings of an experiment, also those that are not set.
+
+    Args:
+      data: the experiment as plain data.
+
+    >>> settings_of({"name": "a", "train": {"epochs": 3, "clip": None}})
+    {'train.epochs': '3', 'train.clip': 'null'}
+    """
     return dict(_flat("", {key: value for key, value in data.items() if key not in _NAMES}))
 
 
@@ -47,5 +61,5 @@ def _flat(above: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from _flat(f"{above}.{key}" if above else str(key), inner)
-    elif value is not None:
+    else:
         yield above, inline_text(value)

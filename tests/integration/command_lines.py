@@ -103,6 +103,8 @@ LINES = (
         says="Verdict",
     ),
     Line("compare tiny wide --fail-if loss:+0.1%", 4, "inconclusive"),
+    Line("run tiny.yaml wide.yaml --over epochs=1,2 --seeds 2 --quiet", says="Verdict"),
+    Line("compare tiny wide --over epochs=1,2", says="Verdict"),
     Line("compare --all --verbose", says="Accuracy"),
     *(Line(f"compare --format {form}") for form in ("table", "md", "csv", "json", "html")),
     Line("compare --format latex", says="toprule"),
@@ -111,6 +113,7 @@ LINES = (
         " --min-effect 0.01 --results-dir results"
     ),
     Line("plot tiny wide -o curves.svg --verbose"),
+    Line("plot tiny wide -o over.png --over epochs=1,2", says="wrote over.png"),
     Line(
         "report tiny wide --output report.html --baseline tiny --metric loss --alpha 0.1"
         " --min-effect 0.01 --results-dir results --data-dir data"

@@ -1,6 +1,6 @@
 """``cnnbench compare``: tables of runs, and a verdict on each against the baseline."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,16 +14,19 @@ from cnnbench.cli.options import (
     Format,
     MetricOption,
     MinEffect,
+    OverOption,
     ResultsDir,
     Runs,
     TestOption,
     Verbose,
     test_name,
 )
+from cnnbench.cli.over import judged_over, print_over, refuse_with_over, sweep_selection
 from cnnbench.cli.terminal import print_document, stdout, tell, warn
 from cnnbench.comparisons.comparability import judgeable, run_path
 from cnnbench.comparisons.comparison import Comparison, compare_groups, run_values
 from cnnbench.comparisons.comparison import compare as compare_runs
+from cnnbench.comparisons.over.points import OverComparison
 from cnnbench.comparisons.thresholds import (
     TIME,
     Limit,
@@ -57,6 +60,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     alpha: Alpha = 0.05,
     min_effect: MinEffect = "0",
     test: TestOption = None,
+    over: OverOption = None,
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,7 +100,11 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Compare runs: accuracy, time, cost, and a verdict."""
     thresholds = [parse_threshold(text) for text in fail_if or ()]
     criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect), target, test_name(test))
-    comparisons, selection = side_by_side(runs, criteria, results_dir, every=every)
+    if over is not None and len(runs or ()) != 1:
+        refuse_with_over({"--all": every, "--target": target, "--sort-by": sort_by})
+        _compare_over(judged_over(runs, over, criteria, results_dir), thresholds, format)
+        return
+    comparisons, selection = side_by_side(runs, criteria, results_dir, every=every, over=over)
     warn(selection.warnings)
     if sort_by is not None:
         comparisons = tuple(sort_runs(comparisons, sort_by))
@@ -116,6 +124,7 @@ def side_by_side(
     *,
     every: bool = False,
     command: str = "compare",
+    over: str | None = None,
 ) -> tuple[tuple[Comparison, ...], Selection]:
     """Compares runs: those named, or the newest comparable ones.
 
@@ -125,6 +134,7 @@ def side_by_side(
       results_dir: folder of all runs.
       every: compare the newest run of every experiment, in groups.
       command: the command that shows all groups, for the message that some are left out.
+      over: compare the runs of one experiment at several values of a key.
 
     Raises:
       UsageError: `every` with names of runs.
@@ -132,6 +142,9 @@ def side_by_side(
     """
     if runs and every:
         raise UsageError(f"--all: cannot be combined with '{runs[0]}'; remove one of them.")
+    if over is not None:
+        selection = sweep_selection(runs, over, results_dir)
+        return (compare_runs(selection.runs, criteria),), selection
     if runs:
         selection = find_runs(runs, results_dir)
         return (compare_runs(selection.runs, criteria),), selection
@@ -146,6 +159,34 @@ def side_by_side(
     if every:
         return compare_groups(selection.runs, criteria), selection
     return (compare_runs(selection.runs, criteria),), selection
+
+
+def _compare_over(
+    over: OverComparison, thresholds: Sequence[Threshold | Limit], form: Format
+) -> None:
+    """Prints comparisons at several values, then the outcome of each limit at each value."""
+    for threshold in thresholds:
+        if isinstance(threshold, Limit) or threshold.metric not in {over.metric, TIME}:
+            message = f"--fail-if: with --over, limits are changes of {over.metric} or {TIME}"
+            raise UsageError(f"{message}; write, for example, {over.metric}:-0.2pp.")
+    print_over(over, form)
+    results = [
+        (row, check_threshold(threshold, row.verdict))
+        for threshold in thresholds
+        if isinstance(threshold, Threshold)
+        for row in over.rows
+    ]
+    for row, result in results:
+        tell(f"{over.short}={row.value}: {result.text}")
+    _exit({result.outcome for _, result in results})
+
+
+def _exit(outcomes: Collection[ThresholdStatus]) -> None:
+    """Exits with 3 or 4 unless all limits are kept."""
+    if ThresholdStatus.FAILED in outcomes:
+        raise typer.Exit(BROKEN)
+    if ThresholdStatus.INCONCLUSIVE in outcomes:
+        raise typer.Exit(INCONCLUSIVE)
 
 
 def _check(thresholds: Sequence[Threshold | Limit], runs: Sequence[RunResult]) -> None:
@@ -186,10 +227,7 @@ def _judge(
         for result in results:
             tell(result.text)
         outcomes += [result.outcome for result in results]
-    if ThresholdStatus.FAILED in outcomes:
-        raise typer.Exit(BROKEN)
-    if ThresholdStatus.INCONCLUSIVE in outcomes:
-        raise typer.Exit(INCONCLUSIVE)
+    _exit(outcomes)
 
 
 def _results(

@@ -14,12 +14,14 @@ from cnnbench.cli.options import (
     DataDir,
     MetricOption,
     MinEffect,
+    OverOption,
     ResultsDir,
     Runs,
     TestOption,
     Verbose,
     test_name,
 )
+from cnnbench.cli.over import judged_over
 from cnnbench.cli.terminal import PICTURES, computing, file_form, stderr, warn, write_file
 from cnnbench.comparisons.comparison import Comparison
 from cnnbench.comparisons.learning_curves import runs_of
@@ -31,6 +33,7 @@ from cnnbench.formatting import clean
 from cnnbench.report.author_notes import read_notes
 from cnnbench.report.comparison import doubts
 from cnnbench.report.html import report_page
+from cnnbench.report.over.picture import over_picture
 from cnnbench.report.plots.charts import comparison_picture
 from cnnbench.report.run_artifacts import RunArtifacts, read_artifacts
 from cnnbench.runs.find import Selection
@@ -47,13 +50,18 @@ def draw_plot(  # noqa: PLR0913, PLR0917 - one parameter per option
     alpha: Alpha = 0.05,
     min_effect: MinEffect = "0",
     test: TestOption = None,
+    over: OverOption = None,
     verbose: Verbose = False,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Plot learning curves, costs and differences of runs."""
     form = file_form("--output", output, PICTURES)
     criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect), test=test_name(test))
-    comparisons, selection = side_by_side(runs, criteria, results_dir)
+    if over is not None and len(runs or ()) != 1:
+        found = judged_over(runs, over, criteria, results_dir)
+        write_file("--output", output, over_picture(found, form))
+        return
+    comparisons, selection = side_by_side(runs, criteria, results_dir, over=over)
     warn(selection.warnings)
     (comparison,) = comparisons
     for line in doubts(comparison, verbose=verbose):

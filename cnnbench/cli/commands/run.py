@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,9 @@ from cnnbench.cli.options import (
     DeviceOption,
     Engine,
     EngineOption,
+    Format,
     MaybeSpecs,
+    OverOption,
     ResultsDir,
     SeedTest,
     Tags,
@@ -101,6 +103,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     tune_seeds: Annotated[
         int, typer.Option(help="Seeds of each trial, from 1000.", metavar="N", min=1)
     ] = 2,
+    over: OverOption = None,
     profile: Annotated[
         Path | None,
         typer.Option(
@@ -179,6 +182,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         paths, overrides = split_words(specs or ())
         # Options apply to the file; overrides after them may be more specific.
         requests = [make(path, given + overrides, needed=needed) for path in paths]
+    points = (over, len(requests)) if over else None
+    refused = {"--resume": resume, "--match": match, "--tune": tune}
+    requests = _at_each_value(requests, over, refused)
     if match:
         requests = _matched(requests, match)
     if test:
@@ -196,13 +202,14 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     if dry_run:
         _dry_run(requests)
         return
-    _train_and_print(requests, results_dir, test, json=json, quiet=quiet, verbose=verbose)
+    _train_and_print(requests, results_dir, test, points, json=json, quiet=quiet, verbose=verbose)
 
 
 def _train_and_print(
     requests: "Sequence[Request]",
     results_dir: Path,
     test: SeedTest | None,
+    points: tuple[str, int] | None,
     *,
     json: bool,
     quiet: bool,
@@ -217,7 +224,9 @@ def _train_and_print(
         with handle_signals():
             _run_all(requests, results, folders, quiet=quiet, verbose=verbose)
     finally:
-        if json:
+        if points and _print_over(results, list(folders), points, test, json=json):
+            pass
+        elif json:
             _print_json(results, () if quiet else folders, test)
         else:
             _print_results(results, list(folders), results_dir, test, verbose=verbose)
@@ -306,6 +315,40 @@ def _check_test(test: SeedTest, requests: "Sequence[Request]") -> None:
         split = loaded.experiment.dataset.random_split
         if split and (split.folds or split.by_seed):
             require_no_test(test_name(test), split.folds or 0)
+
+
+def _at_each_value(
+    requests: "list[Request]", over: str | None, others: Mapping[str, object]
+) -> "list[Request]":
+    if over is None:
+        return requests
+    from cnnbench.cli.over import over_requests, refuse_with_over
+
+    refuse_with_over(others)
+    return over_requests(requests, over)
+
+
+def _print_over(
+    results: "Sequence[RunResult]",
+    folders: Sequence[Path],
+    points: tuple[str, int],
+    test: SeedTest | None,
+    *,
+    json: bool,
+) -> bool:
+    """Prints the comparison at each value of `--over`, given with the number of experiments.
+
+    Returns:
+      False if there is none.
+    """
+    from cnnbench.cli.over import print_trained
+
+    form = Format.JSON if json else Format.TABLE
+    if not print_trained(results, *points, test_name(test), form):
+        return False
+    for line in _ending((), folders, Path()):
+        tell(line, err=json)
+    return True
 
 
 def _print_json(

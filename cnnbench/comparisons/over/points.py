@@ -1,0 +1,270 @@
+"""Verdicts at several values of a key, in one family of tests, and what they say together."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from cnnbench.comparisons.comparison import Comparison, compare_points
+from cnnbench.comparisons.over.datasets import DatasetSummary, summarize
+from cnnbench.comparisons.verdict import Arm, Criteria, Finding, Verdict, find_baseline
+from cnnbench.formatting import clean, enumeration, is_number
+from cnnbench.runs.over import DATASET, short_key
+from cnnbench.runs.records import Direction, RunResult
+from cnnbench.statistics.estimates import Estimate, Interval, estimate
+from cnnbench.statistics.improvement import improvement_interval, probability_of_improvement
+from cnnbench.statistics.meta import MeanEffect, equal_effects_p, paired_effect, unpaired_effect
+
+
+@dataclass(frozen=True, slots=True)
+class Improvement:
+    """Probability that a random seed of a run beats one of the baseline.
+
+    Args:
+      share: the probability; ties count half.
+      interval: its confidence interval; None if seeds share training images.
+    """
+
+    share: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class PointRow:
+    """One experiment at one value of the key, compared with the baseline there.
+
+    Args:
+      value: the value, as an override.
+      base: the metric of the baseline, over seeds.
+      run: the metric of the experiment.
+      verdict: the verdict, adjusted for all values and experiments.
+      improvement: probability of improvement; None if a seed diverged.
+    """
+
+    value: str
+    base: Estimate
+    run: Estimate
+    verdict: Verdict
+    improvement: Improvement | None
+
+
+@dataclass(frozen=True, slots=True)
+class OverComparison:
+    """Comparisons of the same experiments at several values of a key.
+
+    Args:
+      key: dotted path of the key.
+      values: the values, numbers in ascending order.
+      direction: whether higher or lower values of the metric are better.
+      comparisons: one for each value.
+      rows: one for each value and experiment but the baseline.
+      sentences: what the verdicts say together, one for each experiment but the baseline.
+      changes: p-value of the test that the difference is the same at all values, for each of them;
+        None if there is nothing to test.
+      datasets: ranks and means over datasets, if the key is the dataset; otherwise None.
+    """
+
+    key: str
+    values: tuple[str, ...]
+    direction: Direction
+    comparisons: tuple[Comparison, ...]
+    rows: tuple[PointRow, ...]
+    sentences: tuple[str, ...]
+    changes: tuple[float | None, ...]
+    datasets: DatasetSummary | None
+
+    @property
+    def short(self) -> str:
+        """The end of the key."""
+        return short_key(self.key)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The experiments but the baseline."""
+        return tuple(dict.fromkeys(row.verdict.label for row in self.rows))
+
+    @property
+    def metric(self) -> str:
+        """The metric of the verdicts."""
+        return self.rows[0].verdict.metric
+
+    def rows_of(self, label: str) -> tuple[PointRow, ...]:
+        """The rows of one experiment."""
+        return tuple(row for row in self.rows if row.verdict.label == label)
+
+
+def compare_over(
+    key: str,
+    values: Sequence[str],
+    groups: Sequence[Sequence[RunResult]],
+    criteria: Criteria,
+) -> OverComparison:
+    """Compare experiments at several values of a key.
+
+    Args:
+      key: dotted path of the key.
+      values: at least two.
+      groups: for each value, the runs of the experiments, in the same order everywhere.
+      criteria: settings of the comparisons.
+
+    Raises:
+      IncomparableError: the runs at one value are not comparable.
+      UsageError: a run does not have the metric, or no run matches the baseline.
+    """
+    points = compare_points(groups, criteria)
+    comparisons = tuple(comparison for comparison, _ in points)
+    higher = comparisons[0].direction is Direction.HIGHER
+    rows = tuple(
+        row
+        for value, (comparison, arms) in zip(values, points, strict=True)
+        for row in _rows(value, comparison, arms, criteria, higher=higher)
+    )
+    every = [arms for _, arms in points]
+    places = _others(every[0], criteria)
+    base = find_baseline(every[0], criteria.baseline)
+    paired = criteria.test == "paired"
+    effects = [[_effect(arms[base], arms[i], paired=paired) for arms in every] for i in places]
+    labels = dict.fromkeys(row.verdict.label for row in rows)
+    of_label = {label: [r.verdict for r in rows if r.verdict.label == label] for label in labels}
+    datasets = key == DATASET and all(effect for own in effects for effect in own)
+    return OverComparison(
+        key=key,
+        values=tuple(values),
+        direction=comparisons[0].direction,
+        comparisons=comparisons,
+        rows=rows,
+        sentences=tuple(over_sentence(short_key(key), values, v) for v in of_label.values()),
+        changes=tuple(map(_change, effects)),
+        datasets=summarize(every, base, effects, criteria.alpha, higher=higher)
+        if datasets
+        else None,
+    )
+
+
+def _others(arms: Sequence[Arm], criteria: Criteria) -> list[int]:
+    base = find_baseline(arms, criteria.baseline)
+    return [place for place in range(len(arms)) if place != base]
+
+
+def _rows(
+    value: str, comparison: Comparison, arms: Sequence[Arm], criteria: Criteria, *, higher: bool
+) -> Iterator[PointRow]:
+    base = arms[find_baseline(arms, criteria.baseline)]
+    places = _others(arms, criteria)
+    for place, verdict in zip(places, comparison.verdicts, strict=True):
+        own = [estimate(arm.values.values()) for arm in (base, arms[place])]
+        better = improvement(base, arms[place], 1 - criteria.alpha, higher=higher)
+        yield PointRow(value, own[0], own[1], verdict, better)
+
+
+def improvement(base: Arm, arm: Arm, level: float, *, higher: bool) -> Improvement | None:
+    """Probability that a random seed of a run beats one of the baseline.
+
+    Args:
+      base: the baseline.
+      arm: the run.
+      level: confidence level of the interval.
+      higher: True if higher values are better.
+
+    Returns:
+      None if a seed diverged.
+    """
+    values = [list(each.values.values()) for each in (base, arm)]
+    if not all(each and all(map(math.isfinite, each)) for each in values):
+        return None
+    share = probability_of_improvement(*values, higher=higher)
+    if base.overlap:
+        return Improvement(share, None)
+    return Improvement(share, improvement_interval(share, len(values[0]), len(values[1]), level))
+
+
+def _effect(base: Arm, arm: Arm, *, paired: bool) -> MeanEffect | None:
+    """The difference with its variance; None if seeds are too few, dependent or diverged."""
+    values = [list(each.values.values()) for each in (base, arm)]
+    common = [seed for seed in base.values if seed in arm.values]
+    few = len(common) < 2 if paired else min(map(len, values)) < 2
+    if few or base.overlap or not all(map(math.isfinite, (v for own in values for v in own))):
+        return None
+    if paired:
+        return paired_effect([arm.values[seed] - base.values[seed] for seed in common])
+    return unpaired_effect(*values)
+
+
+def _change(effects: Sequence[MeanEffect | None]) -> float | None:
+    known = [effect for effect in effects if effect is not None and effect.variance > 0]
+    return equal_effects_p(known) if len(known) == len(effects) > 1 else None
+
+
+_CLAIMS: Mapping[Finding, str] = {
+    Finding.BETTER: "better",
+    Finding.WORSE: "worse",
+    Finding.NOISE: "within the noise threshold",
+    Finding.NONE: "no difference detected",
+    Finding.FEW: "too few seeds",
+    Finding.DIVERGED: "training diverged",
+}
+_DECIDED = (Finding.BETTER, Finding.WORSE)
+
+
+def over_sentence(key: str, values: Sequence[str], verdicts: Sequence[Verdict]) -> str:
+    """What the verdicts on one experiment say together.
+
+    Args:
+      key: the key, for the text.
+      values: its values.
+      verdicts: the verdict at each.
+    """
+    label, base = clean(verdicts[0].label), clean(verdicts[0].baseline)
+    places: dict[Finding, list[int]] = {}
+    for place, verdict in enumerate(verdicts):
+        places.setdefault(verdict.finding, []).append(place)
+    decided = [finding for finding in _DECIDED if finding in places]
+    rest = [finding for finding in _CLAIMS if finding in places and finding not in decided]
+    where = [_where(key, values, places[f], named=not n) for n, f in enumerate([*decided, *rest])]
+    open_ = [
+        f"{place}, {_CLAIMS[finding]}"
+        for place, finding in zip(where[len(decided) :], rest, strict=True)
+    ]
+    if not decided:
+        first, *others = open_
+        return f"{label} and {base}: {'; '.join([first, *others])}."
+    claims = enumeration(
+        [f"{_CLAIMS[finding]} {place}" for place, finding in zip(where, decided, strict=False)]
+    )
+    sign = "The sign changes: " if len(decided) > 1 else ""
+    return "; ".join([f"{sign}{label} is {_than(claims, base)}", *open_]) + "."
+
+
+def _than(claims: str, base: str) -> str:
+    """Names the baseline after the first word, `better` or `worse`."""
+    first, _, rest = claims.partition(" ")
+    return f"{first} than {base} {rest}"
+
+
+def _where(key: str, values: Sequence[str], places: Sequence[int], *, named: bool) -> str:
+    """The values at some places, as a phrase.
+
+    >>> [_where("epochs", ["1", "2", "5000"], p, named=True) for p in ([2], [1, 2], [0, 1, 2])]
+    ['at epochs=5,000', 'from epochs=2 on', 'at every epochs (1, 2 and 5,000)']
+    >>> _where("epochs", ["1", "2", "5000"], [0, 2], named=False)
+    'at 1 and 5,000'
+    """
+    texts = [value_text(values[place]) for place in places]
+    name = f"{key}=" if named else ""
+    if len(places) == len(values):
+        return f"at every {key} ({enumeration(texts)})"
+    ordered = all(map(is_number, values))
+    if ordered and len(places) > 1 and places[-1] - places[0] == len(places) - 1:
+        if places[-1] == len(values) - 1:
+            return f"from {name}{texts[0]} on"
+        if places[0] == 0:
+            return f"up to {name}{texts[-1]}"
+    return f"at {name}{enumeration(texts)}"
+
+
+def value_text(value: str) -> str:
+    """A value for people.
+
+    >>> value_text("4000"), value_text("0.01"), value_text("mnist")
+    ('4,000', '0.01', 'mnist')
+    """
+    return f"{int(value):,}" if value.isdecimal() else value

@@ -1,0 +1,1 @@
+"""Comparisons at several values of a key as tables, files and pictures."""
