@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnbench.cli.progress import Bars, Board, Lines, Silent, listening
@@ -12,7 +13,7 @@ from cnnbench.cli.terminal import print_document, stderr, stdout, tell
 from cnnbench.cli.tuned_text import json_tuning, terminal_tuning, trial_line
 from cnnbench.comparisons.comparability import TEST
 from cnnbench.comparisons.samples import Pairing
-from cnnbench.comparisons.tuning import Trial
+from cnnbench.comparisons.tuning import Trial, TunedComparison
 from cnnbench.errors import UsageError
 from cnnbench.report.columns import TableOptions
 from cnnbench.runner.run import Request, check_all, run_by_turns
@@ -23,12 +24,16 @@ from cnnbench.runner.tuning import (
     run_trials,
     verdict_requests,
 )
+from cnnbench.runs.folder import RunFolder
 from cnnbench.system import commands
 from cnnbench.system.signals import handle_signals
 
 if TYPE_CHECKING:
     from cnnbench.runs.records import RunResult
     from cnnbench.spec.loader import Loaded
+
+
+PICTURE = "tuning.svg"
 
 
 class TrialBars(Bars):
@@ -177,14 +182,36 @@ def _train(plan: TuningPlan, test: Pairing | None, display: TuneDisplay) -> None
         with listening(stderr(), len(requests), quiet=quiet, verbose=verbose) as listeners:
             runs = run_by_turns(requests, listeners)
     found = judge_tuned(tuned, runs, places, test)
+    pictures = keep_tuning(found, runs)
     if display.json:
         print_document(json_tuning(found), "json")
         return
     for part in terminal_tuning(found, TableOptions(verbose=verbose)):
         stdout().print(part)
     judged = ["--metric", f"{TEST}{tuned.metric}", *(["--test", test] if test else [])]
+    for number, picture in enumerate(pictures):
+        tell(f"{'' if number else 'Files:':6} {picture}", err=False)
     for line in _ending(requests, runs, places, judged):
         tell(line, err=False)
+
+
+def keep_tuning(found: TunedComparison, runs: "Sequence[RunResult]") -> list[Path]:
+    """Writes `tuning.json` and `tuning.svg` into the folders of the runs of the verdicts.
+
+    Returns:
+      The pictures.
+
+    Raises:
+      StoreError: the disk cannot be written.
+    """
+    from cnnbench.report.plots.tuning import tuning_picture
+
+    text, picture = json_tuning(found).encode(), tuning_picture(found.tuning, "svg")
+    paths = [run.path for run in runs if run.path]
+    for path in paths:
+        RunFolder(path).write("tuning.json", text)
+        RunFolder(path).write(PICTURE, picture)
+    return [path / PICTURE for path in paths]
 
 
 def _ending(

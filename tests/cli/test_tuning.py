@@ -121,6 +121,9 @@ def test_a_tuning_that_was_interrupted_continues(monkeypatch):
     )
     done = invoke(*shlex.split(line)[1:])
     assert done.exit_code == 0
+    kept = {path.parent.parent.name for path in Path("results").glob("*/*/tuning.svg")}
+    assert kept == {"a"}
+    assert json.loads(next(Path("results").glob("a/*/tuning.json")).read_text())["tuning"]
     assert len(trained) - 2 == 1 + (2 if "A @tuned" in done.stdout else 1)
     assert sum(record.is_trial for record in records()) == 2
 
