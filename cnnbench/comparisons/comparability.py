@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 from cnnbench.errors import IncomparableError, UsageError, or_list
 from cnnbench.formatting import clean, enumeration, epochs_text
+from cnnbench.runs.folder import read_predictions
 from cnnbench.runs.records import (
     DatasetRecord,
     Direction,
@@ -21,6 +22,7 @@ from cnnbench.runs.summary import lost_seeds, with_missing
 from cnnbench.spec.metrics import names_of
 from cnnbench.spec.vocabulary import METRIC
 from cnnbench.system import commands
+from cnnbench.system.arrays import NamedArrays
 
 _TAKES = "takes"  # a number of steps
 TEST = "test_"  # prefix of a metric's name: its value on the test images
@@ -36,6 +38,8 @@ class Finished:
       epochs: its epochs.
       judged_by: the metric that verdicts compare, such as `accuracy` or `test_loss`.
       path: its folder; None if it was not read from one.
+      predictions: results for each image by seed, as of `read_predictions`; without the seeds that
+        have none.
     """
 
     record: RunRecord
@@ -43,6 +47,7 @@ class Finished:
     epochs: tuple[EpochRecord, ...]
     judged_by: str
     path: Path | None = None
+    predictions: Mapping[int, NamedArrays] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def metric(self) -> str:
@@ -88,6 +93,7 @@ def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finishe
     Raises:
       IncomparableError: there are no runs, or one is unfinished or incomplete.
       UsageError: a run does not have the metric.
+      StoreError: a file of predictions is damaged.
     """
     if not runs:
         raise IncomparableError("no finished run to compare")
@@ -112,10 +118,18 @@ def _finished(run: RunResult, metric: str | None) -> Finished:
     judged_by = metric or summary.headline
     by_test = not record.dataset.num_validation or (not metric and record.task == "reconstruct")
     judged_by = f"{TEST}{judged_by.removeprefix(TEST)}" if by_test else judged_by
-    finished = Finished(record, summary, run.epochs, judged_by, run.path)
+    finished = Finished(record, summary, run.epochs, judged_by, run.path, _predictions(run))
     if missing := next(_missing(finished), None):
         raise IncomparableError(f"{run_path(record)} is incomplete: no {missing}; {again}")
     return finished
+
+
+def _predictions(run: RunResult) -> dict[int, NamedArrays]:
+    """Results for each image, by seed."""
+    if run.path is None:
+        return {}
+    found = {seed: read_predictions(run.path, seed) for seed in run.record.seeds}
+    return {seed: each for seed, each in found.items() if each is not None}
 
 
 def _no_such_metric(metric: str, record: RunRecord, known: Mapping[str, Direction]) -> str:

@@ -20,6 +20,7 @@ from cnnbench.comparisons.comparability import (
     value,
     values,
 )
+from cnnbench.comparisons.images import RunSpread, grounds, image_notes, run_spread, with_images
 from cnnbench.comparisons.labels import is_sweep, run_labels
 from cnnbench.comparisons.repetitions import contradiction, repeats
 from cnnbench.comparisons.time_to_target import TimeToTarget, parse_target, time_to_target
@@ -28,13 +29,11 @@ from cnnbench.comparisons.verdict import (
     ANY,
     Arm,
     Criteria,
-    Finding,
     Verdict,
     find_baseline,
     judge,
     judge_groups,
 )
-from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.errors import IncomparableError
 from cnnbench.formatting import diverged_text, enumeration, epochs_text, seconds_text
 from cnnbench.runs.cost import Cost
@@ -48,7 +47,6 @@ from cnnbench.system import commands
 JUDGED = Criteria()
 CODE = "code_accuracy"
 _ON = "validation_"
-_SETTLED = {Finding.BETTER, Finding.WORSE, Finding.NOISE, Finding.NONE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +143,8 @@ class Comparison:
       warnings: reasons to doubt the times, with remedies.
       remarks: further remarks on the runs.
       contradictions: runs that should have identical numbers but do not; reported first.
+      spreads: the spread over seeds of each run whose results for each image are known.
+      image_notes: footnotes on spreads and images.
     """
 
     task: str
@@ -160,6 +160,8 @@ class Comparison:
     warnings: tuple[TimingWarning, ...] = ()
     remarks: tuple[str, ...] = ()
     contradictions: tuple[str, ...] = ()
+    spreads: tuple[RunSpread, ...] = ()
+    image_notes: tuple[str, ...] = ()
 
     @property
     def end(self) -> str:
@@ -300,6 +302,10 @@ def _comparison(
     costs = tuple(map(partial(_cost_row, criteria), runs, labels))
     higher = direction is Direction.HIGHER
     verdicts = judge(arms, runs[0].judged_by, criteria, higher=higher) if judged is None else judged
+    place = find_baseline(arms, criteria.baseline)
+    others = [run for number, run in enumerate(runs) if number != place]
+    verdicts = with_images(runs[place], others, verdicts)
+    spreads = tuple(filter(None, starmap(run_spread, named)))
     return Comparison(
         task=record.task,
         metric=metric,
@@ -319,10 +325,12 @@ def _comparison(
             *_test_augments(named),
             *chain.from_iterable(starmap(selection, named)),
             *_total_times(named),
-            *disagreements(runs, arms, verdicts, criteria),
+            *_grounds(runs, arms, verdicts, criteria),
             *_same(named, unequal),
         ),
         contradictions=tuple(unequal.values()),
+        spreads=spreads,
+        image_notes=tuple(image_notes(spreads, verdicts, dict(named))),
     )
 
 
@@ -584,13 +592,10 @@ def _code_accuracies(run: Finished) -> Mapping[int, float]:
     return known if len(known) == len(run.summary.seeds) else {}
 
 
-def disagreements(
+def _grounds(
     runs: Sequence[Finished], arms: Sequence[Arm], verdicts: Sequence[Verdict], criteria: Criteria
 ) -> Iterator[str]:
-    """Remarks where the validation and test images lead to different findings.
-
-    An interval over seeds does not generalize to other images: a few hundred images can favor
-    one network by chance with every seed.
+    """The images that verdicts rest on, and the findings on the other images.
 
     Args:
       runs: the runs being compared.
@@ -601,19 +606,16 @@ def disagreements(
     metric, data = runs[0].metric, runs[0].record.dataset
     if not data.num_validation:
         return
-    by_test = runs[0].judged_by != metric
-    other = metric if by_test else f"{TEST}{metric}"
-    others = [
+    other = metric if runs[0].judged_by != metric else f"{TEST}{metric}"
+    changed = [
         arm._replace(values=values(run, other), epoch_s={})
         for arm, run in zip(arms, runs, strict=True)
     ]
     higher = runs[0].summary.metrics[metric] is Direction.HIGHER
-    images = "validation" if by_test else "test"
-    for one, two in zip(verdicts, judge(others, other, criteria, higher=higher), strict=True):
-        if one.finding != two.finding and {one.finding, two.finding} <= _SETTLED:
-            yield (
-                f"The finding differs on the {images} images: {sentence(two)} Confidence intervals"
-                " capture variation across seeds, not across images"
-                f" ({data.num_validation:,} validation, {data.num_test:,} test); a difference seen"
-                " on only one split may be specific to it."
-            )
+    place = find_baseline(arms, criteria.baseline)
+    rest = [run for number, run in enumerate(runs) if number != place]
+    found = judge(changed, other, criteria, higher=higher)
+    checked = with_images(runs[place], rest, found)
+    for run, one, two in zip(rest, verdicts, checked, strict=True):
+        if text := grounds(run, one, two):
+            yield text

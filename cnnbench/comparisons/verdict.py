@@ -10,6 +10,7 @@ from cnnbench.comparisons.samples import Pairing, Procedure, Samples
 from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.spec.metrics import is_fraction, words
 from cnnbench.statistics.estimates import Interval, mean, mean_interval
+from cnnbench.statistics.matched_pairs import MatchedPairs
 from cnnbench.statistics.multiple_tests import holm, holm_levels
 from cnnbench.statistics.permutation import TIES, MeanTest
 
@@ -93,6 +94,45 @@ class Arm(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class ClassShare:
+    """Share of a class among the images that only one of two runs gets right."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEvidence:
+    """What the results for each image add to a verdict.
+
+    Args:
+      images: number of images.
+      interval: confidence interval of the difference over seeds and images, at the level of the
+        verdict; None with fewer than two seeds.
+      std_error: standard error of the difference over seeds and images; None likewise.
+      df: its degrees of freedom; None likewise.
+      negative: the variance component, `seeds` or `images`, that was estimated to be negative and
+        taken as zero; empty if none was.
+      only_base: images that only the baseline gets right, mean over all pairs of seeds; None if
+        the metric is not 0 or 1 for each image.
+      only_run: the same of the run.
+      classes: the classes that make up most of these images, the largest first; empty if more than
+        three do.
+      pairs: McNemar's exact test of two trained networks; None unless both have one seed.
+    """
+
+    images: int
+    interval: Interval | None = None
+    std_error: float | None = None
+    df: float | None = None
+    negative: str = ""
+    only_base: float | None = None
+    only_run: float | None = None
+    classes: tuple[ClassShare, ...] = ()
+    pairs: MatchedPairs | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Comparison of a run with the baseline by one metric after the last epoch.
 
@@ -128,6 +168,7 @@ class Verdict:
       overlap: number of validation images per training image, by which the interval and p are
         corrected if the seeds train on overlapping parts of the images; otherwise 0.
       folds: number of folds of a cross-validation; 0 for none.
+      images: what the results for each image add; None if they are unknown.
     """
 
     label: str
@@ -153,6 +194,7 @@ class Verdict:
     time_interval: Interval | None
     overlap: float = 0.0
     folds: int = 0
+    images: ImageEvidence | None = None
 
 
 def judge(

@@ -10,6 +10,8 @@ from cnnbench.comparisons.verdict import Effect, Finding, Verdict
 from cnnbench.errors import UsageError
 from cnnbench.formatting import clean, enumeration
 from cnnbench.spec.metrics import is_fraction, words
+from cnnbench.statistics.estimates import Interval
+from cnnbench.statistics.matched_pairs import MatchedPairs
 from cnnbench.statistics.permutation import EXACT, enumerable
 
 WIDEST = 100  # upper over lower bound of a ratio's interval; a wider one is uninformative
@@ -68,7 +70,29 @@ def _finding(v: Verdict) -> str:
             return f"No difference detected between {label} and {base}: {_named_evidence(v)}{takes}"
         case Finding.DIVERGED:
             return f"{label} cannot be compared with {base}: {_diverged(v)}"
+    if v.images and v.images.pairs:
+        return _trained(v, v.images.pairs)
     return f"Too few seeds to compare {label} with {base}: {_lack(v)}"
+
+
+def _trained(v: Verdict, pairs: MatchedPairs) -> str:
+    """What two trained networks, one seed each, show; not what their architectures do."""
+    label, base = clean(v.label), clean(v.baseline)
+    differ = pairs.p <= v.alpha and pairs.interval.low * pairs.interval.high > 0
+    verb = "differ" if differ else "may not differ"
+    found = f"{words(v.metric)} {size(v.metric, pairs.difference)}"
+    interval = f"{level_text(v.level)} CI {_ends(v, pairs.interval)} over images"
+    only = f"{pairs.only_arm:,} images only {label} gets right, {pairs.only_base:,} only {base}"
+    return (
+        f"These two trained networks {verb}, {label} and {base}, one seed each: {found}"
+        f" ({interval}, {_p(pairs.p)}; {only}); whether the architectures differ takes {v.fewest}"
+        f" seeds: run both with --seeds {v.fewest}"
+    )
+
+
+def _ends(v: Verdict, interval: Interval) -> str:
+    low, high = (size(v.metric, end).split()[0] for end in (interval.low, interval.high))
+    return f"{low} to {high}"
 
 
 def _within(v: Verdict) -> str:
@@ -98,7 +122,7 @@ def _lack(v: Verdict) -> str:
         found = f"{words(v.metric)} {size(v.metric, v.difference)} with {number}"
     else:
         # Without p, which no difference, however large, could bring to alpha.
-        found = f"{words(v.metric)} {_interval(v)}, {_number(v)})"
+        found = f"{words(v.metric)} {_interval(v)}, {_number(v)}{_over_images(v)})"
     if v.folds:
         return f"{found}; {v.folds}-fold cross-validation takes at least {v.fewest} seeds: {advice}"
     return f"{found}; p < {v.alpha:g} takes at least {v.fewest} seeds: {advice}"
@@ -110,14 +134,29 @@ def _named_evidence(v: Verdict) -> str:
 
 def _evidence(v: Verdict) -> str:
     assert v.p is not None
-    return f"{_interval(v)}, {_p(v.p)}, {_number(v)})"
+    return f"{_interval(v)}, {_p(v.p)}, {_number(v)}{_over_images(v)})"
+
+
+def evidence(verdict: Verdict) -> str:
+    """The metric, its difference with intervals, and p."""
+    return _named_evidence(verdict)
+
+
+def _over_images(v: Verdict) -> str:
+    """The interval over seeds and images, and what it means if it does not show a difference."""
+    if v.images is None or v.images.interval is None:
+        return ""
+    ends = v.images.interval
+    shown = ends.low > v.min_effect or ends.high < -v.min_effect
+    doubt = v.finding in {Finding.BETTER, Finding.WORSE} and not shown
+    unsure = ", so other images may not show it" if doubt else ""
+    return f"; {_ends(v, ends)} over seeds and images{unsure}"
 
 
 def _interval(v: Verdict) -> str:
     """The difference, and the interval after an opening parenthesis."""
     assert v.interval is not None
-    low, high = (size(v.metric, end).split()[0] for end in (v.interval.low, v.interval.high))
-    return f"{size(v.metric, v.difference)} ({interval_name(v)} {low} to {high}"
+    return f"{size(v.metric, v.difference)} ({interval_name(v)} {_ends(v, v.interval)}"
 
 
 def interval_name(verdict: Verdict) -> str:

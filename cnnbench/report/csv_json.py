@@ -80,6 +80,11 @@ JSON_FIELDS: tuple[Field[Comparison], ...] = (
         lambda comparison: comparison.contradictions,
         "runs of one experiment with the same seeds and different results, with likely causes",
     ),
+    Field(
+        "spreads",
+        lambda comparison: comparison.spreads,
+        "spread over seeds of each run, and what the finite number of images explains of it",
+    ),
 )
 """The keys of a comparison in JSON."""
 
