@@ -13,8 +13,10 @@ import queue
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ STALL_LIMIT_S = 30.0  # without a byte, in a download
 ATTEMPTS = 5  # per server, each of which resumes the previous one
 MIRROR = "CNNBENCH_MIRROR"  # environment variable: URLs of folders with copies of the files
 _BLOCK = 2**20
+_SETTLED_NS = 2_000_000_000  # resolution of the times of some file systems
 _MOST_BYTES = 2**32  # of a file of unknown size
 REMEDY = "remove it or replace it with the right file"
 _ELSEWHERE = "choose another folder with --data-dir or TFDS_DATA_DIR"
@@ -182,13 +185,31 @@ def _algorithm(checksum: str) -> str:
 
 
 def _hex_digest(path: Path, algorithm: str) -> str:
+    """The digest of a file, which is read once by a process unless it changes.
+
+    As in git's index, a file that was changed just now is read again, since a second change could
+    have the same time.
+    """
     try:
-        with path.open("rb") as content:
-            return hashlib.file_digest(content, algorithm).hexdigest()
+        state = path.stat()
+        if time.time_ns() - state.st_mtime_ns < _SETTLED_NS:
+            return _read_digest(path, algorithm)
+        return _known_digest(path, algorithm, state.st_size, state.st_mtime_ns, state.st_ino)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from error
+
+
+@lru_cache(maxsize=64)
+def _known_digest(path: Path, algorithm: str, *_: int) -> str:
+    """The digest of a file, given with its size, time of change and inode."""
+    return _read_digest(path, algorithm)
+
+
+def _read_digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, algorithm).hexdigest()
 
 
 def fetch(

@@ -1,6 +1,7 @@
 """Imagenette in an archive of the true format, made of noise."""
 
 import io
+import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from cnnbench.cli.app import app
 from cnnbench.data.catalog import KNOWN, DatasetInfo, ImageForm, private_api, resized_info
 from cnnbench.data.dataset import Dataset, load_dataset
+from cnnbench.data.published import downloads
 from cnnbench.data.published.readers.imagenette import ARCHIVES, SYNSETS
 from cnnbench.data.resizing import MOST_BYTES
 from cnnbench.errors import DataError
@@ -230,3 +232,27 @@ def test_prepared_images_are_those_of_experiments(
 def test_prepare_requires_a_size(options: list[str], message: str) -> None:
     done = CliRunner().invoke(app, ["data", "prepare", "imagenette", *options])
     assert (done.exit_code, done.stderr) == (2, f"{message}\n")
+
+
+def test_an_archive_is_hashed_once_unless_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "sets" / "imagenette2-160.tgz"
+    archive(place)
+    register(monkeypatch, checksum_text(place.parent, "http://no.invalid", [place.name]))
+    reads, read = list[Path](), downloads._read_digest
+
+    def counted(path: Path, algorithm: str) -> str:
+        reads.append(path)
+        return read(path, algorithm)
+
+    monkeypatch.setattr(downloads, "_read_digest", counted)
+    os.utime(place, (1, 1))
+    load(place.parent, notify=lambda _: None)
+    assert reads == [place]
+    place.write_bytes(place.read_bytes()[:-1] + b"x")  # of the same size
+    with pytest.raises(DataError, match="not the published file"):
+        load(place.parent)
+    os.utime(place, (1, 2))
+    with pytest.raises(DataError, match="not the published file"):
+        load(place.parent)
