@@ -136,8 +136,8 @@ def _trial_cells(tuning: TuningResult, arm: TunedArm, trial: Trial) -> list[str]
     points = points_of(tuning, trial)
     factors = [axis.points[0].startswith("x") for axis in tuning.axes]
     # Several keys of a pattern have several values.
-    changed = dict.fromkeys(text.partition("=")[2] for text in trial.overrides)
-    value = ", ".join(changed) if any(factors) else ""
+    values = dict.fromkeys(text.partition("=")[2] for text in trial.overrides)
+    value = ", ".join(text for text in values if text not in points) if any(factors) else ""
     best = "best" if trial == arm.best else ""
     return [clean(arm.label), *points, value, value_text(trial, tuning.metric), best]
 

@@ -134,9 +134,20 @@ def edge_warnings(tuning: TuningResult) -> Iterator[str]:
                 verb = "are" if len(labels) > 1 else "is"
                 yield (
                     f"{enumeration(labels)} {verb} best at the edge of the space ({axis.key}"
-                    f" {axis.points[place]}); extend it with --tune {axis.key}={':'.join(wider)}"
-                    " (finished trials are not repeated)"
+                    f" {axis.points[place]}); {_remedy(axis, wider)} (finished trials are not"
+                    " repeated)"
                 )
+
+
+def _remedy(axis: TunedAxis, wider: Sequence[str]) -> str:
+    """How to extend an axis; only factors can be continued without knowing which values are valid.
+
+    >>> _remedy(TunedAxis("momentum", ("0.5", "0.9")), ["0.5", "0.9", "2"])
+    'try larger values, too'
+    """
+    if axis.points[0].startswith("x"):
+        return f"extend it with --tune {axis.key}={':'.join(wider)}"
+    return f"try {'smaller' if wider[-1] in axis.points else 'larger'} values, too"
 
 
 def _extended(axis: TunedAxis, place: int) -> list[str]:

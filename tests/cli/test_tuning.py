@@ -183,6 +183,10 @@ def test_a_tuned_batch_size_may_take_other_numbers_of_steps():
             "--profile: cannot be combined with --tune; remove one of them.",
         ),
         (
+            ["a.yaml", *SPACE, "--over", "train_examples=50,100"],
+            "--tune: cannot be combined with --over; remove one of them.",
+        ),
+        (
             ["a.yaml", "--tag", "tune"],
             "--tag: 'tune' marks the trials of --tune; write another tag.",
         ),

@@ -58,6 +58,15 @@ def test_a_best_trial_between_others(last: float) -> None:
     assert list(edge_warnings(make_tuning(arm))) == []
 
 
+def test_the_edge_of_values_of_which_larger_ones_may_be_invalid() -> None:
+    tuning = make_tuning(make_arm("A", [(0.9,), (0.95,)]))
+    (found,) = edge_warnings(replace(tuning, axes=(replace(AXIS, points=("0.5", "0.9")),)))
+    assert found == (
+        "A is best at the edge of the space (learning_rate 0.9); try larger values, too (finished"
+        " trials are not repeated)"
+    )
+
+
 def test_one_warning_for_all_at_the_same_edge() -> None:
     arms = (make_arm(name, [(0.7,), (0.8,), (0.9,)]) for name in "AB")
     (found,) = edge_warnings(make_tuning(*arms))
