@@ -17,7 +17,7 @@ import numpy as np
 
 from cnnbench.data.catalog import CLASS_NAMES, ArrayOptions, ImageForm, LabelKind
 from cnnbench.data.own.decoding import FORMATS
-from cnnbench.data.own.image_files import BROKEN, MAX_PIXELS
+from cnnbench.data.own.image_files import BROKEN, MAX_PIXELS, flattened
 from cnnbench.data.own.stored import (
     LABEL_COLUMNS,
     MOST_BYTES,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _IMAGE_COLUMNS = ("image", "img", "images", "x")
 _AS_IT_IS = ImageForm(None, "stretch", 3, (255, 255, 255))  # also gray, if all images are
-_GRAY_MODES = ("1", "L")
+_GRAY_MODES = ("1", "L", "LA", "I")
 _NUMBERS = (int, float, bool)
 _AT_ONCE = 256  # rows
 
@@ -295,7 +295,8 @@ def _decode(where: str, cell: object, form: ImageForm) -> Pixels:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(where)
-            plain = _plain(image, form.background)
+            channels = 1 if _is_gray(image, form.background) else 3
+            plain = flattened(content, image, channels, form.background)
             return np.asarray(resized(plain, form.size, form) if form.size else plain)
     except Image.DecompressionBombError:
         raise _too_large(where) from None
@@ -307,17 +308,7 @@ def _too_large(where: str) -> DataError:
     return DataError(f"{where}: has more than {MAX_PIXELS // 1_000_000} million pixels; resize it")
 
 
-def _plain(image: "Image", background: tuple[int, int, int]) -> "Image":
-    """The image upright on a background, with mode ``L`` if it has no color, else ``RGB``."""
-    from PIL import Image, ImageOps
-
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16 bits
-        return Image.fromarray((np.asarray(upright) / 257).round().astype(np.uint8))
-    gray = upright.mode in _GRAY_MODES
-    if upright.has_transparency_data:
-        gray = (gray or upright.mode == "LA") and len(set(background)) == 1
-        upright = upright.convert("RGBA")
-        ground = Image.new("RGBA", upright.size, (*background, 255))
-        upright = Image.alpha_composite(ground, upright)
-    return upright.convert("L" if gray else "RGB")
+def _is_gray(image: "Image", background: tuple[int, int, int]) -> bool:
+    """True if an image has no color on a background."""
+    gray = image.mode in _GRAY_MODES or image.mode.startswith("I;16")
+    return gray and (len(set(background)) == 1 or not image.has_transparency_data)

@@ -1,5 +1,6 @@
 """Converts PNG and JPEG files to network inputs in the format of a dataset."""
 
+import io
 import struct
 import warnings
 import zlib
@@ -170,12 +171,12 @@ def _on_paper(file: Path, channels: int, paper: int) -> "Image":
 
 
 def flattened(
-    file: Path, image: "Image", channels: int, background: tuple[int, int, int]
+    file: Path | bytes, image: "Image", channels: int, background: tuple[int, int, int]
 ) -> "Image":
     """Decodes an opened image, upright, on a background.
 
     Args:
-      file: its file.
+      file: its file, or the content of one.
       image: the file as opened by Pillow, not yet decoded.
       channels: 1 for gray, 3 for RGB.
       background: color behind transparent pixels.
@@ -208,8 +209,10 @@ def _turned(image: "Image") -> "Image":
     return ImageOps.exif_transpose(image)
 
 
-def _bit_depth(file: Path) -> int:
+def _bit_depth(file: Path | bytes) -> int:
     """Bit depth of a PNG file, 1 to 16, from its header."""
+    if isinstance(file, bytes):
+        return file[24]
     with file.open("rb") as content:
         return content.read(25)[24]
 
@@ -226,13 +229,15 @@ def _scale_transparent(image: "Image", depth: int) -> None:
         image.info["transparency"] = tuple(value & most for value in transparent)
 
 
-def _deep(file: Path, image: "Image", background: tuple[int, int, int]) -> Pixels:
+def _deep(file: Path | bytes, image: "Image", background: tuple[int, int, int]) -> Pixels:
     """Decodes a 16-bit PNG file, rounded to 8 bits, on a background; (h, w) or (h, w, 3).
 
     Pillow drops the lower 8 bits of everything but grayscale without alpha, so the file is read
     a second time with swapped byte order.
     """
-    with _opened(file) as again:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as again:
         samples = _samples(image, again)
     has_alpha, transparent = samples.shape[2] in {2, 4}, image.info.get("transparency")
     seen = (samples[..., :-1] if has_alpha else samples) / np.float32(257)

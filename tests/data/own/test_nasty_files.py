@@ -14,8 +14,11 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from cnnbench.data.catalog import ImageForm, Shares
+from cnnbench.data.own.array_files import read_array_files
 from cnnbench.data.own.decoding import decode, decode_files, quiet
 from cnnbench.data.own.folder import FolderSource
+from cnnbench.errors import DataError
+from tests.data.own.test_image_files import png
 
 WHITE = (255, 255, 255)
 FORM = ImageForm(None, "stretch", 3, WHITE)
@@ -23,6 +26,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.
 PHOTO = NOISE.resize((32, 24), Image.Resampling.BICUBIC)
 ALPHA = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (24, 1))
 GLASS = Image.fromarray(np.dstack([np.asarray(PHOTO), ALPHA]))
+DEEP = np.random.default_rng(1).integers(0, 65_536, (24, 32, 3)).astype(np.uint16)
 TWICE: dict[str, Any] = {"save_all": True, "append_images": [ImageOps.invert(PHOTO)]}
 
 
@@ -146,3 +150,35 @@ def test_broken_files_are_found_and_read_only_files_are_read(tmp_path: Path) -> 
     pixels, broken = decode_files(files, (24, 32), FORM, skip=True)
     assert broken.tolist() == [1, 3, 5, 6, 7, 8]
     assert len(pixels) == 3
+
+
+def in_a_table(folder: Path, file: Path) -> Any:
+    """The image as read from a Parquet file that contains the image file."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    cells = [{"bytes": file.read_bytes()}] * 2
+    pq.write_table(pa.table({"image": cells, "label": [0, 1]}), folder / "table.parquet")
+    return read_array_files(folder / "table.parquet").arrays["train_images"][0]
+
+
+@pytest.mark.parametrize("name", [*FILES, "deep.png", "deep color.png", "deep.tif"])
+def test_tables_decode_image_files_as_folders_do(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    if name == "deep color.png":
+        file.write_bytes(png(DEEP, 2, 16))
+    elif name.startswith("deep"):
+        Image.fromarray(DEEP[..., 0]).save(file)
+    else:
+        FILES[name](file)
+    found = in_a_table(tmp_path, file)
+    form = ImageForm(None, "stretch", found.shape[2], WHITE)
+    with quiet():
+        np.testing.assert_array_equal(found, decode(file, found.shape[:2], form))
+
+
+def test_tables_refuse_what_has_no_known_black_and_white(tmp_path: Path) -> None:
+    """Such values used to wrap around."""
+    file = tmp_path / "a.tif"
+    for values in (DEEP[..., 0].astype(np.int32) * 1000, DEEP[..., 0].astype(np.float32)):
+        Image.fromarray(values).save(file)
+        with pytest.raises(DataError, match="image 0: is not a readable image file"):
+            in_a_table(tmp_path, file)
