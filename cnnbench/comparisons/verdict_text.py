@@ -161,7 +161,7 @@ def _interval(v: Verdict) -> str:
 
 def interval_name(verdict: Verdict) -> str:
     """The confidence level, and the name of an interval that does not belong to the test."""
-    if verdict.p is not None or verdict.overlap:
+    if verdict.p is not None:
         return f"{level_text(verdict.level)} CI"
     kind = "Welch's t" if verdict.test == "unpaired" else "t"
     return f"{level_text(verdict.level)} {kind} interval"
@@ -230,13 +230,13 @@ def how_lines(verdicts: Sequence[Verdict]) -> list[str]:
 
 def _method(v: Verdict) -> str:
     """The test and its interval."""
+    inverted = "; CI: inversion of the test"
     if v.overlap:
         pairs, shared = ("fold", "folds") if v.folds else ("seed", "seeds")
         return (
             f"paired by {pairs}; corrected resampled t-test (Nadeau and Bengio 2003),"
-            f" since the {shared} share training images; CI: of the test"
+            f" since the {shared} share training images{inverted}"
         )
-    inverted = "; CI: inversion of the test"
     if v.test == "paired":
         kind = "exact " if v.numbers[0] <= EXACT else ""
         return f"paired by seed; {kind}sign-flip test{inverted}"

@@ -33,7 +33,7 @@ def test_a_verdict_stands_below_the_table(results: Path) -> None:
         "Verdict: Modified CNN is more accurate than Standard CNN: +1.13 points (95% CI +1.13 to "
         "+1.13, p = 0.0078, 8 seeds); an epoch takes 1.00x as long (1.00x to 1.00x)."
     ) in text
-    assert "Verdicts: paired by seed; CI: Student's t; p: sign-flip test." in text
+    assert "Verdicts: unpaired; exact permutation test of the seeds; CI: inversion of the test." in text
 
 
 @pytest.mark.parametrize("words", [[], ["--all"]])
@@ -162,7 +162,7 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
     done = compare(results, "standard", "single", "--fail-if", "accuracy:-0.2pp")
     assert done.exit_code == 4
     assert "with one seed, so no CI" in done.stderr
-    assert "run both with --seeds 6" in " ".join(done.stdout.split())
+    assert "run both with --seeds 4" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(

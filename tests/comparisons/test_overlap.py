@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 
+from cnnbench.comparisons.samples import Pairing
 from cnnbench.comparisons.verdict import Arm, Criteria, Finding, Verdict, judge
 from cnnbench.comparisons.verdict_text import how_lines, sentence
 from cnnbench.data.splits import RandomSplit, divide_at_random, size_of_validation
+from cnnbench.errors import UsageError
 from cnnbench.statistics.estimates import mean_interval, standard_error
 from cnnbench.statistics.resampled import corrected_p
 
@@ -146,8 +148,8 @@ def test_five_folds_suffice_for_a_verdict() -> None:
         " 5 folds); an epoch takes 1.00x as long."
     )
     assert how_lines([verdict])[0] == (
-        "Verdicts: paired by fold; CI and p: corrected resampled t-test (Nadeau and Bengio 2003),"
-        " since the folds share training images."
+        "Verdicts: paired by fold; corrected resampled t-test (Nadeau and Bengio 2003), since the"
+        " folds share training images; CI: inversion of the test."
     )
 
 
@@ -155,8 +157,9 @@ def test_seeds_of_random_splits_are_named_seeds() -> None:
     (verdict,) = verdicts(BASE, lifted(LIFT), folds=0)
     assert ", 5 seeds);" in sentence(verdict)
     assert how_lines([verdict, verdict])[0] == (
-        "Verdicts: paired by seed; CI and p: corrected resampled t-test (Nadeau and Bengio 2003),"
-        " since the seeds share training images, Holm-adjusted (CIs are not)."
+        "Verdicts: paired by seed; corrected resampled t-test (Nadeau and Bengio 2003), since the"
+        " seeds share training images; CI: inversion of the test at the level of Holm's step; p:"
+        " Holm-adjusted."
     )
 
 
@@ -167,6 +170,7 @@ def test_an_incomplete_cross_validation_is_too_little() -> None:
         "; 5-fold cross-validation takes at least 5 seeds: run both with --seeds 5; an epoch takes"
         " 1.00x as long."
     )
+    assert "accuracy +1.50 points (95% t interval +1.17 to +1.83, 3 folds); " in sentence(verdict)
     (verdict,) = verdicts(BASE[:1], lifted(LIFT[:1]), folds=0)
     assert (verdict.finding, verdict.fewest) == (Finding.FEW, 2)
 
@@ -181,6 +185,25 @@ def test_the_number_of_seeds_to_run_is_a_number_of_rounds() -> None:
     }
     enough = [m for m, size in sizes.items() if size < abs(verdict.difference)]
     assert n == enough[0]
+
+
+@pytest.mark.parametrize("test", ["paired", "unpaired"])
+@pytest.mark.parametrize(("folds", "split"), [(5, "folds: 5"), (0, "by_seed: true")])
+def test_the_test_of_overlapping_seeds_cannot_be_chosen(
+    test: Pairing, folds: int, split: str
+) -> None:
+    arm = Arm(("A", "a", "a/1"), dict(enumerate(BASE)), {}, 0.25, folds)
+    with pytest.raises(UsageError) as caught:
+        judge(
+            [arm, arm._replace(names=("B", "b", "b/1"))],
+            "accuracy",
+            Criteria(test=test),
+            higher=True,
+        )
+    assert str(caught.value) == (
+        f"--test: with 'split: {{{split}}}', seeds share training images, so verdicts use the"
+        " corrected resampled t-test; omit --test."
+    )
 
 
 def test_overlap_bounds_what_more_seeds_can_detect() -> None:

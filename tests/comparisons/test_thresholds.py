@@ -43,7 +43,7 @@ def test_zero_times_are_inconclusive() -> None:
     assert found.text == "train_s:+10% inconclusive: B: no epoch time comparable with A"
 
 
-FALL = [-0.004, -0.0045, -0.0055, -0.005, -0.006, -0.005]  # -0.50 (-0.57 to -0.43) points
+FALL = [-0.004, -0.0045, -0.0055, -0.005, -0.006, -0.005]  # -0.50 (-0.55 to -0.45) points
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,11 @@ def test_times_are_ratios(threshold: str, ratio: list[float], outcome: Threshold
 def test_messages_give_the_evidence() -> None:
     failed = check_threshold(change("accuracy:-0.2pp"), verdict(FALL))
     assert failed.text == (
-        "accuracy:-0.2pp failed: B: accuracy -0.50 points (95% CI -0.57 to -0.43)"
+        "accuracy:-0.2pp failed: B: accuracy -0.50 points (95% CI -0.55 to -0.45)"
+    )
+    few = check_threshold(change("accuracy:-0.2pp"), verdict(FALL[:3]))
+    assert few.text == (
+        "accuracy:-0.2pp failed: B: accuracy -0.47 points (95% Welch's t interval -0.66 to -0.28)"
     )
     slow = check_threshold(change("train_s:+10%"), verdict([0.0] * 6, [2.0] * 6))
     assert slow.text == "train_s:+10% failed: B: 2x the baseline's time (95% CI 2x to 2x)"
@@ -207,14 +211,14 @@ def limit(text: str) -> Limit:
         (
             "test_accuracy<96%",
             HIGH,
-            "test_accuracy<96% failed: A: test accuracy 95.30% (95% CI 94.89% to 95.71%)",
+            "test_accuracy<96% failed: A: test accuracy 95.30% (95% t interval 94.89% to 95.71%)",
         ),
         ("loss>0.1", [0.2], "loss>0.1 inconclusive: A: loss 0.2000 with one seed, so no CI"),
         ("loss>0.1", [0.2, float("inf")], "loss>0.1 inconclusive: A: a non-finite loss"),
         (
             "train_s>1",
             [2.0, 2.0],
-            "train_s>1 failed: A: time per epoch 2.00 s (95% CI 2.00 s to 2.00 s)",
+            "train_s>1 failed: A: time per epoch 2.00 s (95% t interval 2.00 s to 2.00 s)",
         ),
         ("train_s>1", [], "train_s>1 inconclusive: A: no seed was timed alone"),
     ],
