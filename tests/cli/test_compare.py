@@ -33,7 +33,10 @@ def test_a_verdict_stands_below_the_table(results: Path) -> None:
         "Verdict: Modified CNN is more accurate than Standard CNN: +1.13 points (95% CI +1.13 to "
         "+1.13, p = 0.0078, 8 seeds); an epoch takes 1.00x as long (1.00x to 1.00x)."
     ) in text
-    assert "Verdicts: unpaired; exact permutation test of the seeds; CI: inversion of the test." in text
+    assert (
+        "Verdicts: unpaired; exact permutation test of the seeds; CI: inversion of the test."
+        in text
+    )
 
 
 @pytest.mark.parametrize("words", [[], ["--all"]])

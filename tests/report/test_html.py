@@ -186,7 +186,10 @@ def test_charts_have_their_numbers_in_tables() -> None:
     for number in ("93.00%", "98.25%", "6.83 s", "160,362", "+1.00 points", "Example CPU"):
         assert number in page.text, number
     assert "0123456789ab" in page.text
-    assert "Verdicts: unpaired; exact permutation test of the seeds; CI: inversion of the test." in page.text
+    assert (
+        "Verdicts: unpaired; exact permutation test of the seeds; CI: inversion of the test."
+        in page.text
+    )
 
 
 def test_a_single_run_has_no_verdict() -> None:
