@@ -44,18 +44,18 @@ ALPHA = 0.05
 
 _MARKED = re.compile(r"(<!-- calibration: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-Section = Callable[[int], str]
-SECTIONS: dict[str, Section] = {}
+TableMaker = Callable[[int], str]
+SECTIONS: dict[str, TableMaker] = {}
 
 
-def section(name: str) -> Callable[[Section], Section]:
+def section(name: str) -> Callable[[TableMaker], TableMaker]:
     """Registers a function from a number of simulations to Markdown.
 
     Args:
       name: its name in the markers of the page.
     """
 
-    def register(function: Section) -> Section:
+    def register(function: TableMaker) -> TableMaker:
         SECTIONS[name] = function
         return function
 
@@ -405,7 +405,7 @@ def measured_power(simulations: int) -> str:
     return table(["Metric", "Difference / sd", "4 seeds", "6 seeds", "8 seeds"], rows)
 
 
-def _sections() -> Mapping[str, Section]:
+def _sections() -> Mapping[str, TableMaker]:
     """All sections; modules with sections of their own are imported here."""
     return SECTIONS
 
