@@ -70,6 +70,12 @@ class Silent:
     def event(self, event: Event) -> None:
         """Prints nothing."""
 
+    def look(self, text: str) -> None:
+        """Prints nothing."""
+
+    def running(self, text: str) -> None:
+        """Prints nothing."""
+
     def finished(self, folder: Path) -> None:
         """Remembers the folder; where it is printed depends on the command."""
         self.folder = folder
@@ -152,6 +158,10 @@ class Lines(Silent):
             case _:
                 assert_never(event)
 
+    def look(self, text: str) -> None:
+        """Prints the verdict so far."""
+        self.say(text)
+
     def _logs_epochs(self) -> bool:
         return self.verbose or self.num_seeds == 1
 
@@ -231,6 +241,7 @@ class Board:
     def __init__(self, console: Console) -> None:
         self.progress = make_progress(console)
         self.works: list[RunProgress] = []
+        self.result = ""  # the difference so far and its interval
         self._seeds: TaskID | None = None
         self._runs: list[TaskID] = []
 
@@ -267,7 +278,8 @@ class Board:
         assert self._seeds is not None
         total = sum(work.seeds for work in self.works)
         done = sum(work.done / work.epochs for work in self.works if work.epochs)
-        said = Said(place=f"{int(done + 1e-9)} of {total} seeds")
+        result = f", {self.result}" if self.result else ""
+        said = Said(place=f"{int(done + 1e-9)} of {total} seeds{result}")
         self.progress.update(
             self._seeds,
             said=said,
@@ -368,6 +380,11 @@ class Bars(Lines):
         if self.task is not None:
             self.board.remove(self.task)
             self.task = None
+
+    def running(self, text: str) -> None:
+        """Shows the difference so far next to the bar of all seeds."""
+        self.board.result = text
+        self._update()
 
     def _logs_epochs(self) -> bool:
         return self.verbose

@@ -104,7 +104,7 @@ def _finished(run: RunResult, metric: str | None) -> Finished:
     record, summary = run.record, run.summary
     again = f"re-run it with: {commands.command_line(record.command)}"
     folder = run.path or commands.RESULTS_DIR / run_path(record)
-    resume = f"resume it with: {commands.resume(record.environment.command, folder)}"
+    resume = f"resume it with: {record.how_to_resume(folder)}"
     if record.status is not Status.FINISHED:
         cause = f" ({record.error})" if record.error else ""
         raise IncomparableError(

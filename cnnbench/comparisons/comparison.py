@@ -23,6 +23,7 @@ from cnnbench.comparisons.comparability import (
 from cnnbench.comparisons.images import RunSpread, grounds, image_notes, run_spread, with_images
 from cnnbench.comparisons.labels import is_sweep, run_labels
 from cnnbench.comparisons.repetitions import contradiction, repeats
+from cnnbench.comparisons.stopping import judge_runs
 from cnnbench.comparisons.time_to_target import TimeToTarget, parse_target, time_to_target
 from cnnbench.comparisons.timing_warnings import Timed, TimingWarning
 from cnnbench.comparisons.verdict import (
@@ -196,7 +197,7 @@ def compare(
       UsageError: a run does not have the metric, or no run matches the baseline.
     """
     finished = _best_first(_comparable(runs, criteria, steps=steps), criteria)
-    return _comparison(finished, _arms(finished), criteria=criteria)
+    return _comparison(finished, arms_of(finished), criteria=criteria)
 
 
 def compare_points(
@@ -216,7 +217,7 @@ def compare_points(
       UsageError: a run does not have the metric, or no run matches the baseline.
     """
     finished = [_comparable(group, criteria) for group in groups]
-    arms = [_arms(runs) for runs in finished]
+    arms = [arms_of(runs) for runs in finished]
     first = finished[0][0]
     higher = first.summary.metrics[first.metric] is Direction.HIGHER
     judged = judge_groups(arms, first.judged_by, criteria, higher=higher)
@@ -248,7 +249,7 @@ def run_values(
       IncomparableError: a run is unfinished.
       UsageError: a run does not have the metric.
     """
-    arms = _arms(finished_runs(runs, metric))
+    arms = arms_of(finished_runs(runs, metric))
     if metric is None:  # times do not depend on the images
         return [(arm.names[0], list(arm.epoch_s.values()), 0.0) for arm in arms]
     return [(arm.names[0], list(arm.values.values()), arm.overlap) for arm in arms]
@@ -275,7 +276,7 @@ def compare_groups(
         else:
             group.append(run)
     groups = [_best_first(group, criteria) for group in groups]
-    arms = [_arms(group) for group in groups]
+    arms = [arms_of(group) for group in groups]
     every = [arm for group in arms for arm in group]
     chosen = every[find_baseline(every, criteria.baseline)]
     known = [any(s is chosen or criteria.baseline in s.names for s in group) for group in arms]
@@ -301,7 +302,7 @@ def _comparison(
     unequal = _contradictions(named)
     costs = tuple(map(partial(_cost_row, criteria), runs, labels))
     higher = direction is Direction.HIGHER
-    verdicts = judge(arms, runs[0].judged_by, criteria, higher=higher) if judged is None else judged
+    verdicts = judge_runs(runs, arms, criteria, higher=higher) if judged is None else judged
     place = find_baseline(arms, criteria.baseline)
     others = [run for number, run in enumerate(runs) if number != place]
     verdicts = with_images(runs[place], others, verdicts)
@@ -478,7 +479,7 @@ def _twins(one: RunRecord, other: RunRecord) -> bool:
     return same and len(forms) < 2
 
 
-def _arms(runs: Sequence[Finished]) -> tuple[Arm, ...]:
+def arms_of(runs: Sequence[Finished]) -> tuple[Arm, ...]:
     """Per-seed measurements of the runs, in order."""
     labels = run_labels([run.record for run in runs], [run.path for run in runs])
     return tuple(_arm(run, label) for run, label in zip(runs, labels, strict=True))

@@ -59,6 +59,7 @@ class Criteria:
       target: a value of the metric as the user wrote it; the time to reach it is reported.
       test: `unpaired` or `paired` by seed; if None, unpaired, except that seeds whose training
         images overlap have a test of their own.
+      anytime: True for verdicts that are valid however often seeds are added.
     """
 
     baseline: str | None = None
@@ -67,6 +68,7 @@ class Criteria:
     min_effect: Effect = ANY
     target: str | None = None
     test: Pairing | None = None
+    anytime: bool = False
 
 
 class Arm(NamedTuple):
@@ -133,6 +135,24 @@ class ImageEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class StoppingRule:
+    """The rule by which runs were stopped, which their verdict takes into account.
+
+    Args:
+      looks: numbers of seeds at which there was to be a verdict; empty if it is valid after every
+        seed.
+      number: number of seeds of the verdict.
+      threshold: the p-value that decides with this number.
+      comparisons: number of comparisons that share alpha.
+    """
+
+    looks: tuple[int, ...]
+    number: int
+    threshold: float
+    comparisons: int
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Comparison of a run with the baseline by one metric after the last epoch.
 
@@ -169,6 +189,7 @@ class Verdict:
         corrected if the seeds train on overlapping parts of the images; otherwise 0.
       folds: number of folds of a cross-validation; 0 for none.
       images: what the results for each image add; None if they are unknown.
+      stopped: the rule by which the runs were stopped; None if their seeds were chosen beforehand.
     """
 
     label: str
@@ -195,6 +216,7 @@ class Verdict:
     overlap: float = 0.0
     folds: int = 0
     images: ImageEvidence | None = None
+    stopped: StoppingRule | None = None
 
 
 def judge(

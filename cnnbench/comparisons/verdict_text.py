@@ -11,6 +11,7 @@ from cnnbench.errors import UsageError
 from cnnbench.formatting import clean, enumeration
 from cnnbench.spec.metrics import is_fraction, words
 from cnnbench.statistics.estimates import Interval
+from cnnbench.statistics.looks import Reason
 from cnnbench.statistics.matched_pairs import MatchedPairs
 from cnnbench.statistics.permutation import EXACT, enumerable
 
@@ -211,7 +212,76 @@ def _time(v: Verdict) -> str:
 
 def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
     """One line per verdict."""
-    return [f"Verdict: {sentence(verdict)}" for verdict in verdicts]
+    return [f"Verdict{_rule(verdict)}: {sentence(verdict)}" for verdict in verdicts]
+
+
+def _rule(v: Verdict) -> str:
+    """The rule that stopped the runs, in parentheses."""
+    if v.stopped is None:
+        return ""
+    if not v.stopped.looks:
+        return f" (valid after any number of seeds; alpha {v.alpha:g})"
+    looks = ", ".join(map(str, v.stopped.looks))
+    return f" (planned looks at {looks}; alpha {v.alpha:g})"
+
+
+def look_line(verdict: Verdict, place: int, reason: Reason | None, *, several: bool) -> str:
+    """A line on a look: the difference, p and the threshold, and what follows.
+
+    Args:
+      verdict: the verdict at the look, with the rule that stops its run.
+      place: number of the look, from 1.
+      reason: why no more seeds are trained; None if the run goes on.
+      several: True if several runs are judged at each look.
+    """
+    stopped = verdict.stopped
+    assert stopped is not None
+    next_ = [look for look in stopped.looks if look > stopped.number]
+    after = "go on"
+    match reason:
+        case Reason.DECIDED:
+            after = "decided"
+        case Reason.SMALL:
+            after = f"within {size(verdict.metric, verdict.min_effect).lstrip('+')}: decided"
+        case Reason.FUTILE:
+            after = "stopped, no later look can decide"
+        case Reason.LAST:
+            after = "no difference detected" if verdict.p is not None else "not decided"
+            after = f"last look, {after}"
+    if reason is None and next_:
+        after = f"go on to {next_[0]}"
+    label = f"{clean(verdict.label)}, " if several else ""
+    look = f"look {place}, " if stopped.looks else ""
+    return f"{look}{label}{stopped.number} seeds: {_so_far(verdict)}: {after}"
+
+
+def _so_far(v: Verdict) -> str:
+    if v.finding is Finding.DIVERGED:
+        return f"{words(v.metric)}: {_diverged(v)}"
+    p = "" if v.p is None else f", {_p(v.p)}"
+    if v.stopped and v.p is not None:
+        p += f" ({v.stopped.threshold:.2g} needed)"
+    ends = (
+        "" if v.interval is None or not math.isfinite(v.interval.low) else f" ({_so_far_ends(v)})"
+    )
+    return f"{words(v.metric)} {size(v.metric, v.difference)}{ends}{p}"
+
+
+def _so_far_ends(v: Verdict) -> str:
+    assert v.interval is not None
+    low, high = (size(v.metric, end).split()[0] for end in (v.interval.low, v.interval.high))
+    return f"{low} to {high}"
+
+
+def running_text(verdict: Verdict) -> str:
+    """The difference so far and its interval, for a line of progress."""
+    if not math.isfinite(verdict.difference):
+        return "diverged"
+    ends = verdict.interval
+    known = ends is not None and math.isfinite(ends.low)
+    return size(verdict.metric, verdict.difference) + (
+        f" ({_so_far_ends(verdict)})" if known else ""
+    )
 
 
 def how_lines(verdicts: Sequence[Verdict]) -> list[str]:
@@ -237,6 +307,10 @@ def _method(v: Verdict) -> str:
             f"paired by {pairs}; corrected resampled t-test (Nadeau and Bengio 2003),"
             f" since the {shared} share training images{inverted}"
         )
+    if v.stopped and not v.stopped.looks:
+        return "paired by seed; p and CI: e-process of the signs, valid after any number of seeds"
+    if v.stopped:
+        inverted += f" at this look, where p = {v.stopped.threshold:.2g} decides"
     if v.test == "paired":
         kind = "exact " if v.numbers[0] <= EXACT else ""
         return f"paired by seed; {kind}sign-flip test{inverted}"

@@ -24,6 +24,7 @@ from cnnbench.runs.records import (
     Status,
 )
 from cnnbench.spec.experiment import Experiment
+from cnnbench.statistics.looks import Looks
 from cnnbench.system.files import remove_partial
 from cnnbench.system.settings import Change, affects_numbers, changed_settings, current
 from cnnbench.system.stopwatch import Timing
@@ -78,6 +79,7 @@ def create(
     command: Sequence[str],
     tags: Sequence[str] = (),
     session: str = "",
+    looks: Looks | None = None,
 ) -> Iterator[Opened]:
     """Creates the folder of a new run.
 
@@ -93,7 +95,7 @@ def create(
     folder = create_run(results_dir, loaded.experiment.name, datetime.now(UTC))
     with alone(folder):
         record = _first_record(job, folder.run_id, ran_on, source, tags)
-        record = dataclasses.replace(record, session=session)
+        record = dataclasses.replace(record, session=session, looks=looks)
         folder.write_spec(loaded.text)
         folder.write_resolved(loaded.resolved())
         if source:
@@ -171,6 +173,7 @@ def existing_run(
     results_dir: Path,
     asked: tuple[str, str],
     notify: Callable[[str], None],
+    looks: Looks | None = None,
 ) -> Path | None:
     """Finds the newest run of the same training: a finished one, or one that can be resumed.
 
@@ -181,15 +184,17 @@ def existing_run(
       results_dir: folder of all results.
       asked: the engine and the device; ``auto`` matches any.
       notify: called with a sentence if only the settings of a run do not match.
+      looks: the rule that stops the run; None if it trains all seeds.
     """
     from cnnbench.system.locks import is_held
 
-    source = _source(loaded.experiment.model.python or "", folder)
-    wanted = (loaded.experiment.digest(source), loaded.experiment.seeds, dataset)
+    source = model_source(loaded.experiment.model.python or "", folder)
+    wanted = (loaded.experiment.digest(source), dataset)
     runs = [
         entry
         for entry in list_runs(results_dir).entries
-        if wanted == (entry.record.spec_digest, entry.record.seeds, entry.record.dataset.digest)
+        if wanted == (entry.record.spec_digest, entry.record.dataset.digest)
+        and _has_seeds(entry.record, loaded.experiment.seeds, looks)
         and _as_asked(entry.record, *asked)
     ]
     same = [entry for entry in runs if not _other_settings(entry.record)]
@@ -199,6 +204,14 @@ def existing_run(
     finished = [entry for entry in same if entry.record.status is Status.FINISHED]
     stopped = [entry for entry in same if not is_held(entry.path)]
     return next((entry.path for entry in reversed(finished or stopped)), None)
+
+
+def _has_seeds(record: RunRecord, seeds: tuple[int, ...], looks: Looks | None) -> bool:
+    """Returns True if a run has these seeds, or is stopped by the same rule."""
+    if looks:
+        return record.looks is not None and record.looks.rule == looks
+    ended = record.looks is None or record.looks.reason is not None
+    return ended and record.seeds == seeds
 
 
 def _as_asked(record: RunRecord, engine: str, device: str) -> bool:
@@ -318,10 +331,11 @@ def checkpoints_of(job: "Job", folder: RunFolder) -> Checkpoints:
 
 def source_of(job: "Job") -> bytes:
     """Returns the source of a Python model; empty for a graph of layers."""
-    return _source(job.reference, job.folder)
+    return model_source(job.reference, job.folder)
 
 
-def _source(reference: str, folder: Path) -> bytes:
+def model_source(reference: str, folder: Path) -> bytes:
+    """Returns the source of a Python model by its name; empty for a graph of layers."""
     from cnnbench.nn.python_model import class_source
 
     return class_source(reference, folder) if reference else b""

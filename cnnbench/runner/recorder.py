@@ -18,6 +18,7 @@ from cnnbench.runs.records import (
     EngineRecord,
     EpochRecord,
     RunRecord,
+    RunResult,
     SeedSummary,
     Status,
     Summary,
@@ -26,6 +27,7 @@ from cnnbench.runs.weights import digest
 from cnnbench.spec.experiment import Task
 from cnnbench.spec.loader import Loaded
 from cnnbench.spec.optimizers import depends_on_total
+from cnnbench.statistics.looks import Looks
 from cnnbench.system import settings, signals
 from cnnbench.training.events import (
     Checkpoint,
@@ -89,6 +91,24 @@ class Recorder:
         self._waited = False  # the user was told that the device waits
 
     @property
+    def num_seeds(self) -> int:
+        """Number of seeds that are trained."""
+        return len(self._collected.seeds)
+
+    def so_far(self) -> RunResult:
+        """The run as if it had only the seeds that are trained; at least one."""
+        record = self._record.of_seeds(self.num_seeds)
+        epochs, _ = read_epochs(self.folder.path)
+        found = tuple(epoch for epoch in epochs if epoch.seed in record.seeds)
+        finished = dataclasses.replace(record, status=Status.FINISHED)
+        path = self.folder.path
+        return RunResult(finished, summary(self._job, self._collected), found, path=path)
+
+    def stop_at(self, looks: Looks) -> None:
+        """Reduces the run to the seeds that are trained, and records why."""
+        self._record = dataclasses.replace(self._record.of_seeds(self.num_seeds), looks=looks)
+
+    @property
     def command(self) -> Sequence[str]:
         """The command line of the run."""
         return self._record.environment.command
@@ -124,7 +144,7 @@ class Recorder:
         if depends_on_total(self._job.experiment.train.schedule):
             self._checkpoints.clear()
         else:
-            self._checkpoints.keep_last(self._job.experiment.seeds)
+            self._checkpoints.keep_last(self._record.seeds)
 
     def stop(self, error: BaseException | None) -> None:
         """Records that a run ended before it was finished.

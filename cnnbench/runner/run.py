@@ -14,17 +14,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnbench.comparisons.comparison import compare
+from cnnbench.comparisons.merge import finished_runs_of
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.data.streaming.source import StreamOptions
 from cnnbench.errors import ModelError
 from cnnbench.report import comparison, csv_json
 from cnnbench.report.columns import TableOptions
 from cnnbench.runner import tensorboard
-from cnnbench.runner.open_run import Opened, alone, create, existing_run, reopen, with_tags
+from cnnbench.runner.open_run import (
+    Opened,
+    alone,
+    create,
+    existing_run,
+    model_source,
+    reopen,
+    with_tags,
+)
 from cnnbench.runner.recorder import Listener, Recorder
 from cnnbench.runs.folder import TABLES, RunFolder, read_run
 from cnnbench.runs.records import RunResult, Status
 from cnnbench.spec.loader import Loaded, load_experiment
+from cnnbench.statistics.looks import Looks
 from cnnbench.system import commands, settings
 from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.resume import require_epochs
@@ -56,6 +66,7 @@ class Request:
       workers: worker processes that decode the images of a streamed dataset; None for one per core.
       session: the same for requests with other command lines that are interleaved with this one.
       again: the command line that continues after an interrupt, if it trains more than this run.
+      looks: rule that stops the runs of a command; None to train all seeds.
     """
 
     path: Path
@@ -74,6 +85,7 @@ class Request:
     workers: int | None = None
     session: str = ""
     again: Sequence[str] = ()
+    looks: Looks | None = None
 
 
 def check_all(requests: Sequence[Request]) -> None:
@@ -131,6 +143,31 @@ def run_by_turns(
       CnnbenchError: as `run_experiment`; the other runs keep what they measured so far.
       KeyboardInterrupt: the user interrupted the runs; it has a note that says how to resume them.
     """
+    with opened_runs(requests, listeners) as runs:
+        for run in runs:
+            run.read_data()
+            if not run.remaining:
+                done(run.finish())
+        for run, seeds in interleave(runs):
+            run.train(seeds)
+            if not run.remaining:
+                done(run.finish())
+        return [run.finish() for run in runs]
+
+
+@contextmanager
+def opened_runs(
+    requests: Sequence[Request], listeners: Sequence[Listener]
+) -> "Iterator[list[TrainingRun]]":
+    """Runs whose images are not read yet; at the end they are closed, and JAX is as before.
+
+    Args:
+      requests: the experiments with their options.
+      listeners: one for each.
+
+    Raises:
+      CnnbenchError: as `run_by_turns`.
+    """
     with ExitStack() as stack:
         runs: list[TrainingRun] = []
         stack.push(partial(_advise_resuming, runs, listeners[0].note))  # once all are closed
@@ -148,14 +185,7 @@ def run_by_turns(
             run = TrainingRun(request, listener, pin)
             stack.callback(run.close)
             runs.append(run)
-            run.read_data()
-            if not run.remaining:
-                done(run.finish())
-        for run, seeds in interleave(runs):
-            run.train(seeds)
-            if not run.remaining:
-                done(run.finish())
-        return [run.finish() for run in runs]
+        yield runs
 
 
 def _chosen_devices(requests: Sequence[Request]) -> set[str]:
@@ -267,6 +297,51 @@ class TrainingRun:
             return ()
         return self._trainer.remaining if self._trainer else (self._loaded.experiment.seeds[:1],)
 
+    @property
+    def name(self) -> str:
+        """Title of the experiment."""
+        return self._loaded.experiment.type_title
+
+    @property
+    def num_seeds(self) -> int:
+        """Number of seeds that are trained."""
+        if self._result is not None:
+            return len(self._result.record.seeds)
+        return self.recorder.num_seeds if self.recorder else 0
+
+    @property
+    def looks(self) -> Looks | None:
+        """How a finished run was stopped."""
+        return self._result.record.looks if self._result else None
+
+    def so_far(self, number: int) -> RunResult:
+        """The run as if it had the first `number` of its seeds only, which are trained."""
+        assert self._result or self.recorder
+        found = self._result or (self.recorder and self.recorder.so_far())
+        assert found
+        return found.of_seeds(number)
+
+    def earlier(self) -> list[RunResult]:
+        """Finished runs of the same experiment with other seeds; the images have to be read.
+
+        Raises:
+          StoreError: a folder cannot be read.
+        """
+        spec, request = self._loaded.experiment, self._request
+        digest = spec.digest(model_source(spec.model.python or "", request.path.resolve().parent))
+        return [
+            run
+            for run in finished_runs_of(spec.name, request.results_dir)
+            if (run.record.spec_digest, run.record.dataset.digest) == (digest, self._dataset.digest)
+            and not set(run.record.seeds) & set(spec.seeds)
+        ]
+
+    def stop_at(self, looks: Looks) -> None:
+        """Trains no more seeds; the record says why."""
+        if self._trainer and self.recorder:
+            self._trainer.remaining = []
+            self.recorder.stop_at(looks)
+
     def read_data(self) -> None:
         """Reads the images, unless the run is finished already.
 
@@ -362,7 +437,8 @@ class TrainingRun:
         if request.needed and not path:
             source, asked = request.path.resolve().parent, (request.engine, request.device)
             digest = self._dataset.digest
-            path = existing_run(loaded, digest, source, request.results_dir, asked, note)
+            found = request.results_dir, asked, note, request.looks
+            path = existing_run(loaded, digest, source, *found)
         if path and self._is_finished(path):
             return
         self._pin()
@@ -384,7 +460,8 @@ class TrainingRun:
             )
         else:
             where, tags = request.results_dir, request.tags
-            new = create(job, loaded, where, request.command, tags, request.session)
+            more = request.session, request.looks
+            new = create(job, loaded, where, request.command, tags, *more)
             opened = self._folder.enter_context(new)
         job = _continued(job, opened)
         self.recorder = Recorder(job, opened, self._listener)
@@ -454,6 +531,7 @@ def _job(
         request.tensorboard,
         reference,
         workers=StreamOptions(request.workers).num_workers,
+        stops=request.looks.stops if request.looks else (),
     )
 
 

@@ -358,7 +358,7 @@ def _only_trials(argument: str) -> str:
 def _how_to_finish(entry: RunEntry) -> str:
     """A remedy for an experiment without finished runs, from the state of its newest run."""
     if entry.status in (Status.INTERRUPTED, "killed"):
-        return f"resume it with: {commands.resume(entry.record.environment.command, entry.path)}"
+        return f"resume it with: {entry.record.how_to_resume(entry.path)}"
     if entry.status == Status.RUNNING:
         return "wait until the run ends"
     return "run the experiment again"

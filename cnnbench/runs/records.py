@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from html import escape
@@ -13,6 +13,8 @@ from cnnbench.data.splits import RandomSplit
 from cnnbench.formatting import clean, diverged_text, epochs_text
 from cnnbench.runs.cost import Cost
 from cnnbench.spec.metrics import heading, metric_text
+from cnnbench.statistics.looks import Looks
+from cnnbench.system import commands
 from cnnbench.system.stopwatch import Timing
 
 FORMAT_VERSION = 3  # of these values in files; docs/reference/run-folder.md has its history
@@ -282,6 +284,7 @@ class RunRecord:
         empty.
       session: the same for runs that were trained interleaved although their command lines differ;
         otherwise empty.
+      looks: how the run was stopped by `--until-decided` or `--anytime`; None without them.
     """
 
     run_id: str
@@ -311,6 +314,7 @@ class RunRecord:
     best_metric: str = ""
     folds: tuple[int, ...] = ()
     session: str = ""
+    looks: Looks | None = None
 
     @property
     def split_text(self) -> str:
@@ -323,6 +327,10 @@ class RunRecord:
         if rest or len(counts) > 1:
             return f"{split.text}, {len(self.folds)} seeds"
         return f"{split.text}{f', {rounds} repeats' if rounds > 1 else ''}"
+
+    def of_seeds(self, number: int) -> "RunRecord":
+        """The record of a run with the first of the seeds only."""
+        return replace(self, seeds=self.seeds[:number], folds=self.folds[:number])
 
     @property
     def num_steps(self) -> int:
@@ -349,14 +357,26 @@ class RunRecord:
     def overrides(self) -> tuple[str, ...]:
         """Overrides that turn `resolved.yaml` into the experiment that was trained.
 
-        A process killed while it extends a run may leave the old number of epochs there.
+        A process killed while it extends a run may leave the old number of epochs there, and a run
+        that was stopped by looks has fewer seeds.
         """
+        seeds = f"seeds=[{','.join(map(str, self.seeds))}]"
+        stopped = (seeds,) if self.looks and self.looks.reason else ()
+        return (*self._epochs_override, *stopped)
+
+    @property
+    def _epochs_override(self) -> tuple[str, ...]:
         return (f"train.epochs={self.epochs}",) if self.extended else ()
+
+    def how_to_resume(self, folder: Path) -> str:
+        """The command line that resumes the run, and with looks those it is compared with."""
+        command = self.environment.command
+        return commands.again(command) if self.looks else commands.resume(command, folder)
 
     @property
     def command(self) -> tuple[str, ...]:
         """The command line, word by word, that trains the same run from scratch."""
-        return (*self.environment.command, *self.overrides)
+        return (*self.environment.command, *self._epochs_override)
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,6 +471,15 @@ class RunResult:
     epochs: tuple[EpochRecord, ...]
     warnings: tuple[str, ...] = ()
     path: Path | None = field(default=None, compare=False)
+
+    def of_seeds(self, number: int) -> "RunResult":
+        """The run as if it had the first of its seeds only."""
+        record = self.record.of_seeds(number)
+        summary = self.summary and replace(
+            self.summary, seeds=tuple(s for s in self.summary.seeds if s.seed in record.seeds)
+        )
+        epochs = tuple(epoch for epoch in self.epochs if epoch.seed in record.seeds)
+        return replace(self, record=record, summary=summary, epochs=epochs)
 
     def __repr__(self) -> str:
         facts = self._facts()

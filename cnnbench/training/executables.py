@@ -69,6 +69,7 @@ class Job:
       reference: class of a Python model, ``module:Class``.
       resume: finished part of an interrupted run; None for a new run.
       workers: worker processes that decode the images of a streamed dataset.
+      stops: numbers of seeds after which training may stop; empty if it trains all of them.
     """
 
     experiment: Experiment
@@ -83,6 +84,12 @@ class Job:
     reference: str = ""
     resume: Resume | None = None
     workers: int = 1
+    stops: tuple[int, ...] = ()
+
+    @property
+    def stops_of_others(self) -> tuple[int, ...]:
+        """`stops`, counted without the first seed."""
+        return tuple(stop - 1 for stop in self.stops)
 
     @property
     def num_train(self) -> int:

@@ -140,7 +140,8 @@ def plan_resume(
     at_once = max((epoch.at_once for epoch in started), default=None)
     points: dict[int, tuple[int, int]] = {}
     known = partial(_usable, run.epochs, checkpoints, notify, train)
-    for group in [(first,), *groups(others, at_once or 1)]:
+    stops = [stop - 1 for stop in run.record.looks.stops] if run.record.looks else []
+    for group in [(first,), *groups(others, at_once or 1, stops)]:
         points |= dict.fromkeys(group, _common(group, checkpoints, known))
     epochs = {seed: epoch for seed, (epoch, _) in points.items()}
     steps = {seed: step for seed, (_, step) in points.items() if step}

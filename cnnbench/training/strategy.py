@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cnnbench.graph.plan import Plan
@@ -148,15 +149,22 @@ def requested_strategy(engine: str, found: Sequence[Strategy]) -> Strategy | Non
     return max(fitting, key=lambda s: order.index(s.form), default=found[-1])
 
 
-def groups(seeds: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
+def groups(seeds: Sequence[int], size: int, stops: Sequence[int] = ()) -> Iterator[tuple[int, ...]]:
     """Groups of seeds to train in parallel; leftover seeds are trained one at a time.
 
-    >>> list(groups([1, 2, 3, 4, 5], 2))
-    [(1, 2), (3, 4), (5,)]
+    Args:
+      seeds: the seeds.
+      size: number of seeds of a group.
+      stops: numbers of seeds after which training may stop, increasing; no group goes beyond one.
+
+    >>> list(groups([1, 2, 3, 4, 5], 2)), list(groups([1, 2, 3, 4, 5], 2, stops=[3, 9]))
+    ([(1, 2), (3, 4), (5,)], [(1, 2), (3,), (4, 5)])
     """
-    whole = len(seeds) // size * size
-    yield from (tuple(seeds[i : i + size]) for i in range(0, whole, size))
-    yield from ((seed,) for seed in seeds[whole:])
+    for start, stop in pairwise((0, *(n for n in stops if 0 < n < len(seeds)), len(seeds))):
+        part = seeds[start:stop]
+        whole = len(part) // size * size
+        yield from (tuple(part[i : i + size]) for i in range(0, whole, size))
+        yield from ((seed,) for seed in part[whole:])
 
 
 def seeds_at_once(num_seeds: int) -> int:

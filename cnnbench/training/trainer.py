@@ -388,7 +388,8 @@ class Trainer:
         tune_s = self._engine.tune_s + self.watch.now() - started
         self._engine = replace(self._engine, tune_s=tune_s)
         if self._parallel:
-            self.remaining = list(groups(others, self._parallel.at_once))
+            at_once, stops = self._parallel.at_once, self.job.stops_of_others
+            self.remaining = list(groups(others, at_once, stops))
 
 
 def _require_validation(job: Job) -> None:
@@ -458,7 +459,9 @@ def _parallel(sequential: Executables, seeds: Sequence[int], epoch_s: float) -> 
     Only accelerators are so large that one of these networks leaves them partly idle.
     A resumed run keeps its earlier decision.
     """
-    job, size = sequential.job, seeds_at_once(len(seeds))
+    job = sequential.job
+    first = next((stop for stop in job.stops_of_others if stop), len(seeds))
+    size = seeds_at_once(min(first, len(seeds)))
     decided = job.resume.at_once if job.resume else None
     size = decided or size
     if size < 2 or not job.accelerator or sequential.feed:

@@ -26,6 +26,7 @@ from cnnbench.cli.terminal import print_document, stdout, tell, warn
 from cnnbench.comparisons.comparability import judgeable, run_path
 from cnnbench.comparisons.comparison import Comparison, compare_groups, run_values
 from cnnbench.comparisons.comparison import compare as compare_runs
+from cnnbench.comparisons.merge import all_seeds
 from cnnbench.comparisons.over.points import OverComparison
 from cnnbench.comparisons.thresholds import (
     TIME,
@@ -61,6 +62,14 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     min_effect: MinEffect = "0",
     test: TestOption = None,
     over: OverOption = None,
+    anytime: Annotated[
+        bool,
+        typer.Option(
+            "--anytime",
+            help="Combine all runs of each experiment, and judge by a test that is valid after any"
+            " number of seeds.",
+        ),
+    ] = False,
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -99,7 +108,8 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Compare runs: accuracy, time, cost, and a verdict."""
     thresholds = [parse_threshold(text) for text in fail_if or ()]
-    criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect), target, test_name(test))
+    effect = parse_effect(min_effect)
+    criteria = Criteria(baseline, metric, alpha, effect, target, test_name(test), anytime)
     if over is not None and len(runs or ()) != 1:
         refuse_with_over({"--all": every, "--target": target, "--sort-by": sort_by})
         _compare_over(judged_over(runs, over, criteria, results_dir), thresholds, format)
@@ -140,6 +150,8 @@ def side_by_side(
       UsageError: `every` with names of runs.
       CnnbenchError: as `find_runs` and `compare_runs`.
     """
+    if criteria.anytime and not runs:
+        raise UsageError("--anytime: no run given; name the experiments to combine the runs of.")
     if runs and every:
         raise UsageError(f"--all: cannot be combined with '{runs[0]}'; remove one of them.")
     if over is not None:
@@ -147,6 +159,8 @@ def side_by_side(
         return (compare_runs(selection.runs, criteria),), selection
     if runs:
         selection = find_runs(runs, results_dir)
+        if criteria.anytime:
+            selection = replace(selection, runs=tuple(all_seeds(selection.runs, results_dir)))
         return (compare_runs(selection.runs, criteria),), selection
     if every:
         selection = newest_finished(results_dir)

@@ -12,6 +12,7 @@ import typer
 
 from cnnbench.cli.completion import complete_datasets, complete_runs
 from cnnbench.cli.options import (
+    Alpha,
     DataDir,
     Device,
     DeviceOption,
@@ -19,6 +20,8 @@ from cnnbench.cli.options import (
     EngineOption,
     Format,
     MaybeSpecs,
+    MetricOption,
+    MinEffect,
     OverOption,
     ResultsDir,
     SeedTest,
@@ -35,6 +38,8 @@ from cnnbench.formatting import epochs_text
 
 if TYPE_CHECKING:  # the help must not wait for them
     from cnnbench.comparisons.comparison import Comparison
+    from cnnbench.comparisons.samples import Pairing
+    from cnnbench.comparisons.verdict import Criteria
     from cnnbench.runner.run import Request
     from cnnbench.runs.records import RunResult
 
@@ -138,6 +143,41 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         ),
     ] = False,
     test: TestOption = None,
+    until_decided: Annotated[
+        bool,
+        typer.Option(
+            "--until-decided",
+            help="Train more seeds until there is a verdict, at looks planned to keep --alpha.",
+        ),
+    ] = False,
+    anytime: Annotated[
+        bool,
+        typer.Option(
+            "--anytime",
+            help="Train more seeds until there is a verdict that is valid after any number of them;"
+            " those of earlier runs count, too.",
+        ),
+    ] = False,
+    looks: Annotated[
+        str | None,
+        typer.Option(
+            help="Numbers of seeds at which --until-decided looks.",
+            metavar="N,N,...",
+            show_default=False,
+        ),
+    ] = None,
+    max_seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Largest number of seeds of --until-decided or --anytime; default: 20.",
+            metavar="N",
+            min=2,
+            show_default=False,
+        ),
+    ] = None,
+    metric: MetricOption = None,
+    alpha: Alpha = 0.05,
+    min_effect: MinEffect = "0",
     tag: Tags = None,
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
@@ -183,32 +223,36 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         # Options apply to the file; overrides after them may be more specific.
         requests = [make(path, given + overrides, needed=needed) for path in paths]
     points = (over, len(requests)) if over else None
-    refused = {"--resume": resume, "--match": match, "--tune": tune}
+    refused: dict[str, object] = {"--resume": resume, "--match": match, "--tune": tune}
+    refused |= {"--until-decided": until_decided, "--anytime": anytime}
     requests = _at_each_value(requests, over, refused)
     if match:
         requests = _matched(requests, match)
-    if test:
-        _check_test(test, requests)
+    _check_test(test, requests)
     if tune or trials is not None:
         from cnnbench.cli.tuning import TuneDisplay, TuneOptions, tune_experiments
 
-        others = {"resume": resume, "profile": profile}
+        others = {"resume": resume, "profile": profile, "until-decided": until_decided or anytime}
         options = TuneOptions(tune or (), trials, tune_seeds, others, test_name(test))
         display = TuneDisplay(
             partial(_dry_run, requests) if dry_run else None, json, quiet, verbose
         )
         tune_experiments(requests, options, display)
         return
+    judged = metric, alpha, min_effect, test_name(test)
+    wish = until_decided, anytime, looks, max_seeds, seeds, bool(resume)
+    requests, criteria = _stopped_by(requests, wish, judged)
     if dry_run:
         _dry_run(requests)
         return
-    _train_and_print(requests, results_dir, test, points, json=json, quiet=quiet, verbose=verbose)
+    shown = requests, results_dir, criteria, points
+    _train_and_print(*shown, json=json, quiet=quiet, verbose=verbose)
 
 
 def _train_and_print(
     requests: "Sequence[Request]",
     results_dir: Path,
-    test: SeedTest | None,
+    criteria: "Criteria",
     points: tuple[str, int] | None,
     *,
     json: bool,
@@ -222,14 +266,22 @@ def _train_and_print(
     folders: dict[Path, None] = {}
     try:
         with handle_signals():
-            _run_all(requests, results, folders, quiet=quiet, verbose=verbose)
+            _run_all(requests, results, folders, criteria, quiet=quiet, verbose=verbose)
     finally:
-        if points and _print_over(results, list(folders), points, test, json=json):
+        if points and _print_over(results, list(folders), points, criteria.test, json=json):
             pass
         elif json:
-            _print_json(results, () if quiet else folders, test)
+            _print_json(results, () if quiet else folders, criteria, results_dir)
         else:
-            _print_results(results, list(folders), results_dir, test, verbose=verbose)
+            _print_results(results, list(folders), results_dir, criteria, verbose=verbose)
+
+
+def _stopped_by(
+    requests: "Sequence[Request]", wish: Sequence[Any], judged: Any
+) -> "tuple[list[Request], Criteria]":
+    from cnnbench.cli.looks import Wish, stopped_by
+
+    return stopped_by(requests, Wish(*wish), judged)
 
 
 def _matched(requests: "Sequence[Request]", match: Match) -> "list[Request]":
@@ -271,13 +323,14 @@ def _resumed(
     found = [find(run, make.keywords["results_dir"]) for run in runs]
     warn(list(dict.fromkeys(warning for _, warnings in found for warning in warnings)))
     folders = dict.fromkeys(folder for folder, _ in found)  # once, even if named twice
+    records = {folder: read_run_entry(folder).record for folder in folders}
+    for folder, record in records.items():
+        if record.looks and record.looks.reason is None:
+            message = f"--resume: {folder} is stopped by its comparison with other runs"
+            raise UsageError(f"{message}; resume all with: {record.how_to_resume(folder)}")
     return [
-        make(
-            folder / RESOLVED_FILE,
-            epochs or read_run_entry(folder).record.overrides,
-            resume=folder,
-        )
-        for folder in folders
+        make(folder / RESOLVED_FILE, [*record.overrides, *epochs], resume=folder)
+        for folder, record in records.items()
     ]
 
 
@@ -285,6 +338,7 @@ def _run_all(
     requests: "Sequence[Request]",
     results: "list[RunResult]",
     folders: dict[Path, None],
+    criteria: "Criteria",
     *,
     quiet: bool,
     verbose: bool,
@@ -292,16 +346,23 @@ def _run_all(
     """Runs experiments; finished ones are in `results` and `folders` even if another one fails."""
     from cnnbench.cli.progress import listening
     from cnnbench.runner.run import check_all, run_by_turns
+    from cnnbench.runner.until_decided import run_until_decided
 
     check_all(requests)
     with listening(stderr(), len(requests), quiet=quiet, verbose=verbose) as listeners:
         try:
-            results[:] = run_by_turns(requests, listeners, results.append)
+            if requests[0].looks:
+                watcher = listeners[0]
+                results[:] = run_until_decided(
+                    requests, listeners, watcher, criteria, results.append
+                )
+            else:
+                results[:] = run_by_turns(requests, listeners, results.append)
         finally:
             folders.update((each.folder, None) for each in listeners if each.folder)
 
 
-def _check_test(test: SeedTest, requests: "Sequence[Request]") -> None:
+def _check_test(test: SeedTest | None, requests: "Sequence[Request]") -> None:
     """Checks before training that the verdict can use a test.
 
     Raises:
@@ -310,7 +371,7 @@ def _check_test(test: SeedTest, requests: "Sequence[Request]") -> None:
     from cnnbench.comparisons.verdict import require_no_test
     from cnnbench.spec.loader import load_experiment
 
-    for request in requests:
+    for request in requests if test else ():
         loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
         split = loaded.experiment.dataset.random_split
         if split and (split.folds or split.by_seed):
@@ -332,7 +393,7 @@ def _print_over(
     results: "Sequence[RunResult]",
     folders: Sequence[Path],
     points: tuple[str, int],
-    test: SeedTest | None,
+    test: "Pairing | None",
     *,
     json: bool,
 ) -> bool:
@@ -344,7 +405,7 @@ def _print_over(
     from cnnbench.cli.over import print_trained
 
     form = Format.JSON if json else Format.TABLE
-    if not print_trained(results, *points, test_name(test), form):
+    if not print_trained(results, *points, test, form):
         return False
     for line in _ending((), folders, Path()):
         tell(line, err=json)
@@ -352,15 +413,18 @@ def _print_over(
 
 
 def _print_json(
-    results: "Sequence[RunResult]", folders: Iterable[Path], test: SeedTest | None
+    results: "Sequence[RunResult]",
+    folders: Iterable[Path],
+    criteria: "Criteria",
+    results_dir: Path,
 ) -> None:
     from cnnbench.comparisons.comparison import compare_groups
-    from cnnbench.comparisons.verdict import Criteria
+    from cnnbench.comparisons.merge import all_seeds
     from cnnbench.report.csv_json import json_text
 
     if results:
-        criteria = Criteria(test=test_name(test))
-        print_document(json_text(compare_groups(results, criteria)), "json")
+        shown = all_seeds(results, results_dir) if criteria.anytime else results
+        print_document(json_text(compare_groups(shown, criteria)), "json")
     for folder in folders:
         tell(f"Files: {folder}")
 
@@ -369,20 +433,24 @@ def _print_results(
     results: "Sequence[RunResult]",
     folders: Sequence[Path],
     results_dir: Path,
-    test: SeedTest | None,
+    criteria: "Criteria",
     *,
     verbose: bool,
 ) -> None:
     """Prints table, verdict and notes, then the folders of the runs."""
     if not results:
         return
+    from cnnbench.cli.looks import saved_text
     from cnnbench.comparisons.comparison import compare_groups
-    from cnnbench.comparisons.verdict import Criteria
+    from cnnbench.comparisons.merge import all_seeds
     from cnnbench.report.columns import TableOptions
     from cnnbench.report.comparison import terminal_table
 
-    comparisons = compare_groups(results, Criteria(test=test_name(test)))
+    shown = all_seeds(results, results_dir) if criteria.anytime else results
+    comparisons = compare_groups(shown, criteria)
     stdout().print(terminal_table(comparisons, wide=False, look=TableOptions(verbose=verbose)))
+    if saved := saved_text(results):
+        tell(saved, err=False)
     for line in _ending(comparisons, folders, results_dir):
         tell(line, err=False)
 

@@ -1,0 +1,186 @@
+"""Trains seeds until verdicts are decided: `--until-decided` and `--anytime`."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from cnnbench.comparisons.comparability import finished_runs, run_path
+from cnnbench.comparisons.comparison import arms_of, compare
+from cnnbench.comparisons.merge import merged
+from cnnbench.comparisons.stopping import is_futile, reason_to_stop
+from cnnbench.comparisons.verdict import Criteria, Verdict
+from cnnbench.comparisons.verdict_text import look_line, running_text
+from cnnbench.runner.recorder import Listener
+from cnnbench.runner.run import Request, TrainingRun, opened_runs
+from cnnbench.runs.records import RunResult
+from cnnbench.statistics.looks import Looks, Reason
+
+
+class Watcher(Protocol):
+    """Receives the results so far."""
+
+    def look(self, text: str) -> None:
+        """Called with a line on a look."""
+
+    def running(self, text: str) -> None:
+        """Called with the difference and its interval after each seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What stopping saved.
+
+    Args:
+      seeds: number of seeds that were not trained, of all runs.
+      planned: number of seeds that were planned.
+      seconds: estimated time of these seeds.
+    """
+
+    seeds: int
+    planned: int
+    seconds: float
+
+
+def run_until_decided(
+    requests: Sequence[Request],
+    listeners: Sequence[Listener],
+    watcher: Watcher,
+    criteria: Criteria,
+    done: Callable[[RunResult], None] = lambda _: None,
+) -> list[RunResult]:
+    """Runs experiments interleaved by seed until each is decided against the first.
+
+    Args:
+      requests: the experiments, the baseline first, with the same `looks` and the seeds that are
+        trained at most.
+      listeners: one for each.
+      watcher: receives the results so far.
+      criteria: settings of the verdicts.
+      done: called with each result as soon as it is complete.
+
+    Returns:
+      The runs, in the order of the requests.
+
+    Raises:
+      CnnbenchError: as `run_by_turns`.
+      KeyboardInterrupt: as `run_by_turns`.
+    """
+    with opened_runs(requests, listeners) as runs:
+        for run in runs:
+            run.read_data()
+        looks = requests[0].looks
+        assert looks is not None
+        base, *others = runs
+        known = [run.earlier() if looks.anytime else [] for run in runs]
+        arms = [
+            _Arm((base, run), looks, criteria, watcher, (known[0], known[number]))
+            for number, run in enumerate(others, start=1)
+        ]
+        _train(base, arms, done)
+        reasons = [arm.reason for arm in arms]
+        reason = Reason.LAST if Reason.LAST in reasons else reasons[-1]
+        base.stop_at(replace(looks, reason=reason))
+        done(base.finish())
+        return [run.finish() for run in runs]
+
+
+def _train(base: TrainingRun, arms: "Sequence[_Arm]", done: Callable[[RunResult], None]) -> None:
+    """Trains the baseline and all runs that are not decided, one seed each at a time."""
+    order = [base, *(arm.run for arm in arms)]
+    while waiting := [arm for arm in arms if not arm.reason]:
+        active = [base, *(arm.run for arm in waiting)]
+        least = min(run.num_seeds for run in active)
+        for run in order:
+            if run in active and run.num_seeds == least and run.remaining:
+                run.train(run.remaining[0])
+        order.reverse()
+        for arm in waiting:
+            arm.judge(several=len(arms) > 1)
+            if arm.reason:
+                done(arm.run.finish())
+
+
+class _Arm:
+    """A run that is compared with the baseline after each look.
+
+    Args:
+      pair: the baseline and the run.
+      looks: the rule.
+      criteria: settings of the verdicts.
+      watcher: receives the results so far.
+      earlier: finished runs of both whose seeds count, too.
+
+    Attributes:
+      reason: why no more seeds are trained; None as long as the run goes on.
+    """
+
+    def __init__(
+        self,
+        pair: tuple[TrainingRun, TrainingRun],
+        looks: Looks,
+        criteria: Criteria,
+        watcher: Watcher,
+        earlier: tuple[Sequence[RunResult], Sequence[RunResult]],
+    ) -> None:
+        self.base, self.run = pair
+        self.looks, self.criteria, self.watcher, self.earlier = looks, criteria, watcher, earlier
+        self.reason: Reason | None = None
+        self._place = 0  # number of looks so far
+
+    def judge(self, *, several: bool) -> None:
+        """Judges at each look that both runs have reached.
+
+        Args:
+          several: True if other runs are judged, too.
+        """
+        number, stops = min(self.base.num_seeds, self.run.num_seeds), self.looks.stops
+        while not self.reason and self._place < len(stops) and stops[self._place] <= number:
+            self._look(stops[self._place], several=several)
+        if not self.reason and number not in stops:
+            self.watcher.running(running_text(self._verdict(number)))
+        if self.reason:
+            self.run.stop_at(replace(self.looks, reason=self.reason))
+
+    def _look(self, number: int, *, several: bool) -> None:
+        self._place += 1
+        verdict = self._verdict(number)
+        p = math.nan if verdict.p is None else verdict.p
+        self.looks = replace(self.looks, p_values=(*self.looks.p_values, p))
+        self.reason = reason_to_stop(verdict, self.looks, number)
+        if not self.reason and not self.looks.anytime and self._is_futile(number):
+            self.reason = Reason.FUTILE
+        self.watcher.running(running_text(verdict))
+        if not self.looks.anytime or self.reason:
+            self.watcher.look(look_line(verdict, self._place, self.reason, several=several))
+
+    def _verdict(self, number: int) -> Verdict:
+        pair = self._pair(number)
+        criteria = replace(self.criteria, baseline=run_path(pair[0].record))
+        (verdict,) = compare(pair, criteria).verdicts
+        return verdict
+
+    def _pair(self, number: int) -> list[RunResult]:
+        return [
+            merged([*known, run.so_far(number)])
+            for run, known in zip((self.base, self.run), self.earlier, strict=True)
+        ]
+
+    def _is_futile(self, number: int) -> bool:
+        finished = finished_runs(self._pair(number), self.criteria.metric)
+        base, other = arms_of(finished)
+        return is_futile((base, other), finished[0].judged_by, self.criteria, self.looks, number)
+
+
+def saved(results: Sequence[RunResult]) -> Saved | None:
+    """What stopping saved, from the times of the seeds that were trained; None without looks."""
+    missing, planned, seconds = 0, 0, 0.0
+    for result in results:
+        if (looks := result.record.looks) is None or result.summary is None:
+            return None
+        own = result.summary.seeds
+        spent = [seed.train_s + seed.eval_s for seed in own]
+        left = len(looks.planned) - len(own)
+        missing, planned = missing + left, planned + len(looks.planned)
+        seconds += left * sum(spent) / max(1, len(spent))
+    return Saved(missing, planned, seconds)
