@@ -145,6 +145,8 @@ def _resize_lines(sizes: list[tuple[int, int]], resize: ResizeChoice | None) -> 
         yield f"  # The median size is {middle} pixels, height x width. Smaller ones train faster."
     if resize.method == "fit":
         yield f"  # fit pads; crop would cut {share} or more off a quarter of the images."
+    elif resize.method == "stretch":
+        yield "  # stretch keeps all of wide or tall images; fit would shrink their shorter side."
     elif resize.waste >= 0.01:
         yield f"  # crop cuts at most {share} off three quarters of the images; fit would pad."
     size = resize.size[0] if len(set(resize.size)) == 1 else list(resize.size)

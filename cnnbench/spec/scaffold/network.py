@@ -37,14 +37,15 @@ def choose_resize(sizes: Sequence[tuple[int, int]], num_train: int) -> ResizeCho
 
     The aspect ratio is that of the median image if most have a similar one, or else square.
     Images are cropped to it if three quarters of them lose no more than `WASTE`. At least half of
-    them are not enlarged, unless they are smaller than `MULTIPLE` pixels.
+    them are not enlarged, unless they are smaller than `MULTIPLE` pixels. Very wide or tall images
+    are stretched, since padding would leave a few pixels of their shorter side.
 
     Args:
       sizes: heights and widths of the images.
       num_train: number of training images.
 
     Returns:
-      None if all images have the same small size.
+      None if all images have the same size, with few pixels.
 
     >>> choose_resize([(480, 640)] * 3, 1000)
     ResizeChoice(size=(56, 72), method='crop', waste=0.03...)
@@ -52,25 +53,38 @@ def choose_resize(sizes: Sequence[tuple[int, int]], num_train: int) -> ResizeCho
     True
     """
     most = SIDE if num_train <= MANY else SIDE_OF_MANY
-    if len(set(sizes)) == 1 and max(sizes[0]) <= most:
+    if len(set(sizes)) == 1 and (max(sizes[0]) <= most or _is_strip(sizes[0], most**2)):
         return None
     ratios = [width / height for height, width in sizes]
     aspect = _aspect(ratios)
     across = median(min(height, width / aspect) for height, width in sizes)
-    height = max(MULTIPLE, _whole(min(across, most / aspect**0.5)))
+    height = max(_whole(MULTIPLE / min(aspect, 1)), _whole(min(across, most / aspect**0.5)))
     width = max(MULTIPLE, _whole(height * aspect))
     lost = sorted(1 - min(ratio * height / width, width / height / ratio) for ratio in ratios)
     waste = lost[3 * len(lost) // 4]
-    return ResizeChoice((height, width), "crop" if waste <= WASTE else "fit", waste)
+    if waste <= WASTE:
+        return ResizeChoice((height, width), "crop", waste)
+    is_wide = not 1 / (2 * WIDEST) <= median(ratios) <= 2 * WIDEST
+    return ResizeChoice((height, width), "stretch" if is_wide else "fit", waste)
+
+
+def _is_strip(size: tuple[int, int], most: int) -> bool:
+    """True for images that are so low or narrow that they have few pixels in spite of their length.
+
+    >>> _is_strip((2, 300), 4096), _is_strip((48, 80), 4096)
+    (True, False)
+    """
+    return min(size) < MULTIPLE and size[0] * size[1] <= most
 
 
 def _aspect(ratios: Sequence[float]) -> float:
     """Width divided by height: the median if most ratios are similar to it, or else 1."""
+    ratios = [min(max(ratio, 1 / WIDEST), WIDEST) for ratio in ratios]
     middle = median(ratios)
     near = sum(middle / ALIKE <= ratio <= middle * ALIKE for ratio in ratios)
     if near < 0.8 * len(ratios) or 1 / ALIKE <= middle <= ALIKE:
         return 1.0
-    return min(max(middle, 1 / WIDEST), WIDEST)
+    return middle
 
 
 def _whole(pixels: float) -> int:

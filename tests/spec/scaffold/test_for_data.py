@@ -180,6 +180,31 @@ def test_the_suggestions_in_comments_are_valid():
     assert experiment.train.class_weights == "balanced"
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_strips_keep_their_shorter_side(turned, tmp_path):
+    """Padding would have shrunk it to less than a pixel."""
+
+    def shape(*sides):
+        return sides[::-1] if turned else sides
+
+    assert choose_resize([shape(2, 300)] * 3, 100) is None
+    choice = choose_resize([shape(2, 300), shape(2, 280), shape(3, 320)], 100)
+    assert choice is not None
+    assert (choice.size, choice.method) == (shape(8, 32), "stretch")
+    wide = choose_resize([shape(50, 300), shape(48, 290)] * 2, 100)
+    assert wide is not None
+    assert wide.method == "fit"
+    for label in ("a", "b"):
+        (tmp_path / "pics" / label).mkdir(parents=True)
+        for number in range(8):
+            height, width = shape(2 + number % 2, 300)
+            pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pics" / label / f"{number}.png")
+    invoke("new", "--data", "pics")
+    assert "method: stretch" in (tmp_path / "pics.yaml").read_text()
+    invoke("show", "pics.yaml")
+
+
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(1, 5_000), st.integers(1, 5_000)), min_size=1, max_size=20),
@@ -189,7 +214,8 @@ def test_sizes_are_small_and_divisible(sizes, num_train):
     choice = choose_resize(sizes, num_train)
     if choice is None:
         assert len(set(sizes)) == 1
-        assert max(sizes[0]) <= SIDE
+        assert max(sizes[0]) <= SIDE or min(sizes[0]) < MULTIPLE
+        assert sizes[0][0] * sizes[0][1] <= SIDE**2
         return
     height, width = choice.size
     assert height % MULTIPLE == width % MULTIPLE == 0
