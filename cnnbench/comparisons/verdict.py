@@ -10,6 +10,7 @@ from cnnbench.comparisons.samples import Pairing, Procedure, Samples
 from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.spec.metrics import is_fraction, words
 from cnnbench.statistics.estimates import Interval, mean, mean_interval
+from cnnbench.statistics.improvement import Improvement, improvement
 from cnnbench.statistics.matched_pairs import MatchedPairs
 from cnnbench.statistics.multiple_tests import holm, holm_levels
 from cnnbench.statistics.permutation import TIES, MeanTest
@@ -190,6 +191,8 @@ class Verdict:
       folds: number of folds of a cross-validation; 0 for none.
       images: what the results for each image add; None if they are unknown.
       stopped: the rule by which the runs were stopped; None if their seeds were chosen beforehand.
+      improvement: probability that a random seed of the run beats one of the baseline; None if a
+        seed diverged.
     """
 
     label: str
@@ -217,6 +220,7 @@ class Verdict:
     folds: int = 0
     images: ImageEvidence | None = None
     stopped: StoppingRule | None = None
+    improvement: Improvement | None = None
 
 
 def judge(
@@ -405,6 +409,12 @@ def _verdict(
         time_interval=ratio_interval,
         overlap=samples.overlap,
         folds=samples.folds,
+        improvement=improvement(
+            *samples.tested,
+            1 - question.alpha,
+            higher=question.higher,
+            independent=not samples.overlap,
+        ),
     )
 
 

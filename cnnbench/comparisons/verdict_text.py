@@ -11,6 +11,7 @@ from cnnbench.errors import UsageError
 from cnnbench.formatting import clean, enumeration
 from cnnbench.spec.metrics import is_fraction, words
 from cnnbench.statistics.estimates import Interval
+from cnnbench.statistics.improvement import Improvement
 from cnnbench.statistics.looks import Reason
 from cnnbench.statistics.matched_pairs import MatchedPairs
 from cnnbench.statistics.permutation import EXACT, enumerable
@@ -326,3 +327,28 @@ def _correlations(verdicts: Sequence[Verdict]) -> list[str]:
     if len(verdicts) > 1:
         texts = [f"{text} ({clean(v.label)})" for text, v in zip(texts, known, strict=True)]
     return [f"Correlation of equal seeds: {enumeration(texts)}."] if texts else []
+
+
+def improvement_lines(verdicts: Sequence[Verdict]) -> list[str]:
+    """A line on the probabilities of improvement; empty if none are known."""
+    texts = [
+        f"{better_text(v.improvement)} that {clean(v.label)} beats {clean(v.baseline)}"
+        for v in verdicts
+        if v.improvement is not None
+    ]
+    if not texts:
+        return []
+    return [f"Probability of improvement, for a random seed of each: {'; '.join(texts)}."]
+
+
+def better_text(improvement: Improvement) -> str:
+    """A probability of improvement with its interval.
+
+    >>> better_text(Improvement(1.0, Interval(0.58, 1.0))), better_text(Improvement(0.5, None))
+    ('100% (58 to 100)', '50%')
+    """
+    share = f"{100 * improvement.share:.0f}%"
+    if improvement.interval is None:
+        return share
+    low, high = improvement.interval.low, improvement.interval.high
+    return f"{share} ({100 * low:.0f} to {100 * high:.0f})"

@@ -12,7 +12,12 @@ from cnnbench.comparisons.comparison import Comparison, CostRow, Row
 from cnnbench.comparisons.labels import overrides
 from cnnbench.comparisons.timing_warnings import COST_CAUSES, DETAILS, summary
 from cnnbench.comparisons.verdict import Verdict
-from cnnbench.comparisons.verdict_text import how_lines, sentence, verdict_lines
+from cnnbench.comparisons.verdict_text import (
+    how_lines,
+    improvement_lines,
+    sentence,
+    verdict_lines,
+)
 from cnnbench.formatting import clean, diverged_text, escape_markdown
 from cnnbench.report.columns import (
     PLAIN,
@@ -147,6 +152,7 @@ def notes(comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN) -> 
         lines += dict.fromkeys(_run_note(row) for row in rows)
     lines += _packed(column.note for column in columns if column.note_last)
     lines += [*how_lines(comparison.verdicts), *comparison.image_notes]
+    lines += improvement_lines(comparison.verdicts) if look.verbose else []
     if lost := {row.run.dataset.stand_in_for for row in rows} - {None}:
         wanted = " and ".join(sorted(filter(None, lost)))
         lines.append(f"Note: {wanted} is not available offline; trained on {data.name} instead.")

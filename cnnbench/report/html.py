@@ -27,6 +27,7 @@ from cnnbench.comparisons.verdict import Verdict
 from cnnbench.comparisons.verdict_text import sentence, size
 from cnnbench.formatting import clean, count_text, enumeration, epochs_text, seconds_text
 from cnnbench.layers.base import shape_text
+from cnnbench.report.columns import TableOptions
 from cnnbench.report.comparison import cost_grid, every_verdict, grid, notes
 from cnnbench.report.layer_table import layer_cells, part_cells
 from cnnbench.report.plots import charts
@@ -273,7 +274,7 @@ def _section(comparison: Comparison, number: int) -> Section:
         remarks=[clean(remark) for remark in comparison.remarks],
         warning_summary=warned[:1].upper() + warned[1:],
         warnings=[clean(warning.text) for warning in comparison.warnings],
-        notes=notes(comparison, wide=True),
+        notes=notes(comparison, wide=True, look=TableOptions(verbose=True)),
         contradictions=[*map(clean, comparison.contradictions)],
         end=comparison.end,
     )

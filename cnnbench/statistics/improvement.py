@@ -2,8 +2,53 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cnnbench.statistics.estimates import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Improvement:
+    """Probability that a random seed of a network beats one of the baseline.
+
+    Args:
+      share: the probability; ties count half.
+      interval: its confidence interval; None if seeds share training images.
+    """
+
+    share: float
+    interval: Interval | None
+
+
+def improvement(
+    base: Sequence[float],
+    other: Sequence[float],
+    level: float = 0.95,
+    *,
+    higher: bool = True,
+    independent: bool = True,
+) -> Improvement | None:
+    """Probability of improvement with its interval.
+
+    Args:
+      base: values of the baseline, one per seed.
+      other: values of the other network.
+      level: confidence level, in (0, 1).
+      higher: True if higher values are better.
+      independent: False if seeds share training images.
+
+    Returns:
+      None if a value is not finite, or there are none.
+
+    >>> improvement([0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8])
+    Improvement(share=1.0, interval=Interval(low=0.5822840455834828, high=1.0))
+    """
+    values = (base, other)
+    if not all(each and all(map(math.isfinite, each)) for each in values):
+        return None
+    share = probability_of_improvement(base, other, higher=higher)
+    known = improvement_interval(share, len(base), len(other), level) if independent else None
+    return Improvement(share, known)
 
 
 def probability_of_improvement(

@@ -89,8 +89,8 @@ def test_p_values_are_adjusted_for_all_values(results: Path) -> None:
         "no difference detected",
         "better",
     ]
-    assert over["rows"][2]["improvement"]["share"] == 1
-    assert over["rows"][0]["improvement"]["share"] == 0
+    assert over["rows"][2]["verdict"]["improvement"]["share"] == 1
+    assert over["rows"][0]["verdict"]["improvement"]["share"] == 0
 
 
 def test_csv_has_a_line_for_each_value(results: Path) -> None:

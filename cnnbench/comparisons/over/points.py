@@ -10,22 +10,9 @@ from cnnbench.comparisons.verdict import Arm, Criteria, Finding, Verdict, find_b
 from cnnbench.formatting import clean, enumeration, is_number
 from cnnbench.runs.over import DATASET, short_key
 from cnnbench.runs.records import Direction, RunResult
-from cnnbench.statistics.estimates import Estimate, Interval, estimate
-from cnnbench.statistics.improvement import improvement_interval, probability_of_improvement
+from cnnbench.statistics.estimates import Estimate, estimate
+from cnnbench.statistics.improvement import Improvement
 from cnnbench.statistics.meta import MeanEffect, equal_effects_p, paired_effect, unpaired_effect
-
-
-@dataclass(frozen=True, slots=True)
-class Improvement:
-    """Probability that a random seed of a run beats one of the baseline.
-
-    Args:
-      share: the probability; ties count half.
-      interval: its confidence interval; None if seeds share training images.
-    """
-
-    share: float
-    interval: Interval | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +24,17 @@ class PointRow:
       base: the metric of the baseline, over seeds.
       run: the metric of the experiment.
       verdict: the verdict, adjusted for all values and experiments.
-      improvement: probability of improvement; None if a seed diverged.
     """
 
     value: str
     base: Estimate
     run: Estimate
     verdict: Verdict
-    improvement: Improvement | None
+
+    @property
+    def improvement(self) -> Improvement | None:
+        """Probability of improvement; None if a seed diverged."""
+        return self.verdict.improvement
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +106,7 @@ def compare_over(
     rows = tuple(
         row
         for value, (comparison, arms) in zip(values, points, strict=True)
-        for row in _rows(value, comparison, arms, criteria, higher=higher)
+        for row in _rows(value, comparison, arms, criteria)
     )
     every = [arms for _, arms in points]
     places = _others(every[0], criteria)
@@ -146,35 +136,13 @@ def _others(arms: Sequence[Arm], criteria: Criteria) -> list[int]:
 
 
 def _rows(
-    value: str, comparison: Comparison, arms: Sequence[Arm], criteria: Criteria, *, higher: bool
+    value: str, comparison: Comparison, arms: Sequence[Arm], criteria: Criteria
 ) -> Iterator[PointRow]:
     base = arms[find_baseline(arms, criteria.baseline)]
     places = _others(arms, criteria)
     for place, verdict in zip(places, comparison.verdicts, strict=True):
         own = [estimate(arm.values.values()) for arm in (base, arms[place])]
-        better = improvement(base, arms[place], 1 - criteria.alpha, higher=higher)
-        yield PointRow(value, own[0], own[1], verdict, better)
-
-
-def improvement(base: Arm, arm: Arm, level: float, *, higher: bool) -> Improvement | None:
-    """Probability that a random seed of a run beats one of the baseline.
-
-    Args:
-      base: the baseline.
-      arm: the run.
-      level: confidence level of the interval.
-      higher: True if higher values are better.
-
-    Returns:
-      None if a seed diverged.
-    """
-    values = [list(each.values.values()) for each in (base, arm)]
-    if not all(each and all(map(math.isfinite, each)) for each in values):
-        return None
-    share = probability_of_improvement(*values, higher=higher)
-    if base.overlap:
-        return Improvement(share, None)
-    return Improvement(share, improvement_interval(share, len(values[0]), len(values[1]), level))
+        yield PointRow(value, own[0], own[1], verdict)
 
 
 def _effect(base: Arm, arm: Arm, *, paired: bool) -> MeanEffect | None:

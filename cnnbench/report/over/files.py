@@ -5,7 +5,7 @@ import dataclasses
 import io
 from collections.abc import Mapping
 
-from cnnbench.comparisons.over.points import Improvement, OverComparison, PointRow
+from cnnbench.comparisons.over.points import OverComparison, PointRow
 from cnnbench.comparisons.verdict_text import fields
 from cnnbench.formatting import csv_cell
 from cnnbench.runs import codec
@@ -68,10 +68,4 @@ def _row(row: PointRow) -> Mapping[str, object]:
         "baseline": row.base.values,
         "run": row.run.values,
         "verdict": fields(row.verdict),
-        "improvement": improvement_fields(row.improvement),
     }
-
-
-def improvement_fields(improvement: Improvement | None) -> object:
-    """A probability of improvement for JSON; None if there is none."""
-    return improvement and dataclasses.asdict(improvement)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cnnbench.comparisons.over.datasets import DatasetSummary
-from cnnbench.comparisons.over.points import Improvement, OverComparison, PointRow, value_text
-from cnnbench.comparisons.verdict_text import how_lines, size
+from cnnbench.comparisons.over.points import OverComparison, PointRow, value_text
+from cnnbench.comparisons.verdict_text import better_text, how_lines, size
 from cnnbench.formatting import MISSING, clean, enumeration, escape_markdown
 from cnnbench.report.table import WrappedTable, markdown_table
 from cnnbench.spec.metrics import is_fraction, metric_text, words
@@ -79,23 +79,8 @@ def _cells(row: PointRow, *, several: bool) -> list[str]:
         interval_text(verdict.metric, verdict.interval) if finite else MISSING,
         MISSING if verdict.p is None else _p_value(verdict.p),
         str(verdict.finding),
-        better_text(row.improvement),
+        better_text(row.improvement) if row.improvement else MISSING,
     ]
-
-
-def better_text(improvement: Improvement | None) -> str:
-    """A probability of improvement, with its interval.
-
-    >>> better_text(Improvement(1.0, Interval(0.58, 1.0))), better_text(None)
-    ('100% (58 to 100)', '–')
-    """  # noqa: RUF002 - the dash
-    if improvement is None:
-        return MISSING
-    share = f"{100 * improvement.share:.0f}%"
-    if improvement.interval is None:
-        return share
-    low, high = improvement.interval.low, improvement.interval.high
-    return f"{share} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def interval_text(metric: str, interval: Interval | None) -> str:
