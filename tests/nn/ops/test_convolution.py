@@ -412,3 +412,35 @@ def test_direct_forms_give_equal_results_for_equal_windows(kind: type) -> None:
     y = np.asarray(jax.jit(lambda x, kernel: conv.conv(x, conv.prepare(kernel)))(x, kernel))
     np.testing.assert_array_equal(y[:, 7:], np.broadcast_to(y[:1, 7:8, :1], y[:, 7:].shape))
     assert (y[:, 7:] != y[:, 6:7]).any()
+
+
+@pytest.mark.parametrize("kind", [Im2col, RowIm2col])
+@pytest.mark.parametrize(
+    ("images", "size", "channels", "filters"),
+    [(60, 9, 2, 8), (60, 9, 3, 8), (60, 9, 4, 8), (60, 28, 1, 8), (60, 14, 8, 16)],
+)
+def test_kernel_gradients_of_pixels_are_as_exact_as_pytorchs(
+    kind: type[Im2col | RowIm2col], images: int, size: int, channels: int, filters: int
+) -> None:
+    """A 1x1 kernel before a batch norm, whose errors have a mean of zero: large sums cancel."""
+    torch = pytest.importorskip("torch", reason="needs the peers extra")
+    taps, found = kind((1, 1), (size, size)), []
+
+    def in_pytorch(dtype: Any, x: Array, dy: Array) -> Array:
+        layer = torch.nn.Conv2d(channels, filters, 1, bias=False).to(dtype)
+        given, errors = (torch.tensor(v.transpose(2, 3, 0, 1).copy(), dtype=dtype) for v in (x, dy))
+        layer(given).backward(errors)
+        gradient: Array = layer.weight.grad[:, :, 0, 0].T.double().numpy()
+        return gradient
+
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        x = (0.3 + rng.standard_normal((size, size, images, channels))).astype(np.float32)
+        dy = rng.standard_normal((size, size, images, filters)).astype(np.float32)
+        dy -= dy.mean((0, 1, 2))
+        exact = in_pytorch(torch.float64, x, dy)
+        parts = taps.input_transform(jnp.asarray(x)), taps.output_transform_t(jnp.asarray(dy))
+        ours = np.asarray(taps.gradient(*parts), np.float64).reshape(channels, filters)
+        found.append((ours - exact, in_pytorch(torch.float32, x, dy) - exact))
+    mine, other = np.sqrt(np.square(found).mean((0, 2, 3)))
+    assert mine <= 2 * other, (mine, other)
