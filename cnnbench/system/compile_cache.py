@@ -7,14 +7,14 @@ import inspect
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -34,6 +34,23 @@ _MODULE, _OPEN = "jax._src.compilation_cache", "get_file_cache"
 
 
 Program = tuple[jax.stages.Lowered, Mapping[str, Any]]  # with the options of `compiled`
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def traced_once(*static: int) -> Callable[[_Function], _Function]:
+    """A decorator: programs trace the function once for all arguments of the same shapes.
+
+    This is `jax.jit` without losing the function's type. XLA inlines the calls, so that the
+    compiled program does not change.
+
+    Args:
+      static: positions of hashable arguments that are not arrays.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        return cast("_Function", jax.jit(function, static_argnums=static))
+
+    return decorate
 
 
 def compiled(lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> Any:

@@ -19,6 +19,7 @@ from jax import lax
 
 from cnnbench.nn.ops.layout import fold_channels, repeat_channels
 from cnnbench.system.arrays import Array
+from cnnbench.system.compile_cache import traced_once
 
 FACTOR = "factor"  # of `normalize`
 _BITS = 16  # mantissa bits of the rounded mean
@@ -98,9 +99,14 @@ def _moved(running: jax.Array, parts: tuple[jax.Array, ...], momentum: float) ->
         return (momentum * before + (1 - momentum) * sum(new)).astype(running.dtype)
 
 
-@jax.custom_vjp
+@traced_once()
 def normalize(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
     """(x - mean) * factor + bias, per channel; `x` is (..., c)."""
+    return _normalize(x, mean, factor, bias)
+
+
+@jax.custom_vjp
+def _normalize(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
     middle, slope, shift = (_repeated(v, x) for v in (mean, factor, bias))
     return ((fold_channels(x) - middle) * slope + shift).astype(x.dtype).reshape(x.shape)
 
@@ -108,7 +114,7 @@ def normalize(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array)
 def _normalize_forward(
     x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return normalize(x, mean, factor, bias), (x, mean, factor, bias)
+    return _normalize(x, mean, factor, bias), (x, mean, factor, bias)
 
 
 def _normalize_backward(saved: tuple[jax.Array, ...], dy: jax.Array) -> tuple[jax.Array, ...]:
@@ -121,9 +127,10 @@ def _normalize_backward(saved: tuple[jax.Array, ...], dy: jax.Array) -> tuple[ja
     return tuple(c.astype(v.dtype) for c, v in zip(changes, (x, mean, factor, bias), strict=True))
 
 
-normalize.defvjp(_normalize_forward, _normalize_backward)
+_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
+@traced_once()
 def channel_sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sums of values and of their squares over all axes but the last, in float64."""
     first, second = _totals(lambda x: (_wide(x), jnp.square(_wide(x))), x)

@@ -28,6 +28,7 @@ from cnnbench.nn.ops import layout
 from cnnbench.nn.ops.im2col import Col2im, Im2col, RowIm2col
 from cnnbench.nn.ops.winograd import Winograd, apply_separable, tilings
 from cnnbench.system.arrays import Array, Pair
+from cnnbench.system.compile_cache import traced_once
 
 EngineName = Literal["plain", "direct", "fast"]
 Two = tuple[jax.Array, jax.Array]
@@ -67,11 +68,13 @@ class Convolution:
         split = filled.reshape(kh, ph, kw, pw, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
         return self.algorithm.prepare(split.reshape(kh, kw, -1, kernel.shape[-1]))
 
+    @traced_once(0)
     def conv(self, x: jax.Array, prepared: jax.Array) -> jax.Array:
         """Convolution, (*size, n, in) to (*out, n, out)."""
         y = _correlate(_gather(self, x), prepared, self.algorithm)
         return _blanked(y, self.window_sums(_sizes(x))) if self._needs_zeros else y
 
+    @traced_once(0)
     def conv_transpose(self, y: jax.Array, prepared: jax.Array) -> jax.Array:
         """Transposed convolution, (*out, n, out) to (*size, n, in)."""
         x = self.scatter(_adjoint(y, prepared, self.algorithm))
