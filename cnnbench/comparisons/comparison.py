@@ -32,7 +32,6 @@ from cnnbench.comparisons.verdict import (
     Criteria,
     Verdict,
     find_baseline,
-    judge,
     judge_groups,
 )
 from cnnbench.errors import IncomparableError
@@ -580,7 +579,8 @@ def code_verdicts(
         arm._replace(values=own, epoch_s={}) for arm, own in zip(arms, accuracies, strict=True)
     ]
     effect = criteria.min_effect if criteria.min_effect.kind == "relative" else ANY
-    return judge(codes, CODE, replace(criteria, min_effect=effect), higher=True)
+    own = replace(criteria, min_effect=effect)
+    return judge_runs(runs, codes, own, higher=True, metric=CODE)
 
 
 def _code_accuracies(run: Finished) -> Mapping[int, float]:
@@ -615,7 +615,7 @@ def _grounds(
     higher = runs[0].summary.metrics[metric] is Direction.HIGHER
     place = find_baseline(arms, criteria.baseline)
     rest = [run for number, run in enumerate(runs) if number != place]
-    found = judge(changed, other, criteria, higher=higher)
+    found = judge_runs(runs, changed, criteria, higher=higher, metric=other)
     checked = with_images(runs[place], rest, found)
     for run, one, two in zip(rest, verdicts, checked, strict=True):
         if text := grounds(run, one, two):

@@ -31,7 +31,12 @@ _FAR = 1e6  # times the largest value: the best that a seed can do
 
 
 def judge_runs(
-    runs: Sequence[Finished], arms: Sequence[Arm], criteria: Criteria, *, higher: bool
+    runs: Sequence[Finished],
+    arms: Sequence[Arm],
+    criteria: Criteria,
+    *,
+    higher: bool,
+    metric: str | None = None,
 ) -> tuple[Verdict, ...]:
     """A verdict for each run except the baseline, by the rule that stopped the runs.
 
@@ -40,12 +45,13 @@ def judge_runs(
       arms: their per-seed measurements.
       criteria: settings of the comparison.
       higher: True if higher values of the metric are better.
+      metric: name of the metric; None for that of the runs.
 
     Raises:
       UsageError: as `judge`.
     """
     rules = [run.record.looks for run in runs]
-    metric = runs[0].judged_by
+    metric = metric or runs[0].judged_by
     if not (any(rules) or criteria.anytime):
         return judge(arms, metric, criteria, higher=higher)
     base = find_baseline(arms, criteria.baseline)
