@@ -75,8 +75,8 @@ LINES = (
     Line("run tiny.yaml --seeds 2 --epochs 2 --dataset mnist_5k --device cpu", says="+/-"),
     Line("run tiny.yaml --seeds 2 --tag long --verbose", says="seed 1, epoch 1/1"),
     Line(
-        "run tiny.yaml wide.yaml --until-decided --looks 3,4 --max-seeds 4 --alpha 0.4 --metric loss"
-        " --min-effect 2% --results-dir looks --quiet",
+        "run tiny.yaml wide.yaml --until-decided --looks 3,4 --max-seeds 4 --alpha 0.4"
+        " --metric loss --min-effect 2% --results-dir looks --quiet",
         says="Verdict (planned looks at 3, 4; alpha 0.4)",
     ),
     Line("run tiny.yaml wide.yaml --anytime --max-seeds 2 --results-dir ever -q", says="Verdict ("),
