@@ -228,7 +228,7 @@ def test_warnings_are_one_line() -> None:
 
 def test_options_are_not_broken_over_two_lines() -> None:
     text = report(*(make_run(name, name, run_id=name) for name in ("a", "<b>")))
-    assert 'run both with <span class="option">--seeds</span> 6' in text
+    assert 'run both with <span class="option">--seeds</span> 4' in text
     assert "to compare &lt;b&gt; with a" in text
 
 
