@@ -196,7 +196,7 @@ def _train(plan: TuningPlan, test: Pairing | None, display: TuneDisplay) -> None
 
 
 def keep_tuning(found: TunedComparison, runs: "Sequence[RunResult]") -> list[Path]:
-    """Writes `tuning.json` and `tuning.svg` into the folders of the runs of the verdicts.
+    """Writes `tuning.json`, `tuning.svg` and `tuning.png` into the folders of the judged runs.
 
     Returns:
       The pictures.
@@ -206,11 +206,13 @@ def keep_tuning(found: TunedComparison, runs: "Sequence[RunResult]") -> list[Pat
     """
     from cnnbench.report.plots.tuning import tuning_picture
 
-    text, picture = json_tuning(found).encode(), tuning_picture(found.tuning, "svg")
+    text = json_tuning(found).encode()
+    svg, png = (tuning_picture(found.tuning, form) for form in ("svg", "png"))
     paths = [run.path for run in runs if run.path]
     for path in paths:
         RunFolder(path).write("tuning.json", text)
-        RunFolder(path).write(PICTURE, picture)
+        RunFolder(path).write(PICTURE, svg)
+        RunFolder(path).write("tuning.png", png)
     return [path / PICTURE for path in paths]
 
 

@@ -138,6 +138,7 @@ class Pictures(NamedTuple):
     costs: Sequence[Drawing]
     calibration: Drawing | None
     calibration_notes: Sequence[str]
+    tuning: Sequence[Plate]
     curves_grid: HtmlTable
     costs_grid: HtmlTable
     parts: Sequence[RunSection]
@@ -331,6 +332,7 @@ def _pictures(
         costs=list(drawings.values()),
         calibration=calibration,
         calibration_notes=_calibration_notes(own),
+        tuning=tuning_plates(own),
         curves_grid=curves_grid(shown.curves, comparison),
         costs_grid=costs_grid(comparison),
         parts=_parts(own, anchor, comparison),
@@ -630,6 +632,22 @@ def reconstructions_plate(shown: RunArtifacts, content: bytes) -> Plate:
     caption = f"{clean(shown.label)}: test images (top) and their reconstructions (bottom)."
     alt = f"Two rows of images. {caption}{loss}"
     return Plate(picture.uri, picture.width, picture.height, alt, caption + loss)
+
+
+def tuning_plates(own: Sequence[RunArtifacts]) -> list[Plate]:
+    """The trials of `run --tune`, once for all runs that they chose."""
+    labels: dict[bytes, list[str]] = {}
+    for shown in own:
+        if shown.tuning:
+            labels.setdefault(shown.tuning, []).append(clean(shown.label))
+    return [_tuning_plate(content, names) for content, names in labels.items()]
+
+
+def _tuning_plate(content: bytes, labels: Sequence[str]) -> Plate:
+    picture = read_png(content)
+    caption = f"Trials of the tuning before {enumeration(labels)}, and the expected best of k."
+    alt = f"Curves of the validation metric by tuned value and by number of trials. {caption}"
+    return Plate(picture.uri, picture.width // 2, picture.height // 2, alt, caption)
 
 
 def latent_plate(shown: RunArtifacts, content: bytes) -> Plate:

@@ -46,6 +46,7 @@ class RunArtifacts:
       mistakes: the misclassified test images with the highest mean loss.
       reconstructions: a PNG file.
       latent: a PNG file of the latent space.
+      tuning: a PNG file of the trials that chose its settings.
       remarks: what is missing and why, a sentence each.
     """
 
@@ -61,6 +62,7 @@ class RunArtifacts:
     mistakes: "tuple[Mistake, ...]" = ()
     reconstructions: bytes | None = None
     latent: bytes | None = None
+    tuning: bytes | None = None
     remarks: list[str] = field(default_factory=list)
 
     @property
@@ -117,6 +119,9 @@ def _read_network(shown: RunArtifacts, folder: Path, data_dir: Path | None) -> N
 
 
 def _read_pictures(shown: RunArtifacts, folder: Path) -> None:
+    trials = folder / "tuning.png"
+    with disk(trials, "read"):
+        shown.tuning = trials.read_bytes() if trials.is_file() else None
     if shown.run.record.task == "reconstruct":
         path = folder / "reconstructions.png"
         with disk(path, "read"):

@@ -2,7 +2,10 @@
 
 import pytest
 
+from cnnbench.report.html import tuning_plates
 from cnnbench.report.plots.tuning import tuning_picture
+from cnnbench.report.run_artifacts import RunArtifacts
+from tests.support.samples import make_run
 from tests.support.tunings import NAN, make_arm, make_tuning
 
 
@@ -22,3 +25,10 @@ def test_equal_tunings_have_equal_pictures(form: str) -> None:
 def test_a_trial_of_one_seed_and_an_experiment_without_a_best() -> None:
     arms = make_arm("A", [(0.9,), (0.8,)]), make_arm("B", [(NAN,), (NAN,)])
     assert ">B<" in tuning_picture(make_tuning(*arms), "svg").decode()
+
+
+def test_a_report_shows_it_once_for_all_runs_that_it_chose() -> None:
+    content = tuning_picture(make_tuning(), "png")
+    runs = [RunArtifacts(make_run(), label, tuning=content) for label in ("A", "B")]
+    (plate,) = tuning_plates([*runs, RunArtifacts(make_run(), "C")])
+    assert plate.caption == "Trials of the tuning before A and B, and the expected best of k."
