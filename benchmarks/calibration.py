@@ -30,6 +30,7 @@ import numpy as np
 from scipy import stats
 
 from cnnbench.statistics.estimates import Interval, mean_interval
+from cnnbench.statistics.meta import hartung_knapp, paired_effect, pool
 from cnnbench.statistics.multiple_tests import holm, holm_levels
 from cnnbench.statistics.permutation import MeanTest, exchange_test, sign_flip_test
 from cnnbench.statistics.studentized import studentized_test
@@ -403,6 +404,27 @@ def measured_power(simulations: int) -> str:
             cells.append(" / ".join(f"{count / drawn:.1%}" for count in counts))
         rows.append([metric, f"{d:g}", *cells])
     return table(["Metric", "Difference / sd", "4 seeds", "6 seeds", "8 seeds"], rows)
+
+
+@section("datasets")
+def datasets(simulations: int) -> str:
+    """Coverage of the mean over datasets: over these, over others, and by Hartung and Knapp."""
+    rng, rows = generator("datasets"), []
+    for number in (3, 5, 10):
+        for tau, unequal in ((0.0, 0.0), (0.5, 1.0), (2.0, 0.5)):
+            hits = [0, 0, 0]
+            for _ in range(simulations):
+                truth, spread = rng.normal(0, tau, number), np.exp(rng.normal(0, unequal, number))
+                seeds = truth[:, None] + spread[:, None] * rng.normal(0, 1, (number, 6))
+                effects = [paired_effect([float(v) for v in row]) for row in seeds]
+                found = pool(effects)
+                ends = (found.these, found.others, hartung_knapp(effects)[1])
+                for place, (each, true) in enumerate(zip(ends, (truth.mean(), 0, 0), strict=True)):
+                    hits[place] += each is not None and each.low <= true <= each.high
+            world = f"{tau:g}, {'unequal' if unequal else 'equal'}"
+            rows.append([str(number), world, *(rate(hit, simulations) for hit in hits)])
+    head = ["Datasets", "Deviation between datasets, spread of the seeds", "These datasets"]
+    return table([*head, "Datasets like these", "Hartung and Knapp"], rows)
 
 
 def _sections() -> Mapping[str, TableMaker]:
