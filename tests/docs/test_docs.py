@@ -128,6 +128,10 @@ def shortened(command: str) -> list[str]:
                 at = words.index(option)
                 del words[at : at + 2]
         words = [w for w in words if not w.startswith("train.epochs=")] + SHORT
+        if {"--until-decided", "--anytime"} & set(words):  # they choose the seeds themselves
+            if "--seeds" in words:
+                del words[words.index("--seeds") : words.index("--seeds") + 2]
+            words = [word for word in words if not word.startswith("seeds=")] + ["--dry-run"]
         if "--tune" in words and "--trials" not in words:
             words += ["--trials", "2", "--tune-seeds", "1"]
     if words[0] == "watch":
