@@ -79,8 +79,14 @@ LINES = (
         " --metric loss --min-effect 2% --results-dir looks --quiet",
         says="Verdict (planned looks at 3, 4; alpha 0.4)",
     ),
-    Line("run tiny.yaml wide.yaml --anytime --max-seeds 2 --results-dir ever -q", says="Verdict ("),
-    Line("compare tiny wide --anytime --results-dir ever", says="valid after any number of seeds"),
+    Line(
+        "run tiny.yaml wide.yaml --anytime --test paired --max-seeds 2 --results-dir ever",
+        says="Verdict (",
+    ),
+    Line(
+        "compare tiny wide --anytime --test paired --results-dir ever",
+        says="valid after any number of seeds",
+    ),
     Line(
         "run tiny.yaml --seeds 2 --epochs 2 --dataset mnist_5k --needed --results-dir results"
         " --data-dir data",
