@@ -86,7 +86,7 @@ def test_run_writes_every_file_of_a_run():
     assert invoke("run", "tiny.yaml").exit_code == 0
     run = only_run()
     files = {"spec.yaml", "resolved.yaml", "run.json", "epochs.jsonl", "weights", "checkpoints"}
-    files |= {".lock"}
+    files |= {".lock", "predictions"}
     assert {p.name for p in run.iterdir()} == files | {"summary.json", "table.md", "table.csv"}
     assert {p.name for p in (run / "weights").iterdir()} == {
         "seed-0.safetensors",
@@ -295,8 +295,8 @@ def test_compare_shows_first_and_last_epochs():
         invoke("run", "tiny.yaml", "--quiet", "name=wide", "model.conv1.filters=8").exit_code == 0
     )
     done = invoke("compare")
-    rows = re.findall(r"^Tiny CNN #(\d) +(\d) ", done.stdout, re.MULTILINE)
-    assert rows == [("1", "1"), ("1", "2"), ("2", "1"), ("2", "2")]
+    rows = re.findall(r"^Tiny CNN \(conv1\.filters=(\d)\) +(\d) ", done.stdout, re.MULTILINE)
+    assert rows == [("4", "1"), ("4", "2"), ("8", "1"), ("8", "2")]
     assert "3,098" in done.stdout  # parameters of the wide one
     for style in ("md", "csv", "json"):
         assert invoke("compare", "tiny", "wide", "--format", style).exit_code == 0

@@ -112,6 +112,7 @@ LINES = (
     Line("check tiny", says="ok"),
     Line(
         "compare tiny wide --baseline tiny --metric loss --alpha 0.1 --min-effect 0.01 --target 9"
+        " --test unpaired"
         " --sort-by time --only-changed --precision 3 --results-dir results",
         says="Verdict",
     ),
@@ -122,14 +123,14 @@ LINES = (
     *(Line(f"compare --format {form}") for form in ("table", "md", "csv", "json", "html")),
     Line("compare --format latex", says="toprule"),
     Line(
-        "plot tiny wide --output curves.png --baseline tiny --metric loss --alpha 0.1"
+        "plot tiny wide --output curves.png --baseline tiny --metric loss --alpha 0.1 --test paired"
         " --min-effect 0.01 --results-dir results"
     ),
     Line("plot tiny wide -o curves.svg --verbose"),
     Line("plot tiny wide -o over.png --over epochs=1,2", says="wrote over.png"),
     Line(
         "report tiny wide --output report.html --baseline tiny --metric loss --alpha 0.1"
-        " --min-effect 0.01 --results-dir results --data-dir data"
+        " --test paired --min-effect 0.01 --results-dir results --data-dir data"
     ),
     Line("report --all --title Nets --notes notes.md", says="wrote report.html"),
     Line(

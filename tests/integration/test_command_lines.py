@@ -65,7 +65,7 @@ def test_every_option_and_choice_is_tested(path: tuple[str, ...]) -> None:
             continue
         tried = [value for words in lines for value in values(words, option.opts)]
         assert tried, f"no line of LINES has {'/'.join(option.opts)}"
-        shared = option.name in {"device", "engine"}  # the same in all commands
+        shared = option.name in {"device", "engine", "test"}  # the same in all commands
         tried = values([w for line in LINES for w in line.words], option.opts) if shared else tried
         left = choices(COMMANDS[path], option.name) - {*tried, str(option.default)}
         assert not left, f"no line of LINES has {option.opts[0]} with {left}"

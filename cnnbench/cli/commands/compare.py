@@ -122,7 +122,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     _print(comparisons, format, TableOptions(precision, only_changed, verbose))
     if thresholds:
         _judge(thresholds, comparisons, selection.runs, criteria)
-    elif len(selection.runs) == 1:
+    elif format is Format.TABLE and len(selection.runs) == 1:
         start = commands.cnnbench("run", "OTHER.yaml", *commands.results_dir_option(results_dir))
         tell(f"A verdict takes a second run: {start}")
 
