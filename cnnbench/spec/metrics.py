@@ -287,7 +287,7 @@ _TABLE = (
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _TABLE}
 NO_METRICS = (
     "precision recall weighted_f1 auc roc_auc confusion_matrix iou dice mape"
-    " rmse msle perplexity"
+    " msle perplexity"
     " top3 top3_accuracy top10_accuracy lpips fid ms_ssim cohen_kappa mcc matthews_corrcoef mce"
 )
 """Metrics of other libraries that are not supported, so that no similar name is suggested."""

@@ -470,7 +470,7 @@ class TestOverrides:
                 "train.metrics=[bogus]",
                 "train.metrics.0: unknown metric 'bogus'; use accuracy, top5_accuracy, "
                 "brier_score, mse, mae, psnr, ssim, exact_match, hamming_loss, kl,"
-                " balanced_accuracy, macro_f1, ece, r2, mean_average_precision or micro_f1.",
+                " balanced_accuracy, macro_f1, ece, r2, rmse, mean_average_precision or micro_f1.",
             ),
             (
                 "train.metrics.0=mse",

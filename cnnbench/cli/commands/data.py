@@ -27,6 +27,7 @@ from cnnbench.formatting import clean, enumeration
 from cnnbench.layers.base import shape_text
 from cnnbench.report.table import WrappedTable
 from cnnbench.spec.experiment import DatasetSpec
+from cnnbench.system import commands
 from cnnbench.system.cache import cache_dir
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def data_prepare(
 ) -> None:
     """Download a dataset and cache its decoded images."""
     if resize is None and name in KNOWN and KNOWN[name].varies:
-        example = f"cnnbench data prepare {name} --resize 128"
+        example = commands.cnnbench("data", "prepare", name, "--resize", "128")
         raise UsageError(
             f"{name}: has images of various sizes; add the size in your experiments: {example}"
         )
