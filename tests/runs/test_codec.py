@@ -32,7 +32,7 @@ from cnnbench.runs.records import (
     Summary,
 )
 from cnnbench.runs.summary import summarize_seed
-from cnnbench.statistics.looks import Looks
+from cnnbench.statistics.looks import Looks, Reason
 from cnnbench.system.stopwatch import Timing
 from tests.support.pages import documented, flat_keys
 from tests.support.paths import ROOT
@@ -390,7 +390,9 @@ class TestDocumentation:
             run.record, resumed_with=({"NAME": "value"},), extended=extended
         )
         dataset = dataclasses.replace(record.dataset, split=RandomSplit())
-        looks = Looks((4,), (0.03,), 0.05, "unpaired", 1, "", "0", (0, 1, 2, 3), (0.01,), "decided")
+        looks = Looks(
+            (4,), (0.03,), 0.05, "unpaired", 1, "", "0", (0, 1, 2, 3), (0.01,), Reason.DECIDED
+        )
         record = dataclasses.replace(record, dataset=dataset, looks=looks)
         fields = json.loads(codec.encode_record(record))
         assert leaves(documented("run-folder.md", "`run.json`")) == general_keys(fields)

@@ -375,7 +375,7 @@ def test_evaluation_counts_the_images_of_weight_one(
     indices, weights = np.array([4, 1, 11, 0, 7, 2, 2, 2]), np.array([1, 1, 1, 1, 0, 1, 0, 0])
     how = rules(microbatch, mesh_of(num_devices))._replace(gathers=True)
     evaluate = functools.partial(eval_step, graphdef=network.evaluation, rules=how)
-    sums, values = jax.jit(evaluate)(
+    sums, values, of_images = jax.jit(evaluate)(
         network.params,
         network.rest,
         arrays,
@@ -393,6 +393,11 @@ def test_evaluation_counts_the_images_of_weight_one(
     np.testing.assert_array_equal(values.classes, logits.argmax(axis=1))
     chances = special.softmax(logits, axis=1).max(axis=1)
     np.testing.assert_allclose(values.confidences, chances, rtol=1e-5)
+    np.testing.assert_array_equal(of_images["accuracy"], logits.argmax(axis=1) == labels)
+    losses = [
+        oracles.cross_entropy(row[None], labels[i : i + 1])[0] for i, row in enumerate(logits)
+    ]
+    np.testing.assert_allclose(of_images["loss"], losses, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("form", "row"), [("plain", 3), ("direct", 4), ("fast", 1)])
