@@ -44,6 +44,7 @@ def invoke(*words: str):
     return CliRunner().invoke(app, list(words), prog_name="cnnbench", catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_a_table_is_printed_and_kept(monkeypatch):
     fake = BenchVariant("a", "torch", "tests.bench.fake_frameworks")
     monkeypatch.setattr(session, "variants", lambda _: (OURS, fake))

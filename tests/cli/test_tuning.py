@@ -95,6 +95,7 @@ def check_repetition(trials: int, others: int) -> None:
     assert invoke("check").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_tuning_that_was_interrupted_continues(monkeypatch):
     trained = []
 

@@ -321,6 +321,7 @@ def replace(text: str) -> None:
     Path("idea.yaml.new").replace("idea.yaml")
 
 
+@pytest.mark.slow
 def test_a_session_at_the_terminal():
     """A broken file, a mended one, Enter, another change, and the end."""
     words = ["--seeds", "2", "--epochs", "1", "--engine", "direct"]

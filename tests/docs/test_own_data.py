@@ -55,6 +55,7 @@ def skeleton(text: str) -> str:
     return plain(re.sub(r"[ ─-]+", " ", text))
 
 
+@pytest.mark.slow
 def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")

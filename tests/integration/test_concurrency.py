@@ -73,6 +73,7 @@ def engine(run: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_two_concurrent_runs_give_the_same_numbers(
     server: Server, task: dict[str, Any], tmp_path: Path
 ) -> None:

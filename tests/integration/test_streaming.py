@@ -114,6 +114,7 @@ def in_memory(folder: Path) -> tuple[list[dict[str, Any]], bytes, str]:
     return outcome(run_folder(folder, "memory"))
 
 
+@pytest.mark.slow
 def test_a_streamed_run_is_the_same_also_after_it_is_killed(
     folder: Path, in_memory: tuple[list[dict[str, Any]], bytes, str]
 ) -> None:

@@ -82,6 +82,7 @@ def test_the_wheel_has_the_package_and_the_experiments_and_nothing_else(wheel: P
     assert "Provides-Extra: pandas" in text
 
 
+@pytest.mark.slow
 def test_shipped_experiments_are_trained_by_name_in_an_empty_folder(
     wheel: Path, tmp_path: Path
 ) -> None:

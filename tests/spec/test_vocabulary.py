@@ -518,6 +518,7 @@ def test_hints_are_options_of_the_selected_optimizer(
     assert str(caught.value) == f"command line: {message}"
 
 
+@pytest.mark.slow
 def test_every_hint_for_an_option_of_an_optimizer_can_be_followed(tmp_path: Path) -> None:
     """Following a suggestion for a name in another library never gives an unknown key."""
     (tmp_path / "idea.yaml").write_text(SPEC)

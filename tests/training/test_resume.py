@@ -112,6 +112,7 @@ def a_parallel_run() -> tuple[Job, list[Any]]:
     return job, run_job(job)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [(2, 0, 0, 0), (3, 1, 1, 1), (3, 3, 3, 3)])
 def test_parallel_seeds_are_resumed_in_parallel(
     after: tuple[int, ...], monkeypatch: pytest.MonkeyPatch

@@ -89,6 +89,7 @@ def test_r2_is_undefined_for_one_image_and_for_nan() -> None:
     assert np.isnan(r2(Regressed(np.array([[np.nan], [0]]), np.array([[1.0], [2]]))))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 30), st.integers(2, 5), st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=60)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
