@@ -95,7 +95,8 @@ LINES = (
     Line("run wide.yaml tiny.yaml --match params --engine direct --quiet", says="Accuracy"),
     Line("run wide.yaml tiny.yaml --match flops --dry-run", says="would train"),
     Line(
-        "run tiny.yaml wide.yaml --tune learning_rate=x1:x3 --trials 2 --tune-seeds 1",
+        "run tiny.yaml wide.yaml --tune learning_rate=x1:x3 --trials 2 --tune-seeds 1"
+        " --results-dir tuned",
         says="Budget of each: 2 trials x 1 seed",
     ),
     Line("run tiny.yaml --tune learning_rate --dry-run", says="would try"),
