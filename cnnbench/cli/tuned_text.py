@@ -63,11 +63,11 @@ def terminal_trials(tuning: TuningResult) -> "Iterator[RenderableType]":
     """Yields what a terminal shows of the trials: their values, the best, and budgets."""
     from rich.text import Text
 
-    yield _trials_table(tuning)
+    yield _table(trial_grid(tuning))
     for line in chosen_lines(tuning):
         yield Text(line)
     if len(tuning.arms[0].trials) > 1:
-        yield _expected_table(tuning)
+        yield _table(expected_grid(tuning))
         if any(math.isnan(arm.expected[0]) for arm in tuning.arms):
             yield Text(f"{MISSING}: so few trials may all have diverged.\n")
     for line in crossings(tuning):
@@ -101,21 +101,6 @@ def _as_written(tuned: TunedComparison) -> str:
     if len(tuned.tuning.arms) == 1:
         return "It is best as written."
     return "Each is best as written, so the verdict on each at its own best is the same."
-
-
-def _trials_table(tuning: TuningResult) -> WrappedTable:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.MARKDOWN)
-    header, *rows = trial_grid(tuning)
-    table.add_column(Text(header[0]))
-    for name in header[1:]:
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return WrappedTable(table)
 
 
 def trial_grid(tuning: TuningResult) -> list[list[str]]:
@@ -166,13 +151,14 @@ def _seconds(tuning: TuningResult) -> str:
     return f"; {' and '.join(f'{time:,.0f} s' for time in times)} of training"
 
 
-def _expected_table(tuning: TuningResult) -> WrappedTable:
+def _table(grid: Sequence[Sequence[str]]) -> WrappedTable:
+    """A table whose first row has the headers."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.MARKDOWN)
-    header, *rows = expected_grid(tuning)
+    header, *rows = grid
     table.add_column(Text(header[0]))
     for name in header[1:]:
         table.add_column(Text(name), justify="right", no_wrap=True)

@@ -139,7 +139,7 @@ def _least_left(
 def subset_indices(
     labels: _Labels, info: DatasetInfo, wanted: Subset, draw: Draw | None = None
 ) -> _Indices:
-    """_Indices of a random subset of the training images, in ascending order.
+    """Indices of a random subset of the training images, in ascending order.
 
     Args:
       labels: true labels, (n,).
@@ -194,7 +194,7 @@ def stratified_order(labels: _Labels, *seeds: int) -> _Indices:
 def first_of_classes(
     labels: _Labels, numbers: Sequence[int], seeds: Sequence[int], stream: int
 ) -> _Indices:
-    """_Indices of the first images of each class in a random order, in ascending order.
+    """Indices of the first images of each class in a random order, in ascending order.
 
     Args:
       labels: the class of each image, (n,).
@@ -238,7 +238,7 @@ def class_sizes(available: Sequence[int], ratio: float, kind: str) -> list[int]:
 def imbalanced_indices(
     labels: _Labels, info: DatasetInfo, wanted: Imbalance, draw: Draw | None = None
 ) -> _Indices:
-    """_Indices of the training images of imbalanced classes, in ascending order.
+    """Indices of the training images of imbalanced classes, in ascending order.
 
     Args:
       labels: true labels, (n,).
@@ -267,7 +267,7 @@ def imbalanced_indices(
 def noisy_labels(
     labels: _Labels, info: DatasetInfo, noise: LabelNoise, draw: Draw | None = None
 ) -> _Labels:
-    """_Labels of which a fraction is wrong: in each class, ``round(rate * n)`` labels are changed.
+    """Labels of which a fraction is wrong: in each class, ``round(rate * n)`` labels are changed.
 
     Symmetric noise changes a label to one of the other classes, each with the same probability
     (Patrini et al. 2017); pair noise to the next class, the last to the first (Han et al. 2018).
