@@ -131,7 +131,9 @@ def shortened(command: str) -> list[str]:
         if {"--until-decided", "--anytime"} & set(words):  # they choose the seeds themselves
             if "--seeds" in words:
                 del words[words.index("--seeds") : words.index("--seeds") + 2]
-            words = [word for word in words if not word.startswith("seeds=")] + ["--dry-run"]
+            words = [word for word in words if not word.startswith("seeds=")]
+            later = "my_idea.yaml" in words  # the page goes on with these runs
+            words += ["--looks", "4", "--max-seeds", "4"] if later else ["--dry-run"]
         if "--tune" in words and "--trials" not in words:
             words += ["--trials", "2", "--tune-seeds", "1"]
     if words[0] == "watch":
