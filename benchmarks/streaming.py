@@ -8,6 +8,7 @@ positions, so that a step takes as long as on CIFAR-10.
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -97,7 +98,8 @@ def generate(folder: Path, size: int, num_bytes: int) -> tuple[int, int]:
       The number of images, and their size on disk in bytes.
     """
     done, total, number = 0, 0, 0
-    with ProcessPoolExecutor(num_cpus()) as pool:
+    spawn = multiprocessing.get_context("spawn")  # JAX, where it is imported, cannot be forked
+    with ProcessPoolExecutor(num_cpus(), mp_context=spawn) as pool:
         while total < num_bytes:
             chunks = range(number, number + num_cpus())
             for count, written in pool.map(_chunk, [(folder, size, chunk) for chunk in chunks]):

@@ -82,8 +82,9 @@ def image_evidence(base: Finished, run: Finished, verdict: Verdict) -> ImageEvid
     if one is None or two is None or one.shape[1] != two.shape[1]:
         return None
     evidence = ImageEvidence(one.shape[1])
-    if found := _crossed(one, two, of_pairs=of_pairs):
-        ends = found.interval(verdict.level)
+    level = _level(verdict)
+    if level and (found := _crossed(one, two, of_pairs=of_pairs)):
+        ends = found.interval(level)
         evidence = replace(
             evidence,
             interval=ends,
@@ -94,6 +95,17 @@ def image_evidence(base: Finished, run: Finished, verdict: Verdict) -> ImageEvid
     if one.dtype != bool or two.dtype != bool:
         return evidence
     return _with_counts(evidence, one, two, run, verdict)
+
+
+def _level(verdict: Verdict) -> float | None:
+    """Level of the interval over seeds and images, which looks at the results make stricter.
+
+    Returns:
+      None if the verdict is valid after every seed: this interval is not.
+    """
+    if verdict.stopped is None:
+        return verdict.level
+    return 1 - verdict.stopped.threshold if verdict.stopped.looks else None
 
 
 def with_images(

@@ -323,7 +323,7 @@ def _method(v: Verdict) -> str:
 def _correlations(verdicts: Sequence[Verdict]) -> list[str]:
     """A line on how the values of equal seeds correlate."""
     known = [v for v in verdicts if v.correlation is not None]
-    texts = [f"{v.correlation:.2f}" for v in known]
+    texts = [f"{v.correlation:z.2f}" for v in known]
     if len(verdicts) > 1:
         texts = [f"{text} ({clean(v.label)})" for text, v in zip(texts, known, strict=True)]
     return [f"Correlation of equal seeds: {enumeration(texts)}."] if texts else []

@@ -18,6 +18,7 @@ from cnnbench.report.csv_json import json_text
 from cnnbench.runs.folder import RunFolder, predictions_file
 from cnnbench.runs.records import DatasetRecord, RunResult
 from cnnbench.statistics.crossed import paired, unpaired
+from cnnbench.statistics.looks import Looks
 from cnnbench.statistics.matched_pairs import compare_pairs
 from cnnbench.statistics.spread import spread
 from tests.support.samples import MNIST, make_run
@@ -83,6 +84,19 @@ def test_the_interval_is_that_of_the_test(test: Any, tmp_path: Path) -> None:
     ends = want.interval()
     text = f" seeds; {100 * ends.low:+.2f} to {100 * ends.high:+.2f} over seeds and images); an"
     assert text in sentence(verdict)
+
+
+def test_looks_make_the_interval_wider(tmp_path: Path) -> None:
+    """The level is that of the look at which training stopped."""
+    looks = Looks((5, 7), (0.03, 0.02), 0.05, "unpaired", 1, "", "0", tuple(range(7)), (0.5, 0.01))
+    runs = []
+    for name, bits in (("one", draw(7, 0.05, 1)), ("two", draw(7, 0.02, 2))):
+        run = run_with(tmp_path, name, bits, seeds=tuple(range(7)))
+        record = dataclasses.replace(run.record, looks=looks)
+        runs.append(dataclasses.replace(run, record=record))
+    (verdict,) = compare(runs).verdicts
+    assert verdict.images is not None
+    assert verdict.images.interval == unpaired(draw(7, 0.02, 2), draw(7, 0.05, 1)).interval(0.98)
 
 
 def test_an_interval_with_zero_over_images_raises_a_doubt(tmp_path: Path) -> None:
