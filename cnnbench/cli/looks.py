@@ -25,6 +25,7 @@ from cnnbench.statistics.sequential import (
     smallest,
     thresholds,
 )
+from cnnbench.system import commands
 
 
 class Wish(NamedTuple):
@@ -89,7 +90,7 @@ def stopped_by(
     looks = _rule(experiments, requests[0].results_dir, wish, criteria)
     looks = replace(looks, min_effect=min_effect)
     seeds = f"seeds=[{','.join(map(str, looks.planned))}]"
-    again = [*requests[0].command, *([] if requests[0].needed else ["--needed"])]
+    again = commands.with_needed(requests[0].command)
     found = [
         replace(r, overrides=[*r.overrides, seeds], looks=looks, again=again) for r in requests
     ]
@@ -145,7 +146,7 @@ def _check_requests(requests: Sequence[Request], wish: Wish) -> None:
 def _check_experiment(experiment: Experiment, wish: Wish, criteria: Criteria) -> None:
     """Raises UsageError if verdicts on an experiment cannot be reached by looks."""
     split = experiment.dataset.random_split
-    if split and (split.folds or split.by_seed):
+    if split and split.varies:
         kind = f"folds: {split.folds}" if split.folds else "by_seed: true"
         message = f"{wish.option}: with 'split: {{{kind}}}' in {experiment.name}, the seeds share"
         raise UsageError(

@@ -16,7 +16,7 @@ from cnnbench.formatting import MISSING, clean, diverged_text, enumeration
 from cnnbench.report.columns import PLAIN, TableOptions, estimate_text
 from cnnbench.report.comparison import terminal_table
 from cnnbench.report.csv_json import comparison_fields
-from cnnbench.report.table import WrappedTable
+from cnnbench.report.table import terminal_grid
 from cnnbench.runs import codec
 from cnnbench.spec.metrics import heading, metric_text, words
 
@@ -63,11 +63,13 @@ def terminal_trials(tuning: TuningResult) -> "Iterator[RenderableType]":
     """Yields what a terminal shows of the trials: their values, the best, and budgets."""
     from rich.text import Text
 
-    yield _table(trial_grid(tuning))
+    header, *rows = trial_grid(tuning)
+    yield terminal_grid(header, rows)
     for line in chosen_lines(tuning):
         yield Text(line)
     if len(tuning.arms[0].trials) > 1:
-        yield _table(expected_grid(tuning))
+        header, *rows = expected_grid(tuning)
+        yield terminal_grid(header, rows)
         if any(math.isnan(arm.expected[0]) for arm in tuning.arms):
             yield Text(f"{MISSING}: so few trials may all have diverged.\n")
     for line in crossings(tuning):
@@ -149,22 +151,6 @@ def _seconds(tuning: TuningResult) -> str:
     if not any(times):
         return ""
     return f"; {' and '.join(f'{time:,.0f} s' for time in times)} of training"
-
-
-def _table(grid: Sequence[Sequence[str]]) -> WrappedTable:
-    """A table whose first row has the headers."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.MARKDOWN)
-    header, *rows = grid
-    table.add_column(Text(header[0]))
-    for name in header[1:]:
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return WrappedTable(table)
 
 
 def expected_grid(tuning: TuningResult) -> list[list[str]]:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _MOST_CLASSES = 3  # that are named
 _SETTLED = {Finding.BETTER, Finding.WORSE, Finding.NOISE, Finding.NONE}
-_SHOWN = {Finding.BETTER, Finding.WORSE}
 _MOST = 0.5  # share of the images that the named classes have at least
 
 
@@ -57,7 +56,7 @@ def results(run: Finished, judged_by: str, seeds: Sequence[int] | None = None) -
     import numpy as np
 
     split, name = run.record.dataset.split, array_name(judged_by)
-    if split and (split.by_seed or split.folds) and not judged_by.startswith(TEST):
+    if split and split.varies and not judged_by.startswith(TEST):
         return None
     wanted = run.record.seeds if seeds is None else seeds
     rows = [run.predictions.get(seed, {}).get(name) for seed in wanted]
@@ -205,10 +204,10 @@ def _agreement(verdict: Verdict, other: Verdict) -> str:
     """Whether the other images lead to the same finding, with their evidence."""
     if verdict.finding == other.finding:
         return f"agree: {evidence(other)}."
-    if verdict.finding in _SHOWN and other.finding not in _SHOWN:
+    if verdict.finding.differs and not other.finding.differs:
         return f"do not confirm it: {evidence(other)}."
     untimed = sentence(replace(other, time_ratio=float("nan")))
-    return f"{'contradict it' if verdict.finding in _SHOWN else 'differ'}: {untimed}"
+    return f"{'contradict it' if verdict.finding.differs else 'differ'}: {untimed}"
 
 
 def _images(run: Finished, judged_by: str) -> str:

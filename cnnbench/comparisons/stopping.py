@@ -20,10 +20,10 @@ from cnnbench.comparisons.verdict import (
     StoppingRule,
     Verdict,
     find_baseline,
+    finding_of,
     judge,
 )
 from cnnbench.errors import UsageError
-from cnnbench.statistics.estimates import Interval
 from cnnbench.statistics.looks import Looks, Reason
 from cnnbench.statistics.sequential import confidence_sequence, e_values, thresholds
 
@@ -135,9 +135,10 @@ def _anytime(
         return verdict
     p = min(1.0, 1 / max(e_values(values)))
     interval = confidence_sequence(values, alpha)
-    finding = _finding(verdict, interval, p, alpha, higher=higher)
-    if finding is Finding.FEW:
-        return replace(verdict, finding=finding, needed=fewest)
+    if len(values) < fewest:
+        return replace(verdict, finding=Finding.FEW, needed=fewest)
+    significant, least = p <= alpha, verdict.min_effect
+    finding = finding_of(interval, least, significant=significant, higher=higher)
     level = 1 - criteria.alpha
     return replace(verdict, finding=finding, interval=interval, level=level, p=p)
 
@@ -152,23 +153,6 @@ def fewest_anytime(alpha: float) -> int:
     return next(n for n in range(1, 99) if e_values([1.0] * n)[-1] >= 1 / alpha)
 
 
-def _finding(
-    verdict: Verdict, interval: Interval, p: float, alpha: float, *, higher: bool
-) -> Finding:
-    least = verdict.min_effect
-    sign = 1 if higher else -1
-    low, high = sorted((sign * interval.low, sign * interval.high))
-    if len(verdict.differences) < verdict.fewest:
-        return Finding.FEW
-    if -least < low and high < least:
-        return Finding.NOISE
-    if p > alpha or low <= 0 <= high:
-        return Finding.NONE
-    if low > least:
-        return Finding.BETTER
-    return Finding.WORSE if high < -least else Finding.NOISE
-
-
 def reason_to_stop(verdict: Verdict, looks: Looks, number: int) -> Reason | None:
     """Why a run needs no more seeds; None if it does.
 
@@ -177,7 +161,7 @@ def reason_to_stop(verdict: Verdict, looks: Looks, number: int) -> Reason | None
       looks: the rule.
       number: the number of seeds.
     """
-    if verdict.finding in {Finding.BETTER, Finding.WORSE}:
+    if verdict.finding.differs:
         return Reason.DECIDED
     interval = verdict.interval
     if interval and max(-interval.low, interval.high) < verdict.min_effect:

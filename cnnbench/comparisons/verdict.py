@@ -26,6 +26,11 @@ class Finding(StrEnum):
     FEW = "too few seeds"
     DIVERGED = "diverged"
 
+    @property
+    def differs(self) -> bool:
+        """True if a difference was found."""
+        return self in {Finding.BETTER, Finding.WORSE}
+
 
 class Effect(NamedTuple):
     """Smallest difference of practical interest.
@@ -112,13 +117,13 @@ class ImageEvidence:
       images: number of images.
       interval: confidence interval of the difference over seeds and images, at the level of the
         verdict; None with fewer than two seeds.
-      std_error: standard error of the difference over seeds and images; None likewise.
-      df: its degrees of freedom; None likewise.
+      std_error: standard error of the difference over seeds and images; None if `interval` is.
+      df: its degrees of freedom; None if `interval` is.
       negative: the variance component, `seeds` or `images`, that was estimated to be negative and
         taken as zero; empty if none was.
       only_base: images that only the baseline gets right, mean over all pairs of seeds; None if
         the metric is not 0 or 1 for each image.
-      only_run: the same of the run.
+      only_run: images that only the run gets right, mean over all pairs of seeds.
       classes: the classes that make up most of these images, the largest first; empty if more than
         three do.
       pairs: McNemar's exact test of two trained networks; None unless both have one seed.
@@ -424,16 +429,30 @@ def _finding(samples: Samples, evidence: _Evidence | None, question: _Question) 
         return Finding.DIVERGED
     if evidence is None:
         return Finding.FEW
-    ends = evidence.interval
-    sign = 1 if question.higher else -1
+    significant = evidence.p <= question.alpha * (1 + TIES)
+    return finding_of(
+        evidence.interval, question.least, significant=significant, higher=question.higher
+    )
+
+
+def finding_of(ends: Interval, least: float, *, significant: bool, higher: bool) -> Finding:
+    """The finding of a test that can decide.
+
+    Args:
+      ends: confidence interval of the difference.
+      least: noise threshold in the metric's unit.
+      significant: True if p is at most alpha.
+      higher: True if higher values of the metric are better.
+    """
+    sign = 1 if higher else -1
     low, high = sorted((sign * ends.low, sign * ends.high))
-    if -question.least < low and high < question.least:
+    if -least < low and high < least:
         return Finding.NOISE
-    if evidence.p > question.alpha * (1 + TIES) or low <= 0 <= high:
+    if not significant or low <= 0 <= high:
         return Finding.NONE
-    if low > question.least:
+    if low > least:
         return Finding.BETTER
-    return Finding.WORSE if high < -question.least else Finding.NOISE
+    return Finding.WORSE if high < -least else Finding.NOISE
 
 
 def _seeds_to_run(finding: Finding, samples: Samples, alpha: float) -> int | None:

@@ -150,7 +150,7 @@ def _over_images(v: Verdict) -> str:
         return ""
     ends = v.images.interval
     shown = ends.low > v.min_effect or ends.high < -v.min_effect
-    doubt = v.finding in {Finding.BETTER, Finding.WORSE} and not shown
+    doubt = v.finding.differs and not shown
     unsure = ", so other images may not show it" if doubt else ""
     return f"; {_ends(v, ends)} over seeds and images{unsure}"
 

@@ -29,7 +29,7 @@ from cnnbench.report.columns import (
     estimate_text,
 )
 from cnnbench.report.sparkline import sparkline
-from cnnbench.report.table import WrappedTable, markdown_table
+from cnnbench.report.table import WrappedTable, markdown_table, terminal_grid
 from cnnbench.runs.folder import RunEntry
 from cnnbench.spec.metrics import metric_text, words
 from cnnbench.statistics.estimates import mean
@@ -246,19 +246,9 @@ def _test_note(comparison: Comparison, look: TableOptions) -> str:
 def _rich_table(
     columns: Sequence[Column[R]], rows: Sequence[R], *, wide: bool, first: int = 1
 ) -> WrappedTable:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.MARKDOWN)
-    if wide:  # so many columns leave no room for lines between them
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column(Text(columns[0].header))
-    for column in columns[1:]:
-        table.add_column(Text(column.heading or column.header), justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(column.cell(row)) for column in columns))
-    return WrappedTable(table, first)
+    header = [columns[0].header, *(column.heading or column.header for column in columns[1:])]
+    cells = ([column.cell(row) for column in columns] for row in rows)
+    return terminal_grid(header, cells, wide=wide, first=first)
 
 
 def _markdown(comparison: Comparison, *, wide: bool, look: TableOptions) -> str:

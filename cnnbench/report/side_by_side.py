@@ -15,7 +15,6 @@ from cnnbench.statistics.estimates import Interval
 
 MOST = 4  # networks that fit side by side on a screen
 SAME = "same"
-_SETTLED = {Finding.BETTER, Finding.WORSE}
 _IN_WORDS = {"type", "epoch", "seeds"}  # what the heading of the comparison says
 
 # The row's name where there is room for more than the column's header.
@@ -130,7 +129,7 @@ def _ratio(ratio: float) -> str:
 def _tone(comparison: Comparison, metric: str | None, label: str) -> str:
     """The finding on a network by a metric; empty if there is none."""
     for verdict in (*comparison.verdicts, *comparison.code_verdicts):
-        if (verdict.label, verdict.metric) == (label, metric) and verdict.finding in _SETTLED:
+        if (verdict.label, verdict.metric) == (label, metric) and verdict.finding.differs:
             return verdict.finding.value
     return ""
 

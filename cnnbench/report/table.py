@@ -1,6 +1,6 @@
 """Terminal tables: one that is too wide continues below; names and numbers stay whole."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -99,6 +99,32 @@ def _grown(least: Sequence[int], most: Sequence[int], spare: int) -> list[int]:
         widths.append(low + more)
         spare -= more
     return widths
+
+
+def terminal_grid(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, wide: bool = False, first: int = 1
+) -> WrappedTable:
+    """Makes a terminal table: the first column is text, the others are numbers.
+
+    Args:
+      header: names of the columns.
+      rows: cells of each row.
+      wide: True for so many columns that there is no room for lines between them.
+      first: as of `WrappedTable`.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.MARKDOWN)
+    if wide:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column(Text(header[0]))
+    for name in header[1:]:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return WrappedTable(table, first)
 
 
 def markdown_table(

@@ -371,7 +371,9 @@ class RunRecord:
     def how_to_resume(self, folder: Path) -> str:
         """The command line that resumes the run, and with looks those it is compared with."""
         command = self.environment.command
-        return commands.again(command) if self.looks else commands.resume(command, folder)
+        if self.looks:
+            return commands.command_line(commands.with_needed(command))
+        return commands.resume(command, folder)
 
     @property
     def command(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """The rule that stops a run, fixed before training, and what came of it.
+    """The rule that stops a run, fixed before training, and its results.
 
     Args:
       numbers: numbers of seeds after which there is a verdict; empty for `--anytime`, which judges

@@ -56,13 +56,13 @@ def resume(command: Sequence[str], *folders: Path) -> str:
     return cnnbench("run", *words, *resume_options(command))
 
 
-def again(command: Sequence[str]) -> str:
-    """Returns a command line that keeps what an earlier one has trained.
+def with_needed(command: Sequence[str]) -> list[str]:
+    """Returns the words of a command line that keeps what an earlier one has trained.
 
-    >>> again(["cnnbench", "run", "a.yaml", "b.yaml", "--until-decided"])
-    'cnnbench run a.yaml b.yaml --until-decided --needed'
+    >>> with_needed(["cnnbench", "run", "a.yaml", "b.yaml", "--until-decided"])
+    ['cnnbench', 'run', 'a.yaml', 'b.yaml', '--until-decided', '--needed']
     """
-    return command_line([*command, *([] if "--needed" in command else ["--needed"])])
+    return [*command, *([] if "--needed" in command else ["--needed"])]
 
 
 def resume_options(command: Sequence[str]) -> tuple[str, ...]:

@@ -148,9 +148,9 @@ def predictions_of(job: Job, seed: int, splits: Mapping[str, NamedArrays]) -> Na
     found: dict[str, NDArray[Any]] = {}
     for split, scores in splits.items():
         found |= {f"{split}_{name}": each for name, each in scores.items()}
-        if scores and job.experiment.task is Task.CLASSIFY:
-            labels = np.concatenate([each.labels for each in job.dataset.stored])
-            found[f"{split}_label"] = labels[rows[split]].astype(np.int32)
+    if job.experiment.task is Task.CLASSIFY:
+        labels = np.concatenate([each.labels for each in job.dataset.stored]).astype(np.int32)
+        found |= {f"{split}_label": labels[rows[split]] for split in splits if splits[split]}
     return found
 
 

@@ -268,11 +268,10 @@ def _train_and_print(
         with handle_signals():
             _run_all(requests, results, folders, criteria, quiet=quiet, verbose=verbose)
     finally:
-        if points and _print_over(results, list(folders), points, criteria.test, json=json):
-            pass
-        elif json:
+        over = points and _print_over(results, list(folders), points, criteria.test, json=json)
+        if json and not over:
             _print_json(results, () if quiet else folders, criteria, results_dir)
-        else:
+        elif not over:
             _print_results(results, list(folders), results_dir, criteria, verbose=verbose)
 
 
@@ -374,7 +373,7 @@ def _check_test(test: SeedTest | None, requests: "Sequence[Request]") -> None:
     for request in requests if test else ():
         loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
         split = loaded.experiment.dataset.random_split
-        if split and (split.folds or split.by_seed):
+        if split and split.varies:
             require_no_test(test_name(test), split.folds or 0)
 
 

@@ -170,7 +170,6 @@ _CLAIMS: Mapping[Finding, str] = {
     Finding.FEW: "too few seeds",
     Finding.DIVERGED: "training diverged",
 }
-_DECIDED = (Finding.BETTER, Finding.WORSE)
 
 
 def over_sentence(key: str, values: Sequence[str], verdicts: Sequence[Verdict]) -> str:
@@ -185,7 +184,7 @@ def over_sentence(key: str, values: Sequence[str], verdicts: Sequence[Verdict]) 
     places: dict[Finding, list[int]] = {}
     for place, verdict in enumerate(verdicts):
         places.setdefault(verdict.finding, []).append(place)
-    decided = [finding for finding in _DECIDED if finding in places]
+    decided = [finding for finding in Finding if finding.differs and finding in places]
     rest = [finding for finding in _CLAIMS if finding in places and finding not in decided]
     where = [_where(key, values, places[f], named=not n) for n, f in enumerate([*decided, *rest])]
     open_ = [
