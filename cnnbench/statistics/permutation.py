@@ -7,6 +7,7 @@ sampled with a fixed seed, and the observed one counts too (Phipson and Smyth, 2
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from cnnbench.statistics.estimates import Interval, mean
@@ -176,10 +177,8 @@ def exchange_test(first: Sequence[float], second: Sequence[float]) -> Permutatio
         ]
         found = np.concatenate([np.empty(0), *pairs])
         return PermutationTest(difference, found, count, 1, tolerance)
-    taken, sums = np.zeros((2, MOST_DIVISIONS))
-    for place, picked in enumerate(random_subsets(2 * number, number)):
-        taken += picked if place < number else 0
-        sums += np.where(picked, values[1 - place // number, place % number], 0.0)
+    taken = random_subset_sums(np.repeat([1.0, 0.0], number), number)
+    sums = random_subset_sums(np.concatenate([values[1], values[0]]), number)
     return _sampled(difference, taken, sums - values[0].sum(), number, tolerance)
 
 
@@ -210,6 +209,37 @@ def random_subsets(total: int, size: int) -> "Iterator[npt.NDArray[np.bool_]]":
         picked = rng.integers(0, left, MOST_DIVISIONS, dtype=np.uint16) < needed
         needed -= picked
         yield picked
+
+
+def random_subset_sums(values: "Floats", size: int) -> "Floats":
+    """The sums of random subsets of some values, (subsets,).
+
+    Args:
+      values: the values, (n,).
+      size: number of values in each subset.
+
+    Returns:
+      Those of `random_subsets`, in the same order for the same numbers.
+    """
+    import numpy as np
+
+    packed = _packed_subsets(len(values), size)
+    padded = np.zeros((len(packed), 8))
+    padded.flat[: len(values)] = values
+    # The sum of eight values is looked up by their bits, which is 15 times as fast as adding them.
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    sums = np.zeros(MOST_DIVISIONS)
+    for known, places in zip(padded @ bits.T, packed, strict=True):
+        sums += known[places]
+    return sums
+
+
+@lru_cache(maxsize=8)
+def _packed_subsets(total: int, size: int) -> "npt.NDArray[np.uint8]":
+    """`random_subsets` as bits of eight elements, (bytes, subsets)."""
+    import numpy as np
+
+    return np.packbits(list(random_subsets(total, size)), axis=0)
 
 
 def _sums_by_size(values: "Sequence[float] | Floats") -> "list[Floats]":

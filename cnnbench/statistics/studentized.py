@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cnnbench.statistics.estimates import Interval, mean
-from cnnbench.statistics.permutation import MOST_DIVISIONS, TIES, enumerable, random_subsets
+from cnnbench.statistics.permutation import TIES, enumerable, random_subset_sums
 
 if TYPE_CHECKING:
     from cnnbench.statistics.permutation import Floats
@@ -170,17 +170,11 @@ def _random(first: "Floats", second: "Floats") -> "Floats":
     """The same for random divisions."""
     import numpy as np
 
-    found = np.zeros((4, MOST_DIVISIONS))
-    number, given, sums, squares = found
     size, pooled = len(first), np.concatenate([first, second])
-    for place, picked in enumerate(random_subsets(len(pooled), size)):
-        sums += np.where(picked, pooled[place], 0.0)
-        squares += np.where(picked, pooled[place] ** 2, 0.0)
-        if place >= size:
-            number += picked
-            given += np.where(picked, pooled[place], 0.0)
-    sums -= first.sum()
-    squares -= (first**2).sum()
+    received = np.arange(len(pooled)) >= size
+    rows = [received * 1.0, received * pooled, pooled, pooled**2]
+    found = np.stack([random_subset_sums(row, size) for row in rows])
+    found[2:] -= np.array([[first.sum()], [(first**2).sum()]])
     return found
 
 

@@ -17,6 +17,7 @@ from cnnbench.statistics.permutation import (
     MeanTest,
     exchange_test,
     pairs_for,
+    random_subset_sums,
     random_subsets,
     sign_flip_p,
     sign_flip_test,
@@ -249,6 +250,16 @@ def test_random_subsets_are_uniform() -> None:
     codes = np.unique_counts(2 ** np.arange(5) @ picked)
     assert len(codes.values) == 10
     assert oracle.chisquare(codes.counts).pvalue > 0.001
+
+
+@settings(max_examples=10)
+@given(st.lists(real, min_size=1, max_size=40), st.integers(0, 40))
+def test_sums_of_random_subsets_are_those_of_their_values(values: list[float], size: int) -> None:
+    size = min(size, len(values))
+    picked = np.stack(list(random_subsets(len(values), size)))
+    found = random_subset_sums(np.array(values), size)
+    assert found[:500] == pytest.approx(np.array(values) @ picked[:, :500], abs=1e-12)
+    assert found[-1] == pytest.approx(picked[:, -1] @ np.array(values), abs=1e-12)
 
 
 # Numbers of values.
