@@ -29,9 +29,10 @@ from cnnbench.data.catalog import (
 from cnnbench.data.classes import narrowed
 from cnnbench.data.decoded import cache_file, decoded_files, keep
 from cnnbench.data.distortions import Distorted, Draw, adjusted_classes, distorted
+from cnnbench.data.file_digests import digest_of
 from cnnbench.data.hub import find_hub_copy, read_hub_copy
 from cnnbench.data.published import sources
-from cnnbench.data.published.downloads import UnavailableError, sha256_of
+from cnnbench.data.published.downloads import UnavailableError
 from cnnbench.data.published.idx import (
     IDX_DATASETS,
     UNVERIFIED,
@@ -420,7 +421,7 @@ def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry 
     """
     folder = default_data_dir(data_dir)
     found, key = manual_files(name, folder), registered_key(name)
-    sums = {role: sha256_of(file) for role, file in found.items()}
+    sums = {role: digest_of(file) for role, file in found.items()}
     if own := content_key(name, sums):
         cached = read_entry(cache_file(own), own, notify)
         if cached:

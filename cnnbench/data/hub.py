@@ -12,9 +12,10 @@ from types import MappingProxyType
 import numpy as np
 
 from cnnbench.data.catalog import KINDS, ArrayOptions, DatasetInfo
+from cnnbench.data.file_digests import digest_of
 from cnnbench.data.own.arrow_files import read_arrow_file
 from cnnbench.data.own.roles import role_of
-from cnnbench.data.published.downloads import published_files, sha256_of
+from cnnbench.data.published.downloads import published_files
 from cnnbench.data.published.idx import FILENAMES, UNCOMPRESSED, encode_idx
 from cnnbench.errors import DataError, Notify
 from cnnbench.system import commands
@@ -60,7 +61,7 @@ class HubCopy:
         Raises:
           DataError: a file cannot be read.
         """
-        sums = [sha256_of(file) for files in self.files.values() for file in files]
+        sums = [digest_of(file) for files in self.files.values() for file in files]
         return " ".join([f"{self.info.name} of Hugging Face", *sums])
 
     def read(self) -> CacheEntry:

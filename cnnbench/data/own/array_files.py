@@ -25,6 +25,7 @@ from cnnbench.data.catalog import (
     random_order,
 )
 from cnnbench.data.decoded import decoded_files
+from cnnbench.data.file_digests import digest_of
 from cnnbench.data.own.arrow_files import read_arrow_file
 from cnnbench.data.own.csv_files import read_table
 from cnnbench.data.own.folder import require_inside
@@ -33,7 +34,6 @@ from cnnbench.data.own.numpy_files import read_npy, read_npz
 from cnnbench.data.own.pixels import require_count, to_pixels
 from cnnbench.data.own.roles import in_split, role_of, split_of
 from cnnbench.data.own.stored import NamesByKey, Raw, listed, unequal
-from cnnbench.data.published.downloads import sha256_of
 from cnnbench.data.resizing import resized_splits
 from cnnbench.errors import DataError, Notify, or_list
 from cnnbench.formatting import enumeration
@@ -140,9 +140,7 @@ class ArraySource:
         """
         digest = hashlib.sha256(f"{self.options}\n".encode())
         for role, path in find_files(self._given()):
-            state = path.stat()
-            own = _sha256((path, state.st_size, state.st_mtime_ns))
-            digest.update(f"{role} {_suffix(path)} {own}\n".encode())
+            digest.update(f"{role} {_suffix(path)} {digest_of(path)}\n".encode())
         return f"arrays {digest.hexdigest()}"
 
     def decode(self, key: str, notify: Notify) -> CacheEntry:
@@ -211,12 +209,6 @@ def _info(source: ArraySource, key: str) -> DatasetInfo:
         labels=source.options.labels,
         own_test="test_labels" in arrays,
     )
-
-
-@lru_cache(maxsize=64)
-def _sha256(state: tuple[Path, int, int]) -> str:
-    """SHA-256 of a file, given with its size and time of change, so that it is read once."""
-    return sha256_of(state[0])
 
 
 def _about(arrays: NamedArrays) -> dict[str, Any]:

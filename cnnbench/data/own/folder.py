@@ -19,7 +19,7 @@ from cnnbench.data.catalog import (
     divide,
     random_order,
 )
-from cnnbench.data.own.file_digests import digests
+from cnnbench.data.file_digests import sha256_in
 from cnnbench.errors import DataError, Notify, did_you_mean, or_list
 from cnnbench.system.progress import counted
 
@@ -116,10 +116,9 @@ class FolderSource:
         """
         return self._key(self.listing().every)
 
-    def _key(self, files: Sequence[str], *, remember: bool = False) -> str:
+    def _key(self, files: Sequence[str]) -> str:
         digest = hashlib.sha256(f"{self.form} {self.skip}\n".encode())
-        found = digests(self.path, files, remember=remember)
-        for file, own in zip(files, found, strict=True):
+        for file, own in zip(files, sha256_in(self.path, files), strict=True):
             digest.update(f"{own} {file}\n".encode(errors="surrogateescape"))
         return f"folder {digest.hexdigest()}"
 
@@ -133,19 +132,8 @@ class FolderSource:
 
         listing = self.listing()
         files, shape = listing.every, (*self._size(listing), self.form.channels)
-        key = self._key(files, remember=True)
-        return FolderReader.of(self.path, files, shape, self.form), f"statistics {key}"
-
-    def duplicates(self) -> list[list[str]]:
-        """Groups of files with the same bytes.
-
-        Raises:
-          DataError: a file cannot be read.
-        """
-        files, groups = self.listing().every, dict[str, list[str]]()
-        for file, own in zip(files, digests(self.path, files), strict=True):
-            groups.setdefault(own, []).append(file)
-        return [group for group in groups.values() if len(group) > 1]
+        reader = FolderReader.of(self.path, files, shape, self.form)
+        return reader, f"statistics {self._key(files)}"
 
     def splits(self) -> dict[str, list[str]]:
         """The files of each split, in random order.

@@ -6,23 +6,21 @@ files of its package, because importing it takes seconds.
 
 import base64
 import contextlib
-import hashlib
 import importlib.util
 import os
 import queue
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from cnnbench.data.catalog import TESTED, private_api
+from cnnbench.data.file_digests import HashAlgorithm, digest_of
 from cnnbench.errors import DataError
 from cnnbench.formatting import bytes_text
 from cnnbench.system import commands
@@ -34,7 +32,6 @@ STALL_LIMIT_S = 30.0  # without a byte, in a download
 ATTEMPTS = 5  # per server, each of which resumes the previous one
 MIRROR = "CNNBENCH_MIRROR"  # environment variable: URLs of folders with copies of the files
 _BLOCK = 2**20
-_SETTLED_NS = 2_000_000_000  # resolution of the times of some file systems
 _MOST_BYTES = 2**32  # of a file of unknown size
 REMEDY = "remove it or replace it with the right file"
 _ELSEWHERE = "choose another folder with --data-dir or TFDS_DATA_DIR"
@@ -168,48 +165,11 @@ def verify_file(path: Path, file: RegisteredFile, name: str, uncompressed: str =
 
 def checksum_of(path: Path, file: RegisteredFile) -> str:
     """Checksum of a file on the disk, of the same kind as that of the registered file."""
-    return _hex_digest(path, _algorithm(file.checksum))
+    return digest_of(path, _algorithm(file.checksum))
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, as 64 hex digits.
-
-    Raises:
-      DataError: the file cannot be read.
-    """
-    return _hex_digest(path, "sha256")
-
-
-def _algorithm(checksum: str) -> str:
-    return {32: "md5", 64: "sha256"}[len(checksum)]
-
-
-def _hex_digest(path: Path, algorithm: str) -> str:
-    """The digest of a file, which is read once by a process unless it changes.
-
-    As in git's index, a file that was changed just now is read again, since a second change could
-    have the same time.
-    """
-    try:
-        state = path.stat()
-        if time.time_ns() - state.st_mtime_ns < _SETTLED_NS:
-            return _read_digest(path, algorithm)
-        return _known_digest(path, algorithm, state.st_size, state.st_mtime_ns, state.st_ino)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); check its permissions"
-        ) from error
-
-
-@lru_cache(maxsize=64)
-def _known_digest(path: Path, algorithm: str, *_: int) -> str:
-    """The digest of a file, given with its size, time of change and inode."""
-    return _read_digest(path, algorithm)
-
-
-def _read_digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, algorithm).hexdigest()
+def _algorithm(checksum: str) -> HashAlgorithm:
+    return "md5" if len(checksum) == 32 else "sha256"
 
 
 def fetch(
@@ -445,7 +405,7 @@ def _unavailable(name: str, reason: str) -> str:
 
 
 def _mismatch(place: str, name: str, expected: str, found: str, remedy: str = REMEDY) -> str:
-    kind = {"md5": "MD5", "sha256": "SHA-256"}[_algorithm(expected)]
+    kind = "MD5" if _algorithm(expected) == "md5" else "SHA-256"
     return (
         f"{place}: not the published file of dataset '{name}' (expected {kind} {expected}, "
         f"found {found}); {remedy}"

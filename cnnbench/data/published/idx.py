@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.data.catalog import describe
+from cnnbench.data.file_digests import digest_of
 from cnnbench.data.published.downloads import (
     REMEDY,
     RegisteredFile,
@@ -20,7 +21,6 @@ from cnnbench.data.published.downloads import (
     fetched_path,
     manual_dirs,
     published_files,
-    sha256_of,
     verify_file,
 )
 from cnnbench.errors import DataError
@@ -239,7 +239,7 @@ def _verified(path: Path, file: RegisteredFile, name: str, role: str) -> str:
     Raises:
       DataError: not the file of the dataset.
     """
-    found = sha256_of(path)
+    found = digest_of(path)
     if found in _sums(file):
         return found
     if file.checksum in UNCOMPRESSED or _is_gzip(path):

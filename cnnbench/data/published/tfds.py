@@ -18,13 +18,13 @@ from cnnbench.data.catalog import (
     quiet,
     supervised_keys,
 )
+from cnnbench.data.file_digests import digest_of
 from cnnbench.data.published.downloads import (
     fetched_path,
     manual_dirs,
     manual_path,
     registered_files,
     require_network,
-    sha256_of,
     translated_errors,
     verify_file,
 )
@@ -68,7 +68,7 @@ def prepared_key(info: DatasetInfo, data_dir: Path) -> str | None:
         return None
     digest = sha256()
     for file in files:
-        digest.update(f"{file.relative_to(above)} {sha256_of(file)}\n".encode())
+        digest.update(f"{file.relative_to(above)} {digest_of(file)}\n".encode())
     how = "prepared, in the order of its files" if name in SOURCES else "prepared"
     form = f" as {info.form}" if info.form else ""
     return f"{name} {how} {digest.hexdigest()}{form}"

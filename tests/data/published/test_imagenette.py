@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
+from cnnbench.data import file_digests
 from cnnbench.data.catalog import KNOWN, DatasetInfo, ImageForm, private_api, resized_info
 from cnnbench.data.dataset import Dataset, load_dataset
-from cnnbench.data.published import downloads
 from cnnbench.data.published.readers.imagenette import ARCHIVES, SYNSETS
 from cnnbench.data.resizing import MOST_BYTES
 from cnnbench.errors import DataError
@@ -240,14 +241,14 @@ def test_an_archive_is_hashed_once_unless_it_changes(
     place = tmp_path / "sets" / "imagenette2-160.tgz"
     archive(place)
     register(monkeypatch, checksum_text(place.parent, "http://no.invalid", [place.name]))
-    reads, read = list[Path](), downloads._read_digest
+    reads, read, now = list[Path](), file_digests._read, time.time_ns
 
-    def counted(path: Path, algorithm: str) -> str:
+    def counted(path: Path, algorithm: file_digests.HashAlgorithm = "sha256") -> str:
         reads.append(path)
         return read(path, algorithm)
 
-    monkeypatch.setattr(downloads, "_read_digest", counted)
-    os.utime(place, (1, 1))
+    monkeypatch.setattr(file_digests, "_read", counted)
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10**10)  # it has not changed just now
     load(place.parent, notify=lambda _: None)
     assert reads == [place]
     place.write_bytes(place.read_bytes()[:-1] + b"x")  # of the same size
