@@ -14,6 +14,7 @@ from cnnbench.comparisons.verdict import Criteria
 from cnnbench.errors import IncomparableError, UsageError
 from cnnbench.formatting import enumeration
 from cnnbench.report.over.files import csv_over, json_over
+from cnnbench.report.over.latex import latex_over
 from cnnbench.report.over.table import markdown_over, terminal_over
 from cnnbench.runner.run import Request
 from cnnbench.runs.find import Selection
@@ -76,8 +77,15 @@ def judged_over(
     Raises:
       IncomparableError: runs at one value are not comparable.
     """
+    return selected_over(runs, text, criteria, results_dir)[0]
+
+
+def selected_over(
+    runs: Sequence[str] | None, text: str, criteria: Criteria, results_dir: Path
+) -> tuple[OverComparison, Selection]:
+    """As `judged_over`, with the runs that are compared."""
     found, groups = over_runs(runs, text, results_dir)
-    return compare_over(found.key, found.values, groups, criteria)
+    return compare_over(found.key, found.values, groups, criteria), _selection(found, groups)
 
 
 def sweep_selection(runs: Sequence[str] | None, text: str, results_dir: Path) -> Selection:
@@ -86,7 +94,10 @@ def sweep_selection(runs: Sequence[str] | None, text: str, results_dir: Path) ->
     Raises:
       CnnbenchError: as `over_runs`.
     """
-    found, groups = over_runs(runs, text, results_dir)
+    return _selection(*over_runs(runs, text, results_dir))
+
+
+def _selection(found: OverRuns, groups: Sequence[Sequence[RunResult]]) -> Selection:
     paths = tuple(entry.path for row in found.chosen for entry in row if entry)
     return Selection(tuple(run for row in groups for run in row), (), paths)
 
@@ -180,11 +191,7 @@ def refuse_with_over(options: Mapping[str, object]) -> None:
 
 
 def print_over(over: OverComparison, format: Format) -> None:  # noqa: A002
-    """Prints a comparison.
-
-    Raises:
-      UsageError: the format is not supported.
-    """
+    """Prints a comparison."""
     match format:
         case Format.TABLE:
             stdout().print(terminal_over(over))
@@ -194,9 +201,12 @@ def print_over(over: OverComparison, format: Format) -> None:  # noqa: A002
             print_document(csv_over(over))
         case Format.JSON:
             print_document(json_over(over), "json")
-        case _:
-            message = f"--over: there is no {format} form"
-            raise UsageError(f"{message}; write --format table, md, csv or json.")
+        case Format.LATEX:
+            print_document(latex_over(over))
+        case Format.HTML:
+            from cnnbench.report.over.page import over_table_page
+
+            print_document(over_table_page(over), "html")
 
 
 def _missing_text(found: OverRuns, results_dir: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, combinations, starmap
+from typing import NamedTuple
 
 from cnnbench.comparisons import timing_warnings
 from cnnbench.comparisons.comparability import (
@@ -199,17 +200,29 @@ def compare(
     return _comparison(finished, arms_of(finished), criteria=criteria)
 
 
+class PointComparison(NamedTuple):
+    """The same experiments at one setting of several.
+
+    Args:
+      comparison: their comparison, without remarks on other images.
+      arms: the per-seed measurements of the runs.
+      others: the verdicts on the test images, if validation images judge, or the reverse; empty
+        without validation images.
+    """
+
+    comparison: Comparison
+    arms: tuple[Arm, ...]
+    others: tuple[Verdict, ...]
+
+
 def compare_points(
     groups: Sequence[Sequence[RunResult]], criteria: Criteria = JUDGED
-) -> tuple[tuple[Comparison, tuple[Arm, ...]], ...]:
+) -> tuple[PointComparison, ...]:
     """Compare each group of runs; the verdicts of all groups are adjusted for one another.
 
     Args:
       groups: at least one, each with the runs of the same experiments at another setting.
       criteria: settings of the comparisons.
-
-    Returns:
-      For each group its comparison, and the per-seed measurements of its runs.
 
     Raises:
       IncomparableError: a run is unfinished, or the runs of a group are not comparable.
@@ -217,11 +230,32 @@ def compare_points(
     """
     finished = [_comparable(group, criteria) for group in groups]
     arms = [arms_of(runs) for runs in finished]
-    first = finished[0][0]
-    higher = first.summary.metrics[first.metric] is Direction.HIGHER
-    judged = judge_groups(arms, first.judged_by, criteria, higher=higher)
+    judged = _judge_points(finished, arms, finished[0][0].judged_by, criteria)
     compared = map(partial(_comparison, criteria=criteria), finished, arms, judged)
-    return tuple(zip(compared, arms, strict=True))
+    others: Sequence[tuple[Verdict, ...]] = [()] * len(finished)
+    if all(runs[0].record.dataset.num_validation for runs in finished):
+        other = _other_images(finished[0][0])
+        changed = [_with_metric(runs, own, other) for runs, own in zip(finished, arms, strict=True)]
+        others = _judge_points(finished, changed, other, criteria)
+    return tuple(map(PointComparison, compared, arms, others))
+
+
+def _judge_points(
+    groups: Sequence[Sequence[Finished]],
+    arms: Sequence[Sequence[Arm]],
+    metric: str,
+    criteria: Criteria,
+) -> Sequence[tuple[Verdict, ...]]:
+    """Verdicts of all groups in one family: by Holm, or with looks by Bonferroni."""
+    first = groups[0][0]
+    higher = first.summary.metrics[first.metric] is Direction.HIGHER
+    if not any(run.record.looks for runs in groups for run in runs):
+        return judge_groups(arms, metric, criteria, higher=higher)
+    share = replace(criteria, alpha=criteria.alpha / len(groups))
+    return [
+        judge_runs(runs, own, share, higher=higher, metric=metric)
+        for runs, own in zip(groups, arms, strict=True)
+    ]
 
 
 def _comparable(
@@ -325,7 +359,7 @@ def _comparison(
             *_test_augments(named),
             *chain.from_iterable(starmap(selection, named)),
             *_total_times(named),
-            *_grounds(runs, arms, verdicts, criteria),
+            *(_grounds(runs, arms, verdicts, criteria) if judged is None else ()),
             *_same(named, unequal),
         ),
         contradictions=tuple(unequal.values()),
@@ -604,14 +638,11 @@ def _grounds(
       verdicts: one for each run except the baseline.
       criteria: settings of the comparison.
     """
-    metric, data = runs[0].metric, runs[0].record.dataset
-    if not data.num_validation:
+    metric = runs[0].metric
+    if not runs[0].record.dataset.num_validation:
         return
-    other = metric if runs[0].judged_by != metric else f"{TEST}{metric}"
-    changed = [
-        arm._replace(values=values(run, other), epoch_s={})
-        for arm, run in zip(arms, runs, strict=True)
-    ]
+    other = _other_images(runs[0])
+    changed = _with_metric(runs, arms, other)
     higher = runs[0].summary.metrics[metric] is Direction.HIGHER
     place = find_baseline(arms, criteria.baseline)
     rest = [run for number, run in enumerate(runs) if number != place]
@@ -620,3 +651,16 @@ def _grounds(
     for run, one, two in zip(rest, verdicts, checked, strict=True):
         if text := grounds(run, one, two):
             yield text
+
+
+def _other_images(run: Finished) -> str:
+    """The metric on the test images, if validation images judge, or the reverse."""
+    return run.metric if run.judged_by != run.metric else f"{TEST}{run.metric}"
+
+
+def _with_metric(runs: Sequence[Finished], arms: Sequence[Arm], metric: str) -> list[Arm]:
+    """The measurements with the values of another metric, without times."""
+    return [
+        arm._replace(values=values(run, metric), epoch_s={})
+        for arm, run in zip(arms, runs, strict=True)
+    ]

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import islice
 
 from cnnbench.comparisons.comparability import Finished
-from cnnbench.comparisons.samples import Pairing
+from cnnbench.comparisons.samples import Pairing, Samples
 from cnnbench.comparisons.verdict import (
     Arm,
     Criteria,
@@ -61,13 +61,15 @@ def judge_runs(
             continue
         pair = (arms[base], arm)
         found = [rule for rule in (rules[base], rules[number]) if rule]
+        share = max([len(arms) - 1, *(rule.comparisons for rule in found)])
         if criteria.anytime or any(rule.anytime for rule in found):
-            share = max([len(arms) - 1, *(rule.comparisons for rule in found)])
             verdicts.append(_anytime(pair, metric, criteria, share, higher=higher))
         elif found:
-            verdicts.append(_at_look(pair, metric, criteria, found, higher=higher))
+            shared = [_with(rule, criteria.alpha, criteria.test, share) for rule in found]
+            verdicts.append(_at_look(pair, metric, criteria, shared, higher=higher))
         else:
-            verdicts += judge(pair, metric, replace(criteria, baseline=None), higher=higher)
+            own = replace(criteria, baseline=None, alpha=criteria.alpha / share)
+            verdicts += judge(pair, metric, own, higher=higher)
     return tuple(verdicts)
 
 
@@ -76,7 +78,6 @@ def _at_look(
 ) -> Verdict:
     """A verdict on the seeds of the last look, by its threshold."""
     number = min(len(arm.values) for arm in pair)
-    rules = [_with(rule, criteria.alpha, criteria.test) for rule in rules]
     strictest = min(rules, key=lambda rule: rule.threshold(number))
     level = strictest.threshold(number)
     cut = [_first(arm, number) for arm in pair]
@@ -84,8 +85,7 @@ def _at_look(
     (fixed,) = judge(cut, metric, own, higher=higher)
     stopped = StoppingRule(strictest.numbers, number, level, strictest.comparisons)
     if not level:  # no result can decide at this look
-        few = fixed.finding if fixed.finding is Finding.DIVERGED else Finding.FEW
-        return replace(fixed, finding=few, p=None, needed=None, stopped=stopped)
+        return _undecidable(cut, fixed, strictest, stopped)
     (verdict,) = judge(cut, metric, replace(own, alpha=level), higher=higher)
     return replace(
         verdict,
@@ -97,17 +97,37 @@ def _at_look(
     )
 
 
+def _undecidable(
+    pair: Sequence[Arm], verdict: Verdict, rule: Looks, stopped: StoppingRule
+) -> Verdict:
+    """A verdict at a look at which the test cannot decide: a t interval, and no p."""
+    finding = Finding.DIVERGED if verdict.finding is Finding.DIVERGED else Finding.FEW
+    base, other = (arm.values for arm in pair)
+    samples = Samples(base, other, verdict.test, verdict.overlap, verdict.folds)
+    able = (n for n, p in zip(rule.numbers, rule.thresholds, strict=True) if p)
+    return replace(
+        verdict,
+        finding=finding,
+        interval=samples.t_interval(verdict.level),
+        p=None,
+        fewest=next(able, verdict.fewest),
+        needed=None,
+        stopped=stopped,
+    )
+
+
 def _test(rules: Sequence[Looks]) -> Pairing:
     return "paired" if rules[-1].test == "paired" else "unpaired"
 
 
-def _with(rule: Looks, alpha: float, test: Pairing | None) -> Looks:
-    """The rule with another alpha or test."""
-    if alpha == rule.alpha and test in {None, rule.test}:
+def _with(rule: Looks, alpha: float, test: Pairing | None, comparisons: int) -> Looks:
+    """The rule with another alpha, test or number of comparisons."""
+    own = replace(rule, alpha=alpha, test=test or rule.test, comparisons=comparisons)
+    if own == rule:
         return rule
-    paired = (test or rule.test) == "paired"
-    levels = thresholds(rule.numbers, alpha, paired=paired, comparisons=rule.comparisons)
-    return replace(rule, alpha=alpha, test=test or rule.test, thresholds=levels)
+    paired = own.test == "paired"
+    levels = thresholds(rule.numbers, alpha, paired=paired, comparisons=comparisons)
+    return replace(own, thresholds=levels)
 
 
 def _first(arm: Arm, number: int) -> Arm:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cnnbench.comparisons.samples import POWER
 from cnnbench.comparisons.verdict import Effect, Finding, Verdict
 from cnnbench.errors import UsageError
-from cnnbench.formatting import clean, enumeration
+from cnnbench.formatting import MISSING, clean, enumeration
 from cnnbench.spec.metrics import is_fraction, words
 from cnnbench.statistics.estimates import Interval
 from cnnbench.statistics.improvement import Improvement
@@ -352,3 +352,14 @@ def better_text(improvement: Improvement) -> str:
         return share
     low, high = improvement.interval.low, improvement.interval.high
     return f"{share} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def interval_text(metric: str, interval: Interval | None) -> str:
+    """An interval of a difference, without its unit.
+
+    >>> interval_text("accuracy", Interval(-0.01, 0.02)), interval_text("loss", None)
+    ('-1.00 to +2.00', '–')
+    """  # noqa: RUF002 - the dash
+    if interval is None:
+        return MISSING
+    return " to ".join(size(metric, end).split()[0] for end in (interval.low, interval.high))

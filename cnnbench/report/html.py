@@ -184,13 +184,35 @@ class Section(NamedTuple):
     pictures: Pictures | None = None
 
 
+class OverSection(NamedTuple):
+    """Comparisons of the same experiments at several values of a key, together.
+
+    Args:
+      heading: the experiments and the key.
+      verdicts: finding and sentence of each experiment but the baseline.
+      remarks: further sentences.
+      picture: the differences.
+      table: a row for each value and experiment.
+      datasets: ranks and means over datasets; None for another key.
+      notes: how the numbers were obtained.
+    """
+
+    heading: str
+    verdicts: Sequence[tuple[str, str]]
+    remarks: Sequence[str]
+    picture: Drawing
+    table: HtmlTable
+    datasets: HtmlTable | None
+    notes: Sequence[str]
+
+
 def table_page(comparisons: Sequence[Comparison]) -> str:
     """Renders verdicts and tables.
 
     Args:
       comparisons: at least one.
     """
-    return _render([_section(comparison, number) for number, comparison in enumerate(comparisons)])
+    return rendered_page([bare_section(each, number) for number, each in enumerate(comparisons)])
 
 
 def report_page(
@@ -212,17 +234,45 @@ def report_page(
       title: of the page; the networks and the dataset if empty.
       author_notes: HTML of the author's notes, which must be safe.
     """
-    sections = []
     ordered = sorted(comparisons, key=lambda comparison: not comparison.verdicts)
-    for number, comparison in enumerate(ordered):
-        section = _section(comparison, number)
-        pictures = _pictures(section.anchor, comparison, runs, artifacts)
-        side = side_by_side(comparison) if len(section.labels) <= MOST else ()
-        sections.append(section._replace(pictures=pictures, side=side))
-    return _render(sections, title, author_notes)
+    sections = [report_section(each, i, runs, artifacts) for i, each in enumerate(ordered)]
+    return rendered_page(sections, title, author_notes)
 
 
-def _render(sections: Sequence[Section], title: str = "", author_notes: str = "") -> str:
+def report_section(
+    comparison: Comparison,
+    number: int,
+    runs: Sequence[RunResult],
+    artifacts: Sequence[RunArtifacts],
+) -> Section:
+    """One comparison with everything there is to see of its runs.
+
+    Args:
+      comparison: the comparison.
+      number: its place on the page.
+      runs: the runs compared, and others.
+      artifacts: of every run.
+    """
+    section = bare_section(comparison, number)
+    pictures = _pictures(section.anchor, comparison, runs, artifacts)
+    side = side_by_side(comparison) if len(section.labels) <= MOST else ()
+    return section._replace(pictures=pictures, side=side)
+
+
+def rendered_page(
+    sections: Sequence[Section],
+    title: str = "",
+    author_notes: str = "",
+    over: OverSection | None = None,
+) -> str:
+    """Renders a page.
+
+    Args:
+      sections: one for each comparison.
+      title: of the page; what is compared if empty.
+      author_notes: HTML of the author's notes, which must be safe.
+      over: what the comparisons say together, if they are the same at several values of a key.
+    """
     import jinja2
 
     from cnnbench._version import __version__
@@ -239,13 +289,15 @@ def _render(sections: Sequence[Section], title: str = "", author_notes: str = ""
         lstrip_blocks=True,
     )
     environment.filters["options"] = _options
-    headings = "; ".join(section.heading for section in sections)
-    verdicts = " ".join(text for section in sections for _, text in section.verdicts)
+    first = [over] if over else sections
+    headings = "; ".join(section.heading for section in first)
+    verdicts = " ".join(text for section in first for _, text in section.verdicts)
     return environment.get_template("report.html.j2").render(
         title=clean(title) or textwrap.shorten(headings, 120, placeholder=" ..."),
         titled=bool(title),
         description=textwrap.shorten(verdicts, 300, placeholder=" ..."),
         author_notes=author_notes,
+        over=over,
         sections=sections,
         version=__version__,
     )
@@ -256,7 +308,13 @@ def _options(text: str) -> str:
     return _OPTION.sub(r'<span class="option">\g<0></span>', escape(text))
 
 
-def _section(comparison: Comparison, number: int) -> Section:
+def bare_section(comparison: Comparison, number: int) -> Section:
+    """One comparison with verdicts and tables only.
+
+    Args:
+      comparison: the comparison.
+      number: its place on the page.
+    """
     headers, *rows = grid(comparison, wide=True)
     expenses = (found[0], found[1:]) if (found := cost_grid(comparison)) else None
     labels = [clean(row.label) for row in last_rows(comparison)]

@@ -108,6 +108,28 @@ def test_markdown_has_the_table_and_the_sentence(results: Path) -> None:
     assert "Verdict: The sign changes: Modified CNN is better than Standard CNN" in text
 
 
+def test_a_page_and_a_latex_table_are_printed(results: Path) -> None:
+    words = ["standard", "modified", "--over", "train_examples", "--format"]
+    page = compare(results, *words, "html")
+    assert page.stdout.startswith("<!DOCTYPE html>")
+    assert page.stdout.count("The sign changes: Modified CNN is better than Standard CNN") > 1
+    latex = compare(results, *words, "latex")
+    assert "train\\_examples & Standard CNN & Modified CNN & Difference & CI & p" in latex.stdout
+
+
+def test_a_report_has_the_picture_the_table_and_every_value(results: Path, tmp_path: Path) -> None:
+    file = tmp_path / "over.html"
+    words = ["standard", "modified", "--over", "train_examples", "-o", str(file)]
+    done = invoke("report", *words, "--results-dir", str(results))
+    assert (done.exit_code, done.stderr) == (0, f"wrote {file}\n")
+    page = file.read_text()
+    assert "The sign changes: Modified CNN is better than Standard CNN" in page
+    assert page.count("Learning curves by epoch") == 3
+    done = invoke("report", *words, "--all", "--results-dir", str(results))
+    message = "--all: cannot be combined with --over; remove one of them.\n"
+    assert (done.exit_code, done.stderr) == (2, message)
+
+
 def test_missing_runs_are_named_with_the_command_that_trains_them(results: Path) -> None:
     done = compare(results, "standard", "modified", "--over", "train_examples=1000,8000")
     option = f"--results-dir {results}"
@@ -176,10 +198,6 @@ def test_runs_with_the_same_other_settings_are_chosen(results: Path) -> None:
             ["standard", "modified", "--over", "learning_rate"],
             "--over learning_rate: values that standard and modified all have runs with: only"
             " 0.1; name the values, as in learning_rate=VALUE,VALUE.",
-        ),
-        (
-            ["standard", "modified", "--over", "train_examples", "--format", "html"],
-            "--over: there is no html form; write --format table, md, csv or json.",
         ),
         (
             ["standard", "modified", "--over", "train_examples", "--sort-by", "time"],

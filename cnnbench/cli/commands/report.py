@@ -21,7 +21,7 @@ from cnnbench.cli.options import (
     Verbose,
     test_name,
 )
-from cnnbench.cli.over import judged_over
+from cnnbench.cli.over import judged_over, refuse_with_over, selected_over
 from cnnbench.cli.terminal import PICTURES, computing, file_form, stderr, warn, write_file
 from cnnbench.comparisons.comparison import Comparison
 from cnnbench.comparisons.learning_curves import runs_of
@@ -33,6 +33,7 @@ from cnnbench.formatting import clean
 from cnnbench.report.author_notes import read_notes
 from cnnbench.report.comparison import doubts
 from cnnbench.report.html import report_page
+from cnnbench.report.over.page import over_report_page
 from cnnbench.report.over.picture import over_picture
 from cnnbench.report.plots.charts import comparison_picture
 from cnnbench.report.run_artifacts import RunArtifacts, read_artifacts
@@ -95,6 +96,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     alpha: Alpha = 0.05,
     min_effect: MinEffect = "0",
     test: TestOption = None,
+    over: OverOption = None,
     every: All = False,
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
@@ -104,15 +106,21 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
         raise UsageError("--title: is empty; write a title, or omit the option.")
     author_notes = read_notes(notes) if notes else ""
     criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect), test=test_name(test))
-    comparisons, selection = side_by_side(
-        runs, criteria, results_dir, every=every, command="report"
-    )
-    warn(selection.warnings)
-    with computing():
-        artifacts = _artifacts(comparisons, selection, data_dir)
-    page = report_page(
-        comparisons, selection.runs, artifacts, title=title or "", author_notes=author_notes
-    )
+    options = {"title": title or "", "author_notes": author_notes}
+    if over is not None and len(runs or ()) != 1:
+        refuse_with_over({"--all": every})
+        together, selection = selected_over(runs, over, criteria, results_dir)
+        with computing():
+            artifacts = _artifacts(together.comparisons, selection, data_dir)
+        page = over_report_page(together, selection.runs, artifacts, **options)
+    else:
+        comparisons, selection = side_by_side(
+            runs, criteria, results_dir, every=every, command="report", over=over
+        )
+        warn(selection.warnings)
+        with computing():
+            artifacts = _artifacts(comparisons, selection, data_dir)
+        page = report_page(comparisons, selection.runs, artifacts, **options)
     write_file("--output", output, page.encode("utf-8", "backslashreplace"))
 
 

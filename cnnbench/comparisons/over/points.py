@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from cnnbench.comparisons.comparability import TEST
 from cnnbench.comparisons.comparison import Comparison, compare_points
 from cnnbench.comparisons.over.datasets import DatasetSummary, summarize
 from cnnbench.comparisons.verdict import Arm, Criteria, Finding, Verdict, find_baseline
@@ -50,6 +51,8 @@ class OverComparison:
       sentences: what the verdicts say together, one for each experiment but the baseline.
       changes: p-value of the test that the difference is the same at all values, for each of them;
         None if there is nothing to test.
+      grounds: the images that the verdicts rest on, and whether the others agree; empty if there
+        are no others.
       datasets: ranks and means over datasets, if the key is the dataset; otherwise None.
     """
 
@@ -60,6 +63,7 @@ class OverComparison:
     rows: tuple[PointRow, ...]
     sentences: tuple[str, ...]
     changes: tuple[float | None, ...]
+    grounds: str
     datasets: DatasetSummary | None
 
     @property
@@ -101,14 +105,14 @@ def compare_over(
       UsageError: a run does not have the metric, or no run matches the baseline.
     """
     points = compare_points(groups, criteria)
-    comparisons = tuple(comparison for comparison, _ in points)
+    comparisons = tuple(point.comparison for point in points)
     higher = comparisons[0].direction is Direction.HIGHER
     rows = tuple(
         row
-        for value, (comparison, arms) in zip(values, points, strict=True)
-        for row in _rows(value, comparison, arms, criteria)
+        for value, point in zip(values, points, strict=True)
+        for row in _rows(value, point.comparison, point.arms, criteria)
     )
-    every = [arms for _, arms in points]
+    every = [point.arms for point in points]
     places = _others(every[0], criteria)
     base = find_baseline(every[0], criteria.baseline)
     paired = criteria.test == "paired"
@@ -124,6 +128,7 @@ def compare_over(
         rows=rows,
         sentences=tuple(over_sentence(short_key(key), values, v) for v in of_label.values()),
         changes=tuple(map(_change, effects)),
+        grounds=grounds_over(short_key(key), values, [(p.comparison, p.others) for p in points]),
         datasets=summarize(every, base, effects, criteria.alpha, higher=higher)
         if datasets
         else None,
@@ -226,6 +231,39 @@ def _where(key: str, values: Sequence[str], places: Sequence[int], *, named: boo
         if places[0] == 0:
             return f"up to {name}{texts[-1]}"
     return f"at {name}{enumeration(texts)}"
+
+
+def grounds_over(
+    key: str,
+    values: Sequence[str],
+    points: Sequence[tuple[Comparison, Sequence[Verdict]]],
+) -> str:
+    """Which images the verdicts rest on, and where those on the other images differ.
+
+    Args:
+      key: the key, for the text.
+      values: its values.
+      points: for each value the comparison, and the verdicts on the other images.
+    """
+    if not all(others for _, others in points):
+        return ""
+    pairs = [
+        (value, one, two)
+        for value, (comparison, others) in zip(values, points, strict=True)
+        for one, two in zip(comparison.verdicts, others, strict=True)
+    ]
+    on_test = pairs[0][1].metric.startswith(TEST)
+    images, other = ("test", "validation") if on_test else ("validation", "test")
+    several = len({one.label for _, one, _ in pairs}) > 1
+    differ = [
+        f"{f'{clean(two.label)} ' if several else ''}at {value_text(value)}, {_CLAIMS[two.finding]}"
+        for value, one, two in pairs
+        if one.finding is not two.finding
+    ]
+    judged = f"Judged on the {images} images; on the {other} images"
+    if not differ:
+        return f"{judged}, the findings are the same at every {key}."
+    return f"{judged}, other findings: {'; '.join(differ)}."
 
 
 def value_text(value: str) -> str:

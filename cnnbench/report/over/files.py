@@ -55,6 +55,7 @@ def json_over(over: OverComparison) -> str:
             "direction": over.direction,
             "sentences": over.sentences,
             "changes": over.changes,
+            "grounds": over.grounds,
             "rows": tuple(map(_row, over.rows)),
             "datasets": over.datasets and dataclasses.asdict(over.datasets),
         }

@@ -1,27 +1,25 @@
 """Comparisons at several values of a key as a picture: differences, and ranks over datasets."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from cnnbench.comparisons.over.datasets import DatasetSummary
-from cnnbench.comparisons.over.points import OverComparison, PointRow, value_text
-from cnnbench.formatting import clean, enumeration, is_number
+from cnnbench.comparisons.over.points import OverComparison
+from cnnbench.formatting import clean, enumeration
+from cnnbench.report.over.series import Series, all_series, axis, unit_scale
 from cnnbench.report.over.table import conclusions
 from cnnbench.report.plots import rendered
 from cnnbench.report.plots.charts import GRID, INK, MARKERS, SERIES
 from cnnbench.report.plots.text import wrapped
 from cnnbench.runs.records import Direction
-from cnnbench.spec.metrics import is_fraction, words
+from cnnbench.spec.metrics import words
 
 _WIDTH, _PANEL = 7.2, 3.0  # inches
 _LINE, _HEADING_LINE, _MARGIN = 0.19, 0.26, 0.15
 _NOTE, _HEADING = 8.5, 14  # points
-_SPREAD = 4  # a largest value this many times the smallest has a logarithmic axis
-_DODGE = 0.06  # of the axis, between networks at one value
 
 
-def over_picture(over: OverComparison, form: str) -> bytes:
+def over_picture(over: OverComparison, form: str, *, texts: bool = True) -> bytes:
     """The difference at each value with its interval, and what the verdicts say together.
 
     Filled markers are decided. Over datasets with three networks or more, a critical-difference
@@ -30,22 +28,24 @@ def over_picture(over: OverComparison, form: str) -> bytes:
     Args:
       over: the comparison.
       form: ``svg`` or ``png``.
+      texts: False without title and sentences, for a page that has them.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    base = clean(over.rows[0].verdict.baseline)
-    title = f"{enumeration([*map(clean, over.labels)])} vs. {base} over {over.short}"
+    title = over_title(over)
     room = _WIDTH - 2 * _MARGIN
-    heads = wrapped(title, _HEADING, room, bold=True)
-    notes = [line for note in conclusions(over) for line in wrapped(note, _NOTE, room)]
+    heads = wrapped(title, _HEADING, room, bold=True) if texts else []
+    said = conclusions(over) if texts else ()
+    notes = [line for note in said for line in wrapped(note, _NOTE, room)]
     ranked = over.datasets if over.datasets and over.datasets.critical else None
-    head = 0.55 + _HEADING_LINE * len(heads)
+    head = (0.55 if texts else 0.35) + _HEADING_LINE * len(heads)
     ranks = _rank_height(ranked) if ranked else 0.0
     tall = head + _PANEL + 0.6 + ranks + _LINE * len(notes) + 0.2
     settings: Any = {"font.size": 9, "text.parse_math": False, "axes.edgecolor": INK}
     with mpl.rc_context(settings):
-        figure = Figure(figsize=(_WIDTH, tall), dpi=150, facecolor="white")
+        face = "white" if texts else "none"
+        figure = Figure(figsize=(_WIDTH, tall), dpi=150, facecolor=face)
         place = (0.75 / _WIDTH, 1 - (head + _PANEL) / tall, 1 - 0.95 / _WIDTH, _PANEL / tall)
         _differences(figure.add_axes(place), over)
         if ranked:
@@ -58,72 +58,51 @@ def over_picture(over: OverComparison, form: str) -> bytes:
         return rendered(figure, title, form)
 
 
+def over_title(over: OverComparison) -> str:
+    """The experiments and the key."""
+    base = clean(over.rows[0].verdict.baseline)
+    return f"{enumeration([*map(clean, over.labels)])} vs. {base} over {over.short}"
+
+
 def _differences(axes: Any, over: OverComparison) -> None:
     """A line for each experiment, with the interval at each value."""
-    places, logarithmic = _places(over.values)
-    scale = 100 if is_fraction(over.metric) else 1
+    scale, series, values = unit_scale(over.metric), all_series(over), axis(over)
     axes.grid(visible=True, color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.axhline(0, color=INK, linewidth=1)
-    if least := scale * over.rows[0].verdict.min_effect:
-        axes.axhspan(-least, least, color=INK, alpha=0.08, linewidth=0)
-    width = (max(places) - min(places)) or 1
-    for number, label in enumerate(over.labels):
-        shift = (number - (len(over.labels) - 1) / 2) * _DODGE * width
-        x = [place + shift for place in places]
-        _series(axes, over.rows_of(label), x, scale, number)
-    _value_axis(axes, over, places, logarithmic=logarithmic)
+    least = [scale * row.verdict.min_effect for row in over.rows_of(over.labels[0])]
+    if any(least):
+        ends = [-value for value in least]
+        axes.fill_between(values.places, ends, least, color=INK, alpha=0.08, linewidth=0)
+    for number, each in enumerate(series):
+        look = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+        _draw(axes, each, *look, joined=values.ordered)
+    axes.set_xticks(values.places, values.texts)
+    axes.margins(x=0.12)
+    axes.set_xlabel(values.title)
     better = "higher" if over.direction is Direction.HIGHER else "lower"
     unit = " (points)" if scale == 100 else ""
     text = f"{words(over.metric)} difference{unit}, {better} is better; filled: decided"
     axes.annotate(text, (0, 1), (-38, 9), xycoords="axes fraction", textcoords="offset points")
-    if len(over.labels) > 1:
+    if len(series) > 1:
         axes.legend(frameon=False, fontsize=8.5)
 
 
-def _series(
-    axes: Any, rows: Sequence[PointRow], x: Sequence[float], scale: float, number: int
-) -> None:
-    color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
-    y = [scale * row.verdict.difference for row in rows]
-    known = [value if math.isfinite(value) else math.nan for value in y]
-    label = clean(rows[0].verdict.label)
-    axes.plot(x, known, color=color, linewidth=1, alpha=0.6)
-    for place, value, row in zip(x, known, rows, strict=True):
-        if row.verdict.interval:
-            ends = [scale * end for end in (row.verdict.interval.low, row.verdict.interval.high)]
-            finite = [end if math.isfinite(end) else math.nan for end in ends]
-            axes.plot((place, place), finite, color=color, linewidth=2)
-        decided = str(row.verdict.finding) in {"better", "worse"}
-        face = color if decided else "white"
-        axes.plot(place, value, marker, color=color, markerfacecolor=face, markersize=7)
-    axes.plot([], [], marker=marker, color=color, label=label)
+def _draw(axes: Any, series: Series, color: str, marker: str, *, joined: bool) -> None:
+    values = [_number(point.value) for point in series.points]
+    line: Any = {"color": color, "linewidth": 1 if joined else 0, "alpha": 0.6}
+    axes.plot([point.x for point in series.points], values, **line)
+    for point, value in zip(series.points, values, strict=True):
+        ends = (_number(point.low), _number(point.high))
+        axes.plot((point.x, point.x), ends, color=color, linewidth=2)
+        face = color if point.decided else "white"
+        axes.plot(point.x, value, marker, color=color, markerfacecolor=face, markersize=7)
+    axes.plot([], [], marker=marker, color=color, label=series.label, linewidth=int(joined))
 
 
-def _places(values: Sequence[str]) -> tuple[list[float], bool]:
-    """Where values are on the axis, and True if it is logarithmic; categories are equally far.
-
-    >>> _places(["1000", "2000"]), _places(["mnist", "svhn"])
-    (([1000.0, 2000.0], False), ([0.0, 1.0], False))
-    >>> [round(place, 2) for place in _places(["1", "10"])[0]]
-    [0.0, 1.0]
-    """
-    if not all(map(is_number, values)):
-        return [float(place) for place in range(len(values))], False
-    numbers = [float(value) for value in values]
-    if min(numbers) > 0 and max(numbers) > _SPREAD * min(numbers):
-        return [math.log10(number) for number in numbers], True
-    return numbers, False
-
-
-def _value_axis(
-    axes: Any, over: OverComparison, places: Sequence[float], *, logarithmic: bool
-) -> None:
-    """Ticks at the values themselves."""
-    axes.set_xticks(places, [value_text(value) for value in over.values])
-    axes.margins(x=0.12)
-    axes.set_xlabel(f"{over.short} (logarithmic)" if logarithmic else over.short)
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _rank_height(summary: DatasetSummary) -> float:

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from cnnbench.comparisons.over.datasets import DatasetSummary
 from cnnbench.comparisons.over.points import OverComparison, PointRow, value_text
-from cnnbench.comparisons.verdict_text import better_text, how_lines, size
+from cnnbench.comparisons.verdict_text import better_text, how_lines, interval_text, size
 from cnnbench.formatting import MISSING, clean, enumeration, escape_markdown
 from cnnbench.report.table import WrappedTable, markdown_table
 from cnnbench.spec.metrics import is_fraction, metric_text, words
-from cnnbench.statistics.estimates import Interval
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -23,7 +22,8 @@ def terminal_over(over: OverComparison) -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[WrappedTable | Text] = [_rich(over_grid(over))]
+    names = 2 if len(over.labels) > 1 else 1
+    parts: list[WrappedTable | Text] = [_rich(over_grid(over), names)]
     if over.datasets:
         parts += [Text(""), _rich(datasets_grid(over, over.datasets))]
     said = [Text(line, style="bold") for line in conclusions(over)]
@@ -55,7 +55,8 @@ def conclusions(over: OverComparison) -> tuple[str, ...]:
         for value, comparison in zip(over.values, over.comparisons, strict=True)
         for remark in (*comparison.contradictions, *comparison.remarks)
     ]
-    return (*lines, *(_dataset_lines(over, over.datasets) if over.datasets else ()), *remarks)
+    lines += _dataset_lines(over, over.datasets) if over.datasets else []
+    return (*lines, *filter(None, [over.grounds]), *remarks)
 
 
 def over_grid(over: OverComparison) -> Grid:
@@ -64,7 +65,7 @@ def over_grid(over: OverComparison) -> Grid:
     run = "Run" if several else clean(over.labels[0])
     base = clean(over.rows[0].verdict.baseline)
     headers = [over.short, *(["Type"] if several else []), base, run]
-    headers += ["Difference", "CI", "p", "Finding", "P(better)"]
+    headers += ["Difference", "CI", "p", "P(better)", "Finding"]
     return [headers, *(_cells(row, several=several) for row in over.rows)]
 
 
@@ -78,20 +79,9 @@ def _cells(row: PointRow, *, several: bool) -> list[str]:
         size(verdict.metric, verdict.difference).split()[0] if finite else MISSING,
         interval_text(verdict.metric, verdict.interval) if finite else MISSING,
         MISSING if verdict.p is None else _p_value(verdict.p),
-        str(verdict.finding),
         better_text(row.improvement) if row.improvement else MISSING,
+        str(verdict.finding),
     ]
-
-
-def interval_text(metric: str, interval: Interval | None) -> str:
-    """An interval of a difference, without its unit.
-
-    >>> interval_text("accuracy", Interval(-0.01, 0.02)), interval_text("loss", None)
-    ('-1.00 to +2.00', '–')
-    """  # noqa: RUF002 - the dash
-    if interval is None:
-        return MISSING
-    return " to ".join(size(metric, end).split()[0] for end in (interval.low, interval.high))
 
 
 def _p_value(p: float) -> str:
@@ -167,20 +157,22 @@ def over_notes(over: OverComparison) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _rich(grid: Grid) -> WrappedTable:
+def _rich(grid: Grid, names: int = 1) -> WrappedTable:
+    """A terminal table whose first columns are names."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     headers, *rows = grid
-    table.add_column(Text(headers[0]))
-    for header, cells in zip(headers[1:], list(zip(*rows, strict=True))[1:], strict=True):
+    for header in headers[:names]:
+        table.add_column(Text(header))
+    for header, cells in zip(headers[names:], list(zip(*rows, strict=True))[names:], strict=True):
         whole = any(sign in cell for cell in cells for sign in "+%.")
         table.add_column(Text(header), justify="right", no_wrap=whole)
     for row in rows:
         table.add_row(*map(Text, row))
-    return WrappedTable(table)
+    return WrappedTable(table, names)
 
 
 def _markdown(grid: Grid) -> str:
