@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from cnnbench.analysis import trained_network
 from cnnbench.analysis.predict import Guess, Reconstruction, reconstruct
 from cnnbench.cli.app import app
+from cnnbench.data.catalog import READABLE
 from cnnbench.data.own.image_files import PreparedImage
 from cnnbench.report.predictions import Predictions, csv_text, json_text, markdown, table, title
 from cnnbench.runs.folder import read_run
@@ -193,8 +194,12 @@ def test_ink_on_paper_is_said_to_be_inverted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("tiny", "no.png"), 2, "no.png: no such file; specify a PNG or JPEG file."),
-        (("tiny", "tiny.yaml"), 1, "tiny.yaml: is not a PNG or JPEG file; convert it to one."),
+        (("tiny", "no.png"), 2, f"no.png: no such file; specify a {READABLE} file."),
+        (
+            ("tiny", "tiny.yaml"),
+            1,
+            f"tiny.yaml: is damaged, or not a {READABLE} file; save it again, or remove it",
+        ),
         (
             ("tin", "00.png"),
             2,

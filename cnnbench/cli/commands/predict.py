@@ -18,8 +18,8 @@ from cnnbench.cli.terminal import (
     warn,
     write_file,
 )
-from cnnbench.data.catalog import describe
-from cnnbench.data.own.image_files import PreparedImage, Preprocessing, read_image
+from cnnbench.data.catalog import READABLE, describe
+from cnnbench.data.own.image_files import PreparedImage, Preprocessing, read_as_trained, read_image
 from cnnbench.errors import UsageError
 from cnnbench.report.plots.terminal_image import gallery
 from cnnbench.runs.experiment import load_trained_experiment
@@ -46,7 +46,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     run: Run,
     images: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGE", help="PNG or JPEG files.", show_default=False),
+        typer.Argument(metavar="IMAGE", help=f"{READABLE} files.", show_default=False),
     ],
     seed: Annotated[
         int | None,
@@ -110,8 +110,6 @@ def _read(
     """Reads a file as the images that the network was trained on."""
     if form is None:
         return read_image(file, shape, preprocessing)
-    from cnnbench.data.own.decoding import read_as_trained
-
     if preprocessing.trim:
         message = "--trim: not available for networks trained on a folder of images"
         raise UsageError(f"{message}; remove it.")

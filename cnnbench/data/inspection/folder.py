@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.data.catalog import ImageForm, Shares
-from cnnbench.data.own.decoding import ImageHeader, described, quiet
+from cnnbench.data.own.decoding import ImageHeader, described
 from cnnbench.data.own.folder import FolderSource
+from cnnbench.data.own.pillow_files import quiet
 from cnnbench.errors import DataError, Notify
 from cnnbench.system.arrays import Pixels
 from cnnbench.system.progress import counted

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from cnnbench.data.catalog import ImageForm, Shares
-from cnnbench.data.own.decoding import ImageHeader, decode, header, quiet
+from cnnbench.data.own.decoding import ImageHeader, decode, header
 from cnnbench.data.own.folder import FolderSource
+from cnnbench.data.own.pillow_files import quiet
 from cnnbench.errors import DataError
 
 SAMPLE = 10_000  # files whose headers are read

@@ -1,9 +1,7 @@
 """Reads images and labels of Parquet and Arrow files in the layout of the Hugging Face Hub."""
 
-import io
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,8 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from cnnbench.data.catalog import CLASS_NAMES, ArrayOptions, ImageForm, LabelKind
-from cnnbench.data.own.decoding import FORMATS
-from cnnbench.data.own.image_files import BROKEN, MAX_PIXELS, flattened
+from cnnbench.data.own.pillow_files import flattened, opened, quiet
 from cnnbench.data.own.stored import (
     LABEL_COLUMNS,
     MOST_BYTES,
@@ -242,11 +239,8 @@ class _Images:
         return np.stack([_with_colors(part) for part in self._parts])
 
     def _decoded(self, cells: Sequence[object]) -> list[Array]:
-        from PIL import Image
-
         places = [f"{self.where}: image {self.number + i}" for i in range(len(cells))]
-        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see MAX_PIXELS
+        with quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(_decode, places, cells, [self._form] * len(cells)))
 
     def _unnested(self, column: Any) -> Array:
@@ -283,29 +277,16 @@ def _size(shape: Sequence[int]) -> str:
 
 def _decode(where: str, cell: object, form: ImageForm) -> Pixels:
     """Decodes an image file, (h, w) or (h, w, 3)."""
-    from PIL import Image
-
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(content, bytes):
         raise DataError(
             f"{where}: contains no image bytes; embed the images, as Dataset.to_parquet of the "
             "datasets package does"
         )
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large(where)
-            channels = 1 if _is_gray(image, form.background) else 3
-            plain = flattened(content, image, channels, form.background)
-            return np.asarray(resized(plain, form.size, form) if form.size else plain)
-    except Image.DecompressionBombError:
-        raise _too_large(where) from None
-    except BROKEN as error:
-        raise DataError(f"{where}: is not a readable image file; remove or replace it") from error
-
-
-def _too_large(where: str) -> DataError:
-    return DataError(f"{where}: has more than {MAX_PIXELS // 1_000_000} million pixels; resize it")
+    with opened(content, where) as image:
+        channels = 1 if _is_gray(image, form.background) else 3
+        plain = flattened(content, image, channels, form.background)
+        return np.asarray(resized(plain, form.size, form) if form.size else plain)
 
 
 def _is_gray(image: "Image", background: tuple[int, int, int]) -> bool:

@@ -1,10 +1,8 @@
 """Decodes image files of any common format and mode to pixels of one size, in parallel."""
 
 import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,17 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.data.catalog import READABLE, ImageForm
-from cnnbench.data.own.image_files import BROKEN, PreparedImage, border_of, flattened
+from cnnbench.data.catalog import ImageForm
+from cnnbench.data.own.pillow_files import flattened, opened, quiet
 from cnnbench.data.resizing import resized
-from cnnbench.errors import DataError, UsageError
+from cnnbench.errors import DataError
 from cnnbench.system.arrays import Pixels
 from cnnbench.system.progress import CountDone
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # of Pillow
 
 
 def size_of(file: Path) -> tuple[int, int]:
@@ -84,31 +80,6 @@ def decode_files(
     return np.delete(pixels, broken, axis=0) if len(broken) else pixels, broken
 
 
-def read_as_trained(
-    file: Path, shape: tuple[int, int, int], form: ImageForm, *, invert: bool
-) -> PreparedImage:
-    """Reads an image file in the form of the images that a network was trained on.
-
-    Args:
-      file: an image in any format of a folder.
-      shape: height, width and channels of the network's input.
-      form: of the training images.
-      invert: swap light and dark.
-
-    Raises:
-      UsageError: the file does not exist.
-      DataError: as `decode`.
-    """
-    if not file.is_file():
-        raise UsageError(f"{file}: no such file; specify a {READABLE} file.")
-    with quiet():
-        (height, width), pixels = size_of(file), decode(file, shape[:2], form)
-    border = float(border_of(pixels).mean())
-    return PreparedImage(
-        str(file), width, height, ~pixels if invert else pixels, border, inverted=invert
-    )
-
-
 def decode(file: Path, size: tuple[int, int], form: ImageForm) -> Pixels:
     """Decodes an image: its first frame, upright, on the background, scaled to a size.
 
@@ -137,43 +108,6 @@ def described(file: Path, size: tuple[int, int], form: ImageForm) -> "tuple[Imag
             f" {size[0]}x{size[1]}; add resize: {{size: [{size[0]}, {size[1]}]}} to dataset"
         )
     return found, np.asarray(resized(seen, size, form)).reshape(*size, form.channels)
-
-
-@contextmanager
-def opened(file: Path) -> "Iterator[Image]":
-    """Opens an image with Pillow, and translates errors while it is decoded in the body.
-
-    Raises:
-      DataError: the file is no image, is damaged or too large.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > (limit := Image.MAX_IMAGE_PIXELS or 0):
-                raise _too_large(file, limit)
-            yield image
-    except Image.DecompressionBombError:
-        raise _too_large(file, Image.MAX_IMAGE_PIXELS or 0) from None
-    except UnidentifiedImageError:
-        message = f"{file}: is damaged, or not a {READABLE} file"
-        raise DataError(f"{message}; save it again, or remove it") from None
-    except BROKEN as error:
-        reason = str(getattr(error, "strerror", None) or error).lower()
-        message = f"{file}: cannot be read ({reason})"
-        raise DataError(f"{message}; save it again, or remove it") from None
-
-
-def _too_large(file: Path, most: int) -> DataError:
-    return DataError(f"{file}: has more than {most:,} pixels; make it smaller, or remove it")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences Pillow's warnings; not thread-safe, so never inside of a thread."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @dataclass(frozen=True, slots=True)

@@ -836,7 +836,8 @@ PNG = encoded(GRAY[0])
         ),
         (
             {"image": [PNG, PNG[:40]], "label": [0, 1]},
-            "a.parquet: image: image 1: is not a readable image file; remove or replace it",
+            "a.parquet: image: image 1: is a damaged or unsupported PNG file; save it again"
+            " with 8 bits per channel, or remove it",
         ),
         (
             {"image": [{"bytes": None, "path": "a.png"}], "label": [0]},

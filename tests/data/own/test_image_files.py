@@ -1,4 +1,4 @@
-"""PNG and JPEG files as a network sees them."""
+"""Image files as a network sees them."""
 
 import contextlib
 import io
@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cnnbench.data.own import image_files
 from cnnbench.data.own.image_files import Preprocessing, read_image
 from cnnbench.data.published.mnist_5k import load_embedded
 from cnnbench.errors import CnnbenchError, DataError, UsageError
 
 GRAY, COLOR = (28, 28, 1), (32, 32, 3)
 AS_IT_IS = Preprocessing("no")
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def save(path: Path, pixels: Any, **options: Any) -> Path:
@@ -192,7 +192,7 @@ def png(
         passes = [samples[top::down, left::right] for top, left, down, right in ADAM7]
     data = b"".join(packed(each, depth) for each in passes if each.size)
     body = chunk(b"IHDR", header) + chunks + chunk(b"IDAT", zlib.compress(data))
-    return image_files.PNG + body + chunk(b"IEND", b"")
+    return SIGNATURE + body + chunk(b"IEND", b"")
 
 
 def drawn(color: int, depth: int, size: int) -> tuple[Any, bytes, Any]:
@@ -294,12 +294,13 @@ def test_unsupported_formats_are_reported(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[content.index(b"\xff\xc0") + 4] = 12  # bits a sample, in the header of the frame
     file.write_bytes(content)
-    for name, end in (("JPEG", content), ("PNG", image_files.PNG + b"nothing")):
+    for name, end in (("JPEG", content), ("PNG", SIGNATURE + b"nothing")):
         file.write_bytes(end)
         with pytest.raises(DataError) as caught:
             read_image(file, GRAY, AS_IT_IS)
         assert str(caught.value) == (
-            f"{file}: is a damaged or unsupported {name} file; save it with 8 bits per channel."
+            f"{file}: is a damaged or unsupported {name} file; save it again with 8 bits per"
+            " channel, or remove it"
         )
 
 
@@ -345,16 +346,11 @@ def test_trim_centers_the_mass_within_the_image(tmp_path: Path, digits: Any) -> 
     assert np.median(alike) > 0.99
 
 
-def animation(path: Path) -> None:
-    first, second = (Image.fromarray(np.full((9, 9), v, np.uint8)) for v in (0, 200))
-    first.save(path, save_all=True, append_images=[second])
-
-
 def claimed(width: int, height: int) -> bytes:
     """A PNG file of a few bytes that says it is large."""
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+    return SIGNATURE + header + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
 
 
 def test_mistakes_end_in_a_message(tmp_path: Path) -> None:
@@ -364,22 +360,23 @@ def test_mistakes_end_in_a_message(tmp_path: Path) -> None:
         with pytest.raises(kind, match=f"^{re.escape(message)}$"):
             read_image(file, shape, Preprocessing(**how))
 
-    refused(UsageError, f"{file}: no such file; specify a PNG or JPEG file.")
+    known = "PNG, JPEG, WebP, GIF, BMP or TIFF file"
+    refused(UsageError, f"{file}: no such file; specify a {known}.")
     file.mkdir()
-    refused(DataError, f"{file}: cannot be read: is a directory; save it again.")
+    refused(UsageError, f"{file}: is a folder; specify a {known}.")
     file.rmdir()
     file.write_bytes(b"")
-    refused(DataError, f"{file}: is not a PNG or JPEG file; convert it to one.")
-    Image.new("L", (9, 9)).save(file, "GIF")
-    refused(DataError, f"{file}: is not a PNG or JPEG file; convert it to one.")
-    animation(file)
-    refused(DataError, f"{file}: is an animation with 2 frames; save a single frame.")
-    for size in ((8_000, 8_000), (12_000, 12_000), (60_000, 60_000)):  # Pillow warns, then refuses
+    refused(DataError, f"{file}: is empty; save it again, or remove it")
+    Image.new("L", (9, 9)).save(file, "PPM")
+    refused(DataError, f"{file}: is damaged, or not a {known}; save it again, or remove it")
+    for size in ((10_000, 9_000), (60_000, 60_000)):  # Pillow warns, then refuses
         file.write_bytes(claimed(*size))
-        refused(DataError, f"{file}: has more than 50 million pixels; resize it.")
+        large = "has more than 89,478,485 pixels; make it smaller, or remove it"
+        refused(DataError, f"{file}: {large}")
     Image.fromarray(ramp(90, 90)).save(file)
     file.write_bytes(file.read_bytes()[:-40])
-    refused(DataError, f"{file}: cannot be read: image file is truncated; save it again.")
+    cut = "cannot be read (image file is truncated); save it again, or remove it"
+    refused(DataError, f"{file}: {cut}")
     Image.new("L", (9, 9), 200).save(file)
     message = (
         "the network takes images with 4 channels, but image files have 1 (grayscale) or 3 (RGB)."
@@ -420,5 +417,18 @@ def test_a_damaged_file_is_read_or_refused(
         assert read_image(file, GRAY, Preprocessing()).pixels.shape == GRAY
 
 
-def test_no_more_pixels_are_allowed_than_memory_holds() -> None:
-    assert image_files.MAX_PIXELS * 4 <= 200_000_000  # bytes, in four channels
+@pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP", "TIFF"])
+def test_the_first_frame_of_an_animation_is_seen(tmp_path: Path, form: str) -> None:
+    first, second = (Image.fromarray(np.full((28, 28), v, np.uint8)) for v in (10, 200))
+    options: Any = {"lossless": True} if form == "WEBP" else {}
+    first.save(tmp_path / "a", form, save_all=True, append_images=[second], **options)
+    seen = read_image(tmp_path / "a", GRAY, AS_IT_IS).pixels
+    np.testing.assert_array_equal(seen, np.full(GRAY, 10))
+
+
+def test_a_program_may_remove_the_limit_of_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    file = save(tmp_path / "a.png", ramp(28, 28))
+    np.testing.assert_array_equal(read_image(file, GRAY, AS_IT_IS).pixels[..., 0], ramp(28, 28))

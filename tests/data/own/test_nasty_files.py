@@ -15,8 +15,9 @@ from PIL import Image, ImageCms, ImageOps
 
 from cnnbench.data.catalog import ImageForm, Shares
 from cnnbench.data.own.array_files import read_array_files
-from cnnbench.data.own.decoding import decode, decode_files, quiet
+from cnnbench.data.own.decoding import decode, decode_files
 from cnnbench.data.own.folder import FolderSource
+from cnnbench.data.own.pillow_files import quiet
 from cnnbench.errors import DataError
 from tests.data.own.test_image_files import png
 
@@ -178,7 +179,7 @@ def test_tables_decode_image_files_as_folders_do(tmp_path: Path, name: str) -> N
 def test_tables_refuse_what_has_no_known_black_and_white(tmp_path: Path) -> None:
     """Such values used to wrap around."""
     file = tmp_path / "a.tif"
-    for values in (DEEP[..., 0].astype(np.int32) * 1000, DEEP[..., 0].astype(np.float32)):
-        Image.fromarray(values).save(file)
-        with pytest.raises(DataError, match="image 0: is not a readable image file"):
+    for kind, what in ((np.int32, "32-bit integers"), (np.float32, "32-bit floats")):
+        Image.fromarray(DEEP[..., 0].astype(kind)).save(file)
+        with pytest.raises(DataError, match=rf"image 0: cannot be read \({what}\)"):
             in_a_table(tmp_path, file)
