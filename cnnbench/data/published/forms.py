@@ -47,8 +47,13 @@ def size_limit(info: DatasetInfo) -> int:
     return int(pixels * _MOST_PER_PIXEL) + _DOCUMENTS
 
 
-def to_classes(labels: Array, info: DatasetInfo, path: Path) -> Array:
+def to_classes(labels: Array, info: DatasetInfo, place: Path | str) -> Array:
     """Labels as int32.
+
+    Args:
+      labels: integers, ``(n,)``.
+      info: the dataset.
+      place: their file, for errors.
 
     Raises:
       DataError: a label is not one of the classes.
@@ -56,5 +61,5 @@ def to_classes(labels: Array, info: DatasetInfo, path: Path) -> Array:
     if len(labels) and not 0 <= labels.min() <= labels.max() < info.num_classes:
         wrong = int(labels.max()) if labels.max() >= info.num_classes else int(labels.min())
         message = f"has label {wrong}, but labels of '{info.name}' are 0 to {info.num_classes - 1}"
-        raise DataError(f"{path}: {message}; {REMEDY}")
+        raise DataError(f"{place}: {message}; {REMEDY}")
     return labels.astype(np.int32)

@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.io import savemat
 
-from cnnbench.data.catalog import describe
+from cnnbench.data.catalog import KNOWN, describe
 from cnnbench.data.dataset import Dataset, load_dataset
 from cnnbench.data.published import sources, tfds
 from cnnbench.data.published.archives import decode_npy, read_tar
@@ -756,8 +756,25 @@ def test_fashion_mnist_of_keras_is_found(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_binary_files_of_another_size(content: bytes, message: str) -> None:
     with pytest.raises(DataError) as caught:
-        cifar_files.decode_cifar(content, 1, "a.bin")
+        cifar_files.decode_cifar(1, content, "a.bin")
     assert str(caught.value) == f"a.bin: {message}; {REMEDY}"
+
+
+@pytest.mark.parametrize("cifar", ["cifar10"], indirect=True)
+def test_a_label_that_is_no_class_is_located(cifar: str, tmp_path: Path) -> None:
+    binary, folder, _ = cifar_files.cifar_sources(cifar)
+    content = _binary(cifar, np.zeros((1, 3072), np.uint8), np.array([10]))
+    members = [name for names in cifar_files.CIFAR[cifar].binary.values() for name in names]
+    _tar(tmp_path / "a.tar.gz", dict.fromkeys(members, content))
+    message = f"has label 10, but labels of '{cifar}' are 0 to 9; {REMEDY}"
+    with pytest.raises(DataError) as caught:
+        binary.read([tmp_path / "a.tar.gz"], KNOWN[cifar])
+    assert str(caught.value) == f"{tmp_path}/a.tar.gz: {members[0]}: {message}"
+    paths = [tmp_path / "torchvision" / folder.folders[0] / each.filename for each in folder.files]
+    paths[5].write_bytes(_pickled(cifar, np.zeros((1, 3072), np.uint8), np.array([10])))
+    with pytest.raises(DataError) as caught:
+        folder.read(paths, KNOWN[cifar])
+    assert str(caught.value) == f"{paths[5]}: {message}"
 
 
 # Pickles

@@ -1,6 +1,6 @@
 """CIFAR-10, CIFAR-100 and CIFAR-10.1 (another test set): binary, pickled or as arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,72 +87,52 @@ def cifar_sources(name: str) -> tuple[Source, ...]:
     """The binary archive, then the pickles: extracted by torchvision or Keras, and archived."""
     form = CIFAR[name]
     (archive,) = published_files(name).values()
+    binary = partial(_read_cifar, form.binary, partial(decode_cifar, form.label_bytes))
     batches = {file: md5 for each in form.pickles.values() for file, md5 in each.items()}
-    return (
-        Source((archive,), partial(_read_cifar_binary, form)),
-        Source(
-            tuple(RegisteredFile("", file, md5) for file, md5 in batches.items()),
-            partial(_read_cifar_folder, form),
-            (form.folder, f"{form.folder}-target/{form.folder}"),
-        ),
-        Source((form.archive,), partial(_read_cifar_pickles, form)),
-    )
-
-
-def _read_cifar_binary(form: _Cifar, paths: Sequence[Path], info: DatasetInfo) -> NamedArrays:
-    (path,) = paths
-    content = read_tar(
-        path, [name for each in form.binary.values() for name in each], size_limit(info)
-    )
-    return _joined(
-        {
-            split: [
-                decode_cifar(content[name], form.label_bytes, f"{path}: {name}") for name in names
-            ]
-            for split, names in form.binary.items()
-        },
-        info,
-        path,
-    )
-
-
-def _read_cifar_pickles(form: _Cifar, paths: Sequence[Path], info: DatasetInfo) -> NamedArrays:
-    (path,) = paths
-    names = {
+    members = {
         split: [f"{form.folder}/{file}" for file in files] for split, files in form.pickles.items()
     }
-    content = read_tar(path, [name for each in names.values() for name in each], size_limit(info))
-    return _joined(
-        {
-            split: [_unpickled_cifar(content[name], form, f"{path}: {name}") for name in each]
-            for split, each in names.items()
-        },
-        info,
-        path,
+    pickled = partial(_read_cifar, members, partial(_unpickled_cifar, form.labels))
+    folders = (form.folder, f"{form.folder}-target/{form.folder}")
+    files = tuple(RegisteredFile("", file, md5) for file, md5 in batches.items())
+    return (
+        Source((archive,), binary),
+        Source(files, pickled, folders),
+        Source((form.archive,), pickled),
     )
 
 
-def _read_cifar_folder(form: _Cifar, paths: Sequence[Path], info: DatasetInfo) -> NamedArrays:
-    by_name = {path.name: path for path in paths}
-    return _joined(
-        {
-            split: [
-                _unpickled_cifar(by_name[file].read_bytes(), form, str(by_name[file]))
-                for file in files
-            ]
-            for split, files in form.pickles.items()
-        },
-        info,
-        paths[0].parent,
-    )
+def _read_cifar(
+    members: Mapping[str, Sequence[str]],
+    decode: Callable[[bytes, str], tuple[Pixels, Array]],
+    paths: Sequence[Path],
+    info: DatasetInfo,
+) -> NamedArrays:
+    """Reads the members of an archive by split, or the same files in a folder."""
+    names = [name for each in members.values() for name in each]
+    if len(paths) == 1:
+        content = read_tar(paths[0], names, size_limit(info))
+        places = {name: f"{paths[0]}: {name}" for name in names}
+    else:
+        content = {name: path.read_bytes() for name, path in zip(names, paths, strict=True)}
+        places = {name: str(path) for name, path in zip(names, paths, strict=True)}
+    arrays: dict[str, Array] = {}
+    for split, each in members.items():
+        parts = [decode(content[name], places[name]) for name in each]
+        labels = [
+            to_classes(own, info, places[name]) for (_, own), name in zip(parts, each, strict=True)
+        ]
+        arrays[f"{split}_images"] = np.concatenate([images for images, _ in parts])
+        arrays[f"{split}_labels"] = np.concatenate(labels)
+    return arrays
 
 
-def decode_cifar(content: bytes, label_bytes: int, place: str) -> tuple[Pixels, Array]:
+def decode_cifar(label_bytes: int, content: bytes, place: str) -> tuple[Pixels, Array]:
     """Decodes a binary file of CIFAR: rows of labels, then the planes of an image.
 
     Args:
-      content: content of the file.
       label_bytes: labels per image: 1, or 2 for coarse and fine ones.
+      content: content of the file.
       place: file name, for errors.
 
     Returns:
@@ -168,32 +148,20 @@ def decode_cifar(content: bytes, label_bytes: int, place: str) -> tuple[Pixels, 
     return _from_planes(rows[:, label_bytes:]), rows[:, label_bytes - 1]
 
 
-def _unpickled_cifar(content: bytes, form: _Cifar, place: str) -> tuple[Pixels, Array]:
-    """Images and labels of a pickled batch, whose rows are the planes of an image."""
+def _unpickled_cifar(key: str, content: bytes, place: str) -> tuple[Pixels, Array]:
+    """Images and labels, by their key, of a pickled batch whose rows are the planes of an image."""
     batch = read_pickle(content, place)
-    data, labels = batch.get("data"), batch.get(form.labels)
+    data, labels = batch.get("data"), batch.get(key)
     rows: Array = data.values if isinstance(data, PickledArray) else np.zeros(0)
     is_list = isinstance(labels, list) and all(isinstance(label, int) for label in labels)
     if rows.dtype != np.uint8 or not is_list or rows.shape != (len(labels or ()), 3_072):
-        message = f"has no 'data' with 3,072 bytes per image and matching '{form.labels}'"
+        message = f"has no 'data' with 3,072 bytes per image and matching '{key}'"
         raise DataError(f"{place}: {message}; {REMEDY}")
     return _from_planes(rows), np.asarray(labels)
 
 
 def _from_planes(rows: Pixels) -> Pixels:
     return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-
-
-def _joined(
-    parts: Mapping[str, Sequence[tuple[Pixels, Array]]], info: DatasetInfo, path: Path
-) -> NamedArrays:
-    """Images and labels by split, from parts of each split."""
-    arrays: dict[str, Array] = {}
-    for split, each in parts.items():
-        images, labels = zip(*each, strict=True)
-        arrays[f"{split}_images"] = np.concatenate(images)
-        arrays[f"{split}_labels"] = to_classes(np.concatenate(labels), info, path)
-    return arrays
 
 
 def cifar10_1_sources(name: str) -> tuple[Source, ...]:
