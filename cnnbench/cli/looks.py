@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cnnbench.comparisons.merge import finished_runs_of
 from cnnbench.comparisons.samples import Pairing
-from cnnbench.comparisons.verdict import Criteria
+from cnnbench.comparisons.verdict import Criteria, split_text
 from cnnbench.comparisons.verdict_text import parse_effect
 from cnnbench.errors import UsageError, or_list, quoted
 from cnnbench.runner.run import Request
@@ -147,8 +147,8 @@ def _check_experiment(experiment: Experiment, wish: Wish, criteria: Criteria) ->
     """Raises UsageError if verdicts on an experiment cannot be reached by looks."""
     split = experiment.dataset.random_split
     if split and split.varies:
-        kind = f"folds: {split.folds}" if split.folds else "by_seed: true"
-        message = f"{wish.option}: with 'split: {{{kind}}}' in {experiment.name}, the seeds share"
+        key = split_text(split.folds or 0)
+        message = f"{wish.option}: with '{key}' in {experiment.name}, the seeds share"
         raise UsageError(
             f"{message} training images, and no number of them keeps alpha at several looks;"
             " remove that key, or train a fixed number of --seeds."

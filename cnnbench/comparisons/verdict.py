@@ -309,9 +309,22 @@ def require_no_test(wanted: Pairing | None, folds: int) -> None:
       UsageError: a test was named.
     """
     if wanted is not None:
-        split = f"folds: {folds}" if folds else "by_seed: true"
-        message = f"--test: with 'split: {{{split}}}', seeds share training images, so verdicts use"
+        message = (
+            f"--test: with '{split_text(folds)}', seeds share training images, so verdicts use"
+        )
         raise UsageError(f"{message} the corrected resampled t-test; omit --test.")
+
+
+def split_text(folds: int) -> str:
+    """The key of an experiment whose seeds share training images.
+
+    Args:
+      folds: number of folds of a cross-validation; 0 for random splits by seed.
+
+    >>> split_text(5), split_text(0)
+    ('split: {folds: 5}', 'split: {by_seed: true}')
+    """
+    return f"split: {{{f'folds: {folds}' if folds else 'by_seed: true'}}}"
 
 
 class _Evidence(NamedTuple):

@@ -6,7 +6,7 @@ not needed.
 
 import io
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from cnnbench.errors import UsageError
 from cnnbench.report.plots.png import mosaic, photograph
 from cnnbench.runs.folder import disk
 from cnnbench.runs.records import EpochRecord, SeedSummary
+from cnnbench.runs.settings import leaves
 from cnnbench.runs.weights import Weights
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system import commands
@@ -161,15 +162,11 @@ def hyperparameters(experiment: Experiment) -> dict[str, bool | float | str]:
         "train": experiment.train.model_dump(mode="json"),
         "model": model or experiment.model.args | {"python": experiment.model.python},
     }
-    return dict(_flat(content))
-
-
-def _flat(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, bool | float | str]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        elif value is not None:
-            yield f"{above}{key}", value if isinstance(value, bool | int | float) else str(value)
+    return {
+        path: value if isinstance(value, bool | int | float) else str(value)
+        for path, value in leaves(content)
+        if value not in (None, {})
+    }
 
 
 def _of_epoch(record: EpochRecord) -> dict[str, float]:

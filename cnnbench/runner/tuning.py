@@ -27,7 +27,7 @@ from cnnbench.errors import SpecError, UsageError
 from cnnbench.formatting import numbered
 from cnnbench.runner.recorder import Listener
 from cnnbench.runner.run import Request, run_by_turns
-from cnnbench.runner.tuning_space import Axis, Setting, choose_points, parse_axes, settings_of
+from cnnbench.runner.tuning_space import Axis, Setting, choose_points, parse_axes, settings_at
 from cnnbench.runs.records import TRIAL, TUNED, Direction, RunResult
 from cnnbench.spec.cross_checks import lacks_validation
 from cnnbench.spec.loader import Loaded, load_experiment
@@ -192,7 +192,7 @@ def _trials(
         settings = tuple(
             setting
             for axis, place in names
-            for setting in settings_of(axis, place, loaded.experiment, str(request.path))
+            for setting in settings_at(axis, place, loaded.experiment, str(request.path))
         )
         trial = PlannedTrial(point, settings, _trial_request(request, settings, seeds))
         _check(trial, axes)

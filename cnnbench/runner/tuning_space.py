@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
-from typing import Any
 
 from cnnbench.errors import UsageError, or_list, quoted
 from cnnbench.formatting import is_number
+from cnnbench.runs.settings import as_override, leaves
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.vocabulary import KEY
 
@@ -133,7 +133,7 @@ def _factor(key: str, word: str) -> float:
     raise UsageError(f"{message}; write a positive number after the x, such as x0.3.")
 
 
-def settings_of(axis: Axis, point: int, experiment: Experiment, file: str) -> tuple[Setting, ...]:
+def settings_at(axis: Axis, point: int, experiment: Experiment, file: str) -> tuple[Setting, ...]:
     """The values that a point of an axis gives to the keys of an experiment.
 
     Args:
@@ -180,18 +180,9 @@ def _same(base: object, value: str) -> bool:
 
 def flattened(experiment: Experiment) -> Iterator[tuple[str, object]]:
     """Yields the dotted path of each value of an experiment, as in an override, and the value."""
-    for path, value in _leaves("", experiment.model_dump(mode="json")):
-        yield path.replace("model.layers.", "model.", 1), value
-
-
-def _leaves(path: str, value: Any) -> Iterator[tuple[str, object]]:
-    items = value.items() if isinstance(value, Mapping) else enumerate(value)
-    for key, inner in items:
-        at = f"{path}.{key}".lstrip(".")
-        if isinstance(inner, Mapping | list | tuple):
-            yield from _leaves(at, inner)
-        else:
-            yield at, inner
+    for path, value in leaves(experiment.model_dump(mode="json"), lists=True):
+        if not isinstance(value, Mapping | list):
+            yield as_override(path), value
 
 
 def resolve_key(
@@ -208,7 +199,7 @@ def resolve_key(
     Raises:
       UsageError: there is none, several without being a pattern, or it cannot be tuned.
     """
-    key = key.replace("model.layers.", "model.", 1)
+    key = as_override(key)
     if key in _BUDGET:
         raise UsageError(_not_tunable(key, key))
     found = [path for path in flat if path == key] or [p for p in flat if fnmatchcase(p, key)]

@@ -25,6 +25,7 @@ from cnnbench.runs.folder import (
     read_run_entry,
 )
 from cnnbench.runs.records import TRIAL, RunRecord, RunResult, Status
+from cnnbench.runs.settings import leaves
 from cnnbench.spec.document import read_document
 from cnnbench.system import commands
 
@@ -506,17 +507,9 @@ def _recipe(entry: RunEntry) -> dict[str, str]:
         return {}
     dataset = data.get("dataset")
     images = {key: dataset.get(key) for key in _OF_IMAGES} if isinstance(dataset, dict) else {}
-    found = dict(_flat("train", data.get("train"))) | dict(_flat("dataset", images))
-    found |= _flat("evaluation", data.get("evaluation"))
+    parts = {"train": data.get("train"), "dataset": images, "evaluation": data.get("evaluation")}
+    found = {path: str(value) for path, value in leaves(parts) if value not in (None, {})}
     return found | {"train.epochs": str(entry.record.epochs)}
-
-
-def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(f"{name}.{key}", inner)
-    elif value is not None:
-        yield name, str(value)
 
 
 def _skipped(named: _Named, taken: Sequence[RunEntry]) -> Iterator[str]:

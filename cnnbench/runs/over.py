@@ -9,7 +9,7 @@ from cnnbench.errors import SpecError, UsageError, or_list, quoted
 from cnnbench.formatting import enumeration, is_number
 from cnnbench.runs.find import finished_runs_of
 from cnnbench.runs.folder import RunEntry
-from cnnbench.runs.settings import LAYERS, read_settings
+from cnnbench.runs.settings import LAYERS, as_override, read_settings
 from cnnbench.spec.document import read_document
 from cnnbench.spec.shipped import ENDINGS, find_shipped
 from cnnbench.spec.vocabulary import KEY
@@ -102,7 +102,7 @@ def full_key(key: str, settings: Mapping[str, str], where: str) -> str:
     found = [path for path in settings if path.endswith(f".{key}")]
     shortest = [p for p in found if p.removesuffix(key) in _PREFERRED]
     if len(found) > 1 and len(shortest) != 1:
-        names = or_list(_written(path) for path in found[:_SHOWN])
+        names = or_list(as_override(path) for path in found[:_SHOWN])
         raise UsageError(f"--over: {where} has several keys {quoted(key)}; write {names}.")
     if not found:
         ends = list(dict.fromkeys(path.rpartition(".")[2] for path in settings))
@@ -111,12 +111,7 @@ def full_key(key: str, settings: Mapping[str, str], where: str) -> str:
         raise UsageError(
             f"{message}; write its dotted path, such as train.optimizer.learning_rate."
         )
-    return _written((shortest or found)[0])
-
-
-def _written(path: str) -> str:
-    """A path as in an override."""
-    return path.replace(LAYERS, "model.", 1)
+    return as_override((shortest or found)[0])
 
 
 def short_key(key: str) -> str:

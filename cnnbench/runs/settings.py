@@ -39,7 +39,41 @@ def settings_of(data: Mapping[str, object]) -> dict[str, str]:
     >>> settings_of({"name": "a", "train": {"epochs": 3, "clip": None}})
     {'train.epochs': '3', 'train.clip': 'null'}
     """
-    return dict(_flat("", {key: value for key, value in data.items() if key not in _NAMES}))
+    found = leaves({key: value for key, value in data.items() if key not in _NAMES})
+    return {path: inline_text(value) for path, value in found}
+
+
+def leaves(value: object, above: str = "", *, lists: bool = False) -> Iterator[tuple[str, object]]:
+    """The values in plain data, each with its dotted path; empty mappings and lists are values.
+
+    Args:
+      value: the data.
+      above: its own path.
+      lists: also the items of lists, by number.
+
+    >>> dict(leaves({"a": {"b": 1, "c": {}}, "d": [2, None]}))
+    {'a.b': 1, 'a.c': {}, 'd': [2, None]}
+    >>> dict(leaves({"d": [2, None]}, "train", lists=True))
+    {'train.d.0': 2, 'train.d.1': None}
+    """
+    if isinstance(value, Mapping) and value:
+        items = list(value.items())
+    elif lists and isinstance(value, list | tuple) and value:
+        items = list(enumerate(value))
+    else:
+        yield above, value
+        return
+    for key, inner in items:
+        yield from leaves(inner, f"{above}.{key}" if above else str(key), lists=lists)
+
+
+def as_override(path: str) -> str:
+    """A dotted path as in an override: layers without `model.layers`.
+
+    >>> as_override("model.layers.conv1.kernel")
+    'model.conv1.kernel'
+    """
+    return path.replace(LAYERS, "model.", 1)
 
 
 def setting(settings: Mapping[str, str], key: str) -> str | None:
@@ -55,11 +89,3 @@ def setting(settings: Mapping[str, str], key: str) -> str | None:
         if form in settings:
             return settings[form]
     return None
-
-
-def _flat(above: str, value: object) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(f"{above}.{key}" if above else str(key), inner)
-    else:
-        yield above, inline_text(value)

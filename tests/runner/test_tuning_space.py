@@ -12,7 +12,7 @@ from cnnbench.runner.tuning_space import (
     flattened,
     parse_axes,
     resolve_key,
-    settings_of,
+    settings_at,
 )
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.loader import load_experiment
@@ -171,7 +171,7 @@ def test_keys_that_cannot_be_tuned(net: Experiment, key: str, says: str) -> None
 )
 def test_settings(net: Experiment, text: str, point: int, found: list[tuple[str, bool]]) -> None:
     (axis,) = parse_axes([text])
-    settings = settings_of(axis, point, net, "net.yaml")
+    settings = settings_at(axis, point, net, "net.yaml")
     assert [(s.override, s.written) for s in settings] == found
 
 
@@ -197,7 +197,7 @@ def test_settings(net: Experiment, text: str, point: int, found: list[tuple[str,
 )
 def test_values_without_multiples(net: Experiment, text: str, says: str) -> None:
     (axis,) = parse_axes([text])
-    assert message(lambda: settings_of(axis, 0, net, "net.yaml")) == says
+    assert message(lambda: settings_at(axis, 0, net, "net.yaml")) == says
 
 
 AXES = parse_axes(["learning_rate,batch_size=x0.5:x1:x2"])
