@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 
 MISSING = "–"  # noqa: RUF001 - a dash, for unknown values
+_LONGEST = 200  # characters of the message of another error
 _MOST = 100_000  # larger numbers get the next unit
 
 
@@ -141,6 +142,20 @@ def enumeration(names: Sequence[str]) -> str:
 def clean(text: str) -> str:
     """Converts text to a single printable line, without line breaks and control codes."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def reason(error: Exception) -> str:
+    r"""Message of an error in one short line, to be quoted in another message.
+
+    >>> reason(ValueError("bad \x07magic\nnumber.")), reason(EOFError())
+    ('bad magic number', 'EOFError')
+    >>> reason(FileNotFoundError(2, "No such file or directory"))
+    'no such file or directory'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    text = clean(str(error)).rstrip(".") or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def escape_controls(text: str) -> str:

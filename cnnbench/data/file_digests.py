@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cnnbench.errors import DataError
+from cnnbench.formatting import reason
 from cnnbench.system.cache import cache_dir
 from cnnbench.system.files import write_atomic
 from cnnbench.system.progress import counted
@@ -96,8 +97,9 @@ def _read(path: Path, algorithm: HashAlgorithm = "sha256") -> str:
         with path.open("rb") as content:
             return hashlib.file_digest(content, algorithm).hexdigest()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{path}: cannot be read ({reason}); check its permissions") from error
+        raise DataError(
+            f"{path}: cannot be read ({reason(error)}); check its permissions"
+        ) from error
 
 
 def _recall(known: dict[str, Any], name: str, state: Sequence[int]) -> str | None:

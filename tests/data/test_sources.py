@@ -390,7 +390,7 @@ def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.Mo
     prepare_array_records("tiny_gray", tmp_path)
     monkeypatch.setattr(Path, "iterdir", refuse)
     message = (
-        rf"^{tmp_path}/tiny_gray: cannot be read \(Permission denied\); check its permissions$"
+        rf"^{tmp_path}/tiny_gray: cannot be read \(permission denied\); check its permissions$"
     )
     with pytest.raises(DataError, match=message):
         _load("tiny_gray", tmp_path)

@@ -18,6 +18,7 @@ from cnnbench.data.own.decoding import ImageHeader, described
 from cnnbench.data.own.folder import FolderSource
 from cnnbench.data.own.pillow_files import quiet
 from cnnbench.errors import DataError, Notify
+from cnnbench.formatting import reason
 from cnnbench.system.arrays import Pixels
 from cnnbench.system.progress import counted
 
@@ -157,7 +158,7 @@ def _look(file: Path, form: ImageForm) -> _Seen:
     except DataError as error:
         return _Seen(digest, None, str(error), nothing)
     except OSError as error:
-        return _Seen(digest, None, f"{file}: cannot be read ({error.strerror})", nothing)
+        return _Seen(digest, None, f"{file}: cannot be read ({reason(error)})", nothing)
 
 
 def _without_error(found: tuple[ImageHeader, Pixels]) -> tuple[ImageHeader, str, Pixels]:

@@ -36,7 +36,7 @@ from cnnbench.data.own.roles import in_split, role_of, split_of
 from cnnbench.data.own.stored import NamesByKey, Raw, listed, unequal
 from cnnbench.data.resizing import resized_splits
 from cnnbench.errors import DataError, Notify, or_list
-from cnnbench.formatting import enumeration
+from cnnbench.formatting import enumeration, reason
 from cnnbench.system.arrays import Array, NamedArrays
 from cnnbench.system.cache import CacheEntry
 
@@ -236,8 +236,8 @@ def find_files(files: Path | Mapping[str, Path]) -> tuple[tuple[str, Path], ...]
         try:
             return _in_folder(files)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise DataError(f"{files}: cannot be read ({reason}); check its permissions") from error
+            message = f"{files}: cannot be read ({reason(error)})"
+            raise DataError(f"{message}; check its permissions") from error
     if isinstance(files, Path):
         return (("", _existing(files)),)
     return tuple((role, _existing(path)) for role, path in files.items())

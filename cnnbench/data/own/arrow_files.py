@@ -111,9 +111,9 @@ def _columns(path: Path, table: _Table, options: ArrayOptions) -> dict[str, Raw]
     images = _Images(f"{path}: {image}", options.form or _AS_IT_IS)
     with counted("decoded", table.rows) as count:
         for batch in table.batches([image, *labels]):
-            images.add(batch.column(batch.schema.get_field_index(image)))
+            images.add(_checked(batch, image))
             for label, values in labels.items():
-                values.extend(batch.column(batch.schema.get_field_index(label)).to_pylist())
+                values.extend(_checked(batch, label).to_pylist())
             count(images.number)
     known, where = _hub_names(table.metadata, next(iter(labels))), f"{path}: {listed([*labels])}"
     columns = {
@@ -122,6 +122,13 @@ def _columns(path: Path, table: _Table, options: ArrayOptions) -> dict[str, Raw]
     }
     raw = {"images": Raw(images.joined(), images.where), "labels": _side_by_side(columns, where)}
     return raw | ({CLASS_NAMES: Raw(np.array(known), where)} if known else {})
+
+
+def _checked(batch: Any, name: str) -> Any:
+    """A column whose offsets do not lead out of the file: pyarrow itself does not check them."""
+    column = batch.column(batch.schema.get_field_index(name))
+    column.validate(full=True)
+    return column
 
 
 def _side_by_side(columns: Mapping[str, Array], where: str) -> Raw:

@@ -25,11 +25,10 @@ from cnnbench.data.own.stored import (
     listed,
     names_in,
     no_such,
-    reason,
     unreadable,
 )
 from cnnbench.errors import DataError, or_list, quoted
-from cnnbench.formatting import is_number
+from cnnbench.formatting import is_number, reason
 from cnnbench.system.arrays import Array
 from cnnbench.system.progress import counted
 
@@ -181,7 +180,14 @@ def _images(
         if isinstance(error.__cause__, DataError):  # of a converter
             raise error.__cause__ from None
         raise _bad_line(path, lines.number, error) from error
-    return np.stack(rows) if rows else np.delete(table, columns.unused, axis=1)
+    if rows or not len(table):
+        return np.stack(rows) if rows else table
+    if columns.names and table.shape[1] != len(columns.names):
+        raise DataError(
+            f"{path}: the header has {len(columns.names)} columns, but the lines below have"
+            f" {table.shape[1]}; add a name for each"
+        )
+    return np.delete(table, columns.unused, axis=1)
 
 
 def _collector(cells: list[str]) -> Callable[[str], float]:

@@ -21,6 +21,7 @@ from cnnbench.data.catalog import (
 )
 from cnnbench.data.file_digests import sha256_in
 from cnnbench.errors import DataError, Notify, did_you_mean, or_list
+from cnnbench.formatting import reason
 from cnnbench.system.progress import counted
 
 if TYPE_CHECKING:  # reading an experiment imports no NumPy
@@ -222,9 +223,9 @@ class FolderSource:
         try:
             return self._listing()
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
             place = error.filename or self.path
-            raise DataError(f"{place}: cannot be read ({reason}); check its permissions") from error
+            message = f"{place}: cannot be read ({reason(error)})"
+            raise DataError(f"{message}; check its permissions") from error
 
     def _listing(self) -> ImageListing:
         pools = split_folders(self.path)

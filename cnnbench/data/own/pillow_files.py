@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cnnbench.data.catalog import READABLE
 from cnnbench.errors import DataError
+from cnnbench.formatting import reason
 from cnnbench.system.arrays import Pixels
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ def opened(file: Path | bytes, where: str = "") -> "Iterator[Image]":
     except Image.DecompressionBombError:
         raise _too_large(where) from None
     except _BROKEN as error:
-        reason = str(getattr(error, "strerror", None) or error).lower()
-        message = f"{where}: cannot be read ({reason}); save it again, or remove it"
+        message = f"{where}: cannot be read ({reason(error).lower()}); save it again, or remove it"
         raise DataError(message) from None
 
 

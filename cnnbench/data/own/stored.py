@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cnnbench.errors import DataError, did_you_mean, quoted
-from cnnbench.formatting import clean, enumeration
+from cnnbench.formatting import clean, enumeration, reason
 from cnnbench.system.arrays import Array
 
 MOST_BYTES = 2**32  # of one array as stored, to limit memory
@@ -99,10 +99,5 @@ def listed(names: Sequence[str]) -> str:
 def unreadable(path: Path, kind: str, error: Exception) -> DataError:
     """Error for a file that cannot be opened, or is not of a format."""
     if isinstance(error, OSError) and error.strerror:
-        return DataError(f"{path}: cannot be read: {error.strerror.lower()}; check its permissions")
+        return DataError(f"{path}: cannot be read: {reason(error)}; check its permissions")
     return DataError(f"{path}: is not a valid {kind} file ({reason(error)}); save it again")
-
-
-def reason(error: Exception) -> str:
-    """Message of an error in one line."""
-    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")

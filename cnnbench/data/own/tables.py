@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.own.folder import ALL, FolderSource, ImageListing, split_folders, walk
 from cnnbench.errors import DataError, did_you_mean, or_list, quoted
-from cnnbench.formatting import is_number
+from cnnbench.formatting import is_number, reason
 
 if TYPE_CHECKING:  # reading an experiment imports no NumPy
     from numpy.typing import NDArray
@@ -130,10 +130,11 @@ def read_rows(table: Path, keys: "NamesByKey") -> TableRows:
         state = table.stat()
         return _rows(table, tuple(keys.items()), state.st_size, state.st_mtime_ns)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"{table}: cannot be read ({reason}); check dataset.labels") from None
+        raise DataError(
+            f"{table}: cannot be read ({reason(error)}); check dataset.labels"
+        ) from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: is not a CSV file ({error}); save it as UTF-8") from None
+        raise DataError(f"{table}: is not a CSV file ({reason(error)}); save it as UTF-8") from None
 
 
 @lru_cache(maxsize=8)

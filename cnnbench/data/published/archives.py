@@ -13,7 +13,7 @@ import numpy as np
 
 from cnnbench.data.published.downloads import REMEDY
 from cnnbench.errors import DataError
-from cnnbench.formatting import enumeration
+from cnnbench.formatting import enumeration, reason
 from cnnbench.system.arrays import Array
 from cnnbench.system.progress import counted
 
@@ -71,7 +71,9 @@ def tar_files(
                     yield name, file.read() if file else b""
                 count(packed.tell())
     except DAMAGED as error:
-        raise DataError(f"{path}: is not a valid tar.gz archive ({error}); {REMEDY}") from error
+        raise DataError(
+            f"{path}: is not a valid tar.gz archive ({reason(error)}); {REMEDY}"
+        ) from error
 
 
 class _Bounded:
@@ -125,7 +127,9 @@ def read_zip(path: Path, name: str, limit: int) -> bytes:
                 raise too_large(path, name, limit)
             return archive.read(name)
     except (*DAMAGED, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path}: is not a valid zip archive ({error}); {REMEDY}") from error
+        raise DataError(
+            f"{path}: is not a valid zip archive ({reason(error)}); {REMEDY}"
+        ) from error
 
 
 def gunzip(content: bytes, path: Path, name: str, limit: int) -> bytes:
@@ -134,7 +138,9 @@ def gunzip(content: bytes, path: Path, name: str, limit: int) -> bytes:
     try:
         found = decompressor.decompress(content, limit + 1)
     except zlib.error as error:
-        raise DataError(f"{path}: member {name} is not a gzip file ({error}); {REMEDY}") from error
+        raise DataError(
+            f"{path}: member {name} is not a gzip file ({reason(error)}); {REMEDY}"
+        ) from error
     if len(found) > limit:
         raise too_large(path, name, limit)
     if not decompressor.eof:
@@ -173,7 +179,7 @@ def decode_npy(content: bytes, place: str) -> Array:
         if dtype.kind in "iu":
             values = np.frombuffer(content, dtype, offset=file.tell())
             return values.reshape(shape, order="F" if is_fortran else "C")
-        reason = f"values of type {dtype}"
+        what = f"values of type {dtype}"
     except (ValueError, TypeError, EOFError, SyntaxError) as error:
-        reason = " ".join(str(error).split())
-    raise DataError(f"{place}: is not an array of integers ({reason}); {REMEDY}")
+        what = reason(error)
+    raise DataError(f"{place}: is not an array of integers ({what}); {REMEDY}")

@@ -24,7 +24,7 @@ from cnnbench.data.published.downloads import (
     verify_file,
 )
 from cnnbench.errors import DataError
-from cnnbench.formatting import enumeration
+from cnnbench.formatting import enumeration, reason
 from cnnbench.system.arrays import Array
 from cnnbench.system.cache import CacheEntry
 
@@ -203,7 +203,7 @@ def decode_idx(content: bytes, place: str) -> NDArray[np.uint8]:
     try:
         raw = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{place}: not a valid gzip file ({error}); {REMEDY}") from error
+        raise DataError(f"{place}: not a valid gzip file ({reason(error)}); {REMEDY}") from error
     num_axes = raw[3] if len(raw) > 4 and raw[:3] == b"\0\0\x08" else 0
     start = 4 + 4 * num_axes
     shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4)]
@@ -290,7 +290,7 @@ def _content(folder: Path) -> str:
     try:
         names = sorted(_entries(folder))
     except OSError as error:
-        return f"{folder} cannot be read ({(error.strerror or 'no reason').lower()})"
+        return f"{folder} cannot be read ({reason(error)})"
     if not names:
         return f"{folder} is empty"
     more = len(names) - SHOWN_FILES

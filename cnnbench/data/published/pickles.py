@@ -11,6 +11,7 @@ import numpy as np
 
 from cnnbench.data.published.downloads import REMEDY
 from cnnbench.errors import DataError
+from cnnbench.formatting import reason
 from cnnbench.system.arrays import Array
 
 _NOT_A_PICKLE = (
@@ -89,9 +90,8 @@ def read_pickle(content: bytes, place: str) -> Mapping[str, Any]:
     try:
         found = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     except _NOT_A_PICKLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         message = "is not a pickle of only NumPy arrays, strings, lists and dictionaries"
-        raise DataError(f"{place}: {message} ({reason}); {REMEDY}") from error
+        raise DataError(f"{place}: {message} ({reason(error)}); {REMEDY}") from error
     if not isinstance(found, dict):
         raise DataError(f"{place}: contains a {type(found).__name__}, not a dictionary; {REMEDY}")
     return {_text(key): value for key, value in found.items()}

@@ -33,6 +33,7 @@ from cnnbench.data.published.readers.emnist import as_read
 from cnnbench.data.published.sources import SOURCES
 from cnnbench.data.resizing import require_memory, resized_image
 from cnnbench.errors import DataError, or_list
+from cnnbench.formatting import reason
 from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.cache import CacheEntry
 
@@ -62,7 +63,7 @@ def prepared_key(info: DatasetInfo, data_dir: Path) -> str | None:
         if error.errno == errno.ENAMETOOLONG:
             return None
         raise DataError(
-            f"{above}: cannot be read ({error.strerror}); check its permissions"
+            f"{above}: cannot be read ({reason(error)}); check its permissions"
         ) from error
     if not files:
         return None
@@ -192,7 +193,7 @@ def _read_split(info: DatasetInfo, builder: Any, split: str) -> NamedArrays:
                 labels[at] = row[label_key]
     except (RuntimeError, ValueError, OSError) as error:
         raise DataError(
-            f"{builder.data_dir}: the prepared data cannot be read ({error}); "
+            f"{builder.data_dir}: the prepared data cannot be read ({reason(error)}); "
             "remove that folder and prepare the dataset again"
         ) from error
     if num and not 0 <= labels.min() <= labels.max() < info.num_classes:

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -416,6 +417,25 @@ def test_arrow(tmp_path: Path, kind: str, saved: str) -> None:
         assert_read(data, COLOR)
 
 
+@pytest.mark.parametrize("offsets", [[0, -5, 9], [0, 2**20, 9]])
+@pytest.mark.parametrize("damaged", ["image", "label"])
+def test_arrow_with_offsets_out_of_the_file(
+    tmp_path: Path, damaged: str, offsets: list[int]
+) -> None:
+    """They are not checked by pyarrow, which would read any memory, or end the process."""
+    pa = pytest.importorskip("pyarrow", reason="Arrow files need pyarrow")
+    columns = {"image": pa.array([PNG, PNG]), "label": pa.array([b"a", b"b"])}
+    places = pa.py_buffer(np.array(offsets, np.int32))
+    columns[damaged] = pa.Array.from_buffers(pa.binary(), 2, [None, places, pa.py_buffer(b"x" * 9)])
+    table = pa.table(columns)
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    message = error_of(tmp_path / "a.arrow", tmp_path)
+    assert re.fullmatch(
+        r"a\.arrow: is not a valid Arrow file \(.*offset.*\); save it again", message
+    ), message
+
+
 def resized_by_pillow(images: Any, method: str) -> Any:
     """4x8 from 6x5: stretched, or the whole image on black, or cropped to its middle."""
     found = []
@@ -786,6 +806,15 @@ def test_name_of_a_column_that_is_not_text(tmp_path: Path) -> None:
             "a.csv:3: the number of pixels is 1, but 2 in the lines above; use images of the same "
             "size",
         ),
+        (
+            "label,a,b,\n1,2\n3,4\n",
+            "a.csv: the header has 4 columns, but the lines below have 2; add a name for each",
+        ),
+        (  # as R writes row names
+            "label,a,b,c,d\nx,0,1,1,1,1\n",
+            "a.csv: the header has 5 columns, but the lines below have 6; add a name for each",
+        ),
+        ("label,a,,,\n", "a.csv: has no rows; check the file"),
         ("pixels,y\n1,1\n2\n", "a.csv:3: has 1 columns, but needs 2; correct it"),
         (
             "y,pixels,usage\n0,1,train\n1,1,holdout\n",

@@ -19,6 +19,7 @@ from cnnbench.data.published.downloads import REMEDY, published_files
 from cnnbench.data.published.forms import Source
 from cnnbench.data.resizing import require_memory, resized
 from cnnbench.errors import DataError
+from cnnbench.formatting import reason
 from cnnbench.system.arrays import Array, NamedArrays, Pixels
 
 # The classes of the catalog, in the same order
@@ -93,5 +94,5 @@ def _decoded(path: Path, form: ImageForm, file: tuple[str, bytes]) -> Pixels:
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
             color = image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: {name} cannot be decoded ({error}); {REMEDY}") from error
+        raise DataError(f"{path}: {name} cannot be decoded ({reason(error)}); {REMEDY}") from error
     return np.asarray(resized(color, form.size, form) if form.size else color)

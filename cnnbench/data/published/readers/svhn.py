@@ -10,6 +10,7 @@ from cnnbench.data.published.archives import DAMAGED
 from cnnbench.data.published.downloads import REMEDY, published_files
 from cnnbench.data.published.forms import Source
 from cnnbench.errors import DataError
+from cnnbench.formatting import reason
 from cnnbench.system.arrays import Array, NamedArrays, Pixels
 
 
@@ -54,8 +55,8 @@ def read_svhn(path: Path, limit: int) -> tuple[Pixels, Array]:
             raise _too_many(path, num, limit)
         content = loadmat(path, variable_names=("X", "y"))
     except damaged as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: is not a MATLAB file of SVHN ({reason}); {REMEDY}") from error
+        message = f"{path}: is not a MATLAB file of SVHN ({reason(error)})"
+        raise DataError(f"{message}; {REMEDY}") from error
     labels = content["y"][:, 0]
     if not np.isin(labels, np.arange(1, 11)).all():
         raise DataError(f"{path}: has labels outside 1 to 10; {REMEDY}")
