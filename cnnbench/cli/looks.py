@@ -14,7 +14,6 @@ from cnnbench.runner.run import Request
 from cnnbench.runner.until_decided import saved
 from cnnbench.runs.records import RunResult
 from cnnbench.spec.experiment import Experiment
-from cnnbench.spec.loader import load_experiment
 from cnnbench.spec.metrics import DEFAULT_METRICS
 from cnnbench.spec.vocabulary import METRIC
 from cnnbench.statistics.looks import Looks
@@ -82,9 +81,7 @@ def stopped_by(
     criteria = replace(criteria, test=_test(wish, test), anytime=wish.anytime)
     _check_options(wish)
     _check_requests(requests, wish)
-    experiments = [
-        load_experiment(r.path, r.overrides, data_dir=r.data_dir).experiment for r in requests
-    ]
+    experiments = [request.load().experiment for request in requests]
     for experiment in experiments:
         _check_experiment(experiment, wish, criteria)
     looks = _rule(experiments, requests[0].results_dir, wish, criteria)

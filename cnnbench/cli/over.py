@@ -32,7 +32,6 @@ from cnnbench.runs.over import (
 )
 from cnnbench.runs.records import RunRecord, RunResult
 from cnnbench.runs.settings import read_settings, settings_of
-from cnnbench.spec.loader import load_experiment
 from cnnbench.spec.shipped import find_shipped
 from cnnbench.system import commands
 
@@ -131,8 +130,7 @@ def over_requests(requests: Sequence[Request], text: str) -> list[Request]:
 
 
 def _key_in(request: Request, key: str) -> str:
-    loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
-    settings = settings_of(loaded.experiment.model_dump(mode="json"))
+    settings = settings_of(request.load().experiment.model_dump(mode="json"))
     return full_key(key, settings, str(request.path))
 
 

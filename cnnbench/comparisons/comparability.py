@@ -81,7 +81,9 @@ def chosen_records(run: Finished) -> dict[int, EpochRecord]:
     return {seed: records[seed, chosen[seed]] for seed in run.record.seeds}
 
 
-def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finished]:
+def finished_runs(
+    runs: Sequence[RunResult], metric: str | None, *, images: bool = True
+) -> list[Finished]:
     """Check that every run is finished and complete.
 
     Args:
@@ -89,6 +91,7 @@ def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finishe
       metric: the metric to compare; if None, the headline metric of each run: on the validation
         images for classification, on the test images for reconstruction. Runs without
         validation images are always compared on the test images.
+      images: True to read the results for each image, too.
 
     Raises:
       IncomparableError: there are no runs, or one is unfinished or incomplete.
@@ -97,10 +100,10 @@ def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finishe
     """
     if not runs:
         raise IncomparableError("no finished run to compare")
-    return [_finished(run, metric) for run in runs]
+    return [_finished(run, metric, images=images) for run in runs]
 
 
-def _finished(run: RunResult, metric: str | None) -> Finished:
+def _finished(run: RunResult, metric: str | None, *, images: bool) -> Finished:
     record, summary = run.record, run.summary
     again = f"re-run it with: {commands.command_line(record.command)}"
     folder = run.path or commands.RESULTS_DIR / run_path(record)
@@ -118,7 +121,8 @@ def _finished(run: RunResult, metric: str | None) -> Finished:
     judged_by = metric or summary.headline
     by_test = not record.dataset.num_validation or (not metric and record.task == "reconstruct")
     judged_by = f"{TEST}{judged_by.removeprefix(TEST)}" if by_test else judged_by
-    finished = Finished(record, summary, run.epochs, judged_by, run.path, _predictions(run))
+    found = _predictions(run) if images else {}
+    finished = Finished(record, summary, run.epochs, judged_by, run.path, found)
     if missing := next(_missing(finished), None):
         raise IncomparableError(f"{run_path(record)} is incomplete: no {missing}; {again}")
     return finished

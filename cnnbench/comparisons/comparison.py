@@ -200,6 +200,33 @@ def compare(
     return _comparison(finished, arms_of(finished), criteria=criteria)
 
 
+class Judgement(NamedTuple):
+    """The verdicts of a comparison without anything else.
+
+    Args:
+      metric: the metric that is judged.
+      arms: the per-seed measurements of the runs.
+      verdicts: one for each run except the baseline, without what the images add.
+    """
+
+    metric: str
+    arms: tuple[Arm, ...]
+    verdicts: tuple[Verdict, ...]
+
+
+def judgement(runs: Sequence[RunResult], criteria: Criteria = JUDGED) -> Judgement:
+    """The verdicts of `compare`, which are cheap without costs, images, warnings and remarks.
+
+    Raises:
+      IncomparableError, UsageError: as `compare`.
+    """
+    finished = _comparable(runs, criteria, images=False)
+    arms, first = arms_of(finished), finished[0]
+    higher = first.summary.metrics[first.metric] is Direction.HIGHER
+    verdicts = judge_runs(finished, arms, criteria, higher=higher)
+    return Judgement(first.judged_by, arms, verdicts)
+
+
 class PointComparison(NamedTuple):
     """The same experiments at one setting of several.
 
@@ -259,9 +286,9 @@ def _judge_points(
 
 
 def _comparable(
-    runs: Sequence[RunResult], criteria: Criteria, *, steps: bool = True
+    runs: Sequence[RunResult], criteria: Criteria, *, steps: bool = True, images: bool = True
 ) -> list[Finished]:
-    finished = finished_runs(runs, criteria.metric)
+    finished = finished_runs(runs, criteria.metric, images=images)
     for other in finished[1:]:
         if reason := difference(finished[0], other, steps=steps):
             these = enumeration([run_path(run.record) for run in (finished[0], other)])

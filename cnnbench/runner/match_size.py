@@ -8,7 +8,7 @@ from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
 from cnnbench.graph.widen import MatchedSize, widen
 from cnnbench.runner.run import Request
-from cnnbench.spec.loader import Loaded, load_experiment
+from cnnbench.spec.loader import Loaded
 from cnnbench.system import commands
 
 
@@ -28,7 +28,7 @@ def with_match(
     """
     if len(requests) < 2:
         raise UsageError("--match: needs two experiments, got one; name another one to match.")
-    loaded = [load_experiment(r.path, r.overrides, data_dir=r.data_dir) for r in requests]
+    loaded = [request.load() for request in requests]
     first, *others = zip(loaded, map(_plan, loaded), strict=True)
     largest, plan = max(others, key=lambda other: size.of(other[1]))
     (base, base_plan), target = first, size.of(plan)

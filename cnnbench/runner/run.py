@@ -8,7 +8,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +67,7 @@ class Request:
       session: the same for requests with other command lines that are interleaved with this one.
       again: the command line that continues after an interrupt, if it trains more than this run.
       looks: rule that stops the runs of a command; None to train all seeds.
+      known: what `load` has read, shared with the requests that `dataclasses.replace` makes.
     """
 
     path: Path
@@ -86,6 +87,18 @@ class Request:
     session: str = ""
     again: Sequence[str] = ()
     looks: Looks | None = None
+    known: dict[object, Loaded] = field(default_factory=dict, compare=False, repr=False)
+
+    def load(self) -> Loaded:
+        """Reads and checks the experiment, once for the same overrides.
+
+        Raises:
+          SpecError: it is invalid.
+        """
+        key = (self.path, tuple(self.overrides), self.data_dir)
+        if key not in self.known:
+            self.known[key] = load_experiment(self.path, self.overrides, data_dir=self.data_dir)
+        return self.known[key]
 
 
 def check_all(requests: Sequence[Request]) -> None:
@@ -99,7 +112,7 @@ def check_all(requests: Sequence[Request]) -> None:
     for request in requests:
         if request.tensorboard:
             tensorboard.require_tensorboard()
-        loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
+        loaded = request.load()
         if request.resume:
             require_epochs(read_run(request.resume), request.resume, loaded.experiment)
 
@@ -275,8 +288,7 @@ class TrainingRun:
     def __init__(self, request: Request, listener: Listener, pin: Callable[[], None]) -> None:
         self._request, self._listener, self._pin = request, listener, pin
         self._watch = Stopwatch()
-        data_dir = request.data_dir
-        self._loaded = load_experiment(request.path, request.overrides, data_dir=data_dir)
+        self._loaded = request.load()
         listener.loaded(self._loaded)
         self._dataset: Dataset
         self._folder = ExitStack()  # locked while it is open

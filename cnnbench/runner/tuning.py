@@ -30,7 +30,7 @@ from cnnbench.runner.run import Request, run_by_turns
 from cnnbench.runner.tuning_space import Axis, Setting, choose_points, parse_axes, settings_at
 from cnnbench.runs.records import TRIAL, TUNED, Direction, RunResult
 from cnnbench.spec.cross_checks import lacks_validation
-from cnnbench.spec.loader import Loaded, load_experiment
+from cnnbench.spec.loader import Loaded
 from cnnbench.spec.shipped import short_path
 from cnnbench.system import commands
 
@@ -141,7 +141,7 @@ def plan_tuning(
     """
     axes = parse_axes(keys)
     points = choose_points(axes, trials)
-    loaded = [load_experiment(r.path, r.overrides, data_dir=r.data_dir) for r in requests]
+    loaded = [request.load() for request in requests]
     for request, each in zip(requests, loaded, strict=True):
         _require_validation(each, request.path)
     _require_equal_epochs(loaded, requests)
@@ -212,7 +212,7 @@ def point_text(axes: Sequence[Axis], point: tuple[int, ...]) -> str:
 def _check(trial: PlannedTrial, axes: Sequence[Axis]) -> None:
     request = trial.request
     try:
-        load_experiment(request.path, request.overrides, data_dir=request.data_dir)
+        request.load()
     except SpecError as error:
         keys = ",".join(axis.key for axis in axes)
         message = f"--tune {keys}: {point_text(axes, trial.point)} is not valid for {request.path}"

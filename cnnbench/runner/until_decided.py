@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from cnnbench.comparisons.comparability import finished_runs, run_path
-from cnnbench.comparisons.comparison import arms_of, compare
+from cnnbench.comparisons.comparability import run_path
+from cnnbench.comparisons.comparison import Judgement, judgement
 from cnnbench.comparisons.merge import merged
 from cnnbench.comparisons.stopping import is_futile, reason_to_stop
-from cnnbench.comparisons.verdict import Criteria, Verdict
+from cnnbench.comparisons.verdict import Criteria
 from cnnbench.comparisons.verdict_text import look_line, running_text
 from cnnbench.runner.recorder import Listener
 from cnnbench.runner.run import Request, TrainingRun, opened_runs
@@ -138,27 +138,27 @@ class _Arm:
         while not self.reason and self._place < len(stops) and stops[self._place] <= number:
             self._look(stops[self._place], several=several)
         if not self.reason and number not in stops:
-            self.watcher.running(running_text(self._verdict(number)))
+            (verdict,) = self._judgement(number).verdicts
+            self.watcher.running(running_text(verdict))
         if self.reason:
             self.run.stop_at(replace(self.looks, reason=self.reason))
 
     def _look(self, number: int, *, several: bool) -> None:
         self._place += 1
-        verdict = self._verdict(number)
+        found = self._judgement(number)
+        (verdict,) = found.verdicts
         p = math.nan if verdict.p is None else verdict.p
         self.looks = replace(self.looks, p_values=(*self.looks.p_values, p))
         self.reason = reason_to_stop(verdict, self.looks, number)
-        if not self.reason and not self.looks.anytime and self._is_futile(number):
+        if not self.reason and not self.looks.anytime and self._is_futile(found, number):
             self.reason = Reason.FUTILE
         self.watcher.running(running_text(verdict))
         if not self.looks.anytime or self.reason:
             self.watcher.look(look_line(verdict, self._place, self.reason, several=several))
 
-    def _verdict(self, number: int) -> Verdict:
+    def _judgement(self, number: int) -> Judgement:
         pair = self._pair(number)
-        criteria = replace(self.criteria, baseline=run_path(pair[0].record))
-        (verdict,) = compare(pair, criteria).verdicts
-        return verdict
+        return judgement(pair, replace(self.criteria, baseline=run_path(pair[0].record)))
 
     def _pair(self, number: int) -> list[RunResult]:
         return [
@@ -166,10 +166,9 @@ class _Arm:
             for run, known in zip((self.base, self.run), self.earlier, strict=True)
         ]
 
-    def _is_futile(self, number: int) -> bool:
-        finished = finished_runs(self._pair(number), self.criteria.metric)
-        base, other = arms_of(finished)
-        return is_futile((base, other), finished[0].judged_by, self.criteria, self.looks, number)
+    def _is_futile(self, found: Judgement, number: int) -> bool:
+        base, other = found.arms
+        return is_futile((base, other), found.metric, self.criteria, self.looks, number)
 
 
 def saved(results: Sequence[RunResult]) -> Saved | None:

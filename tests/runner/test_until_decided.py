@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cnnbench.comparisons.comparison import compare
+from cnnbench.comparisons import comparability, comparison
+from cnnbench.comparisons.comparison import compare, judgement
 from cnnbench.comparisons.verdict import Criteria, Finding
+from cnnbench.errors import IncomparableError
 from cnnbench.runner.run import Request, run_experiment
 from cnnbench.runner.until_decided import run_until_decided, saved
 from cnnbench.runs.folder import read_run
@@ -15,6 +17,7 @@ from cnnbench.runs.records import RunResult, Status
 from cnnbench.runs.verify import check_run
 from cnnbench.statistics.looks import Looks, Reason
 from tests.runner.test_interleaving import SPEC, Diary
+from tests.support.samples import make_run, with_record
 
 # With two seeds the smallest p of a sign-flip test is 0.5: enough for these tests.
 RULE = Looks((2, 4), (0.6, 0.6), 0.6, "paired", 1, "loss", "0", (0, 1, 2, 3))
@@ -108,6 +111,32 @@ def test_compare_judges_by_the_threshold_of_the_look(tmp_path: Path) -> None:
         Finding.FEW,
         None,
     )
+
+
+def test_a_look_reads_no_images_and_builds_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a look needs the values of the seeds only")
+
+    monkeypatch.setattr(comparability, "read_predictions", refuse)
+    monkeypatch.setattr(comparison, "_comparison", refuse)
+    monkeypatch.setattr("cnnbench.runner.run._with_tables", lambda folder: read_run(folder.path))
+    results, looking, _ = train(requests(tmp_path, RULE))
+    assert len(looking.looks) == 1
+    monkeypatch.undo()
+    again = [read_run(run.path) for run in results if run.path]
+    assert looking.looks[0].count(f"p = {compare(again, LOSS).verdicts[0].p}") == 1
+
+
+def test_a_look_checks_that_runs_are_comparable() -> None:
+    runs = [make_run(seeds=range(6)), make_run("b", "B", seeds=range(6), run_id="b")]
+    whole = compare(runs).verdicts
+    assert judgement(runs).verdicts == whole
+    other = with_record(runs[1], epochs=2)
+    for judge in (judgement, compare):
+        with pytest.raises(IncomparableError, match="give both the same epochs"):
+            judge([runs[0], other])
 
 
 def test_equal_runs_go_on_to_the_last_look(tmp_path: Path) -> None:

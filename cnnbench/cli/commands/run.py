@@ -368,11 +368,9 @@ def _check_test(test: SeedTest | None, requests: "Sequence[Request]") -> None:
       CnnbenchError: an experiment is invalid, or its seeds share training images.
     """
     from cnnbench.comparisons.verdict import require_no_test
-    from cnnbench.spec.loader import load_experiment
 
     for request in requests if test else ():
-        loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
-        split = loaded.experiment.dataset.random_split
+        split = request.load().experiment.dataset.random_split
         if split and split.varies:
             require_no_test(test_name(test), split.folds or 0)
 
