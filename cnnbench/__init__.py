@@ -4,6 +4,8 @@ The functions do what the commands do:
 
 - `run` trains experiments (``cnnbench run``),
 - `compare` compares runs and gives a verdict (``cnnbench compare``),
+- `compare_over` compares experiments at several values of a key (``cnnbench compare --over``),
+- `tune` tunes and compares experiments with equal budgets (``cnnbench run --tune``),
 - `load_runs` loads learning curves into a pandas DataFrame,
 - `load_experiment` reads and checks an experiment file (``cnnbench show``),
 - `load_dataset` loads the images of a dataset (``cnnbench data``),
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from cnnbench.analysis.trained_network import load_trained
     from cnnbench.api.compare import ComparisonResult, compare
     from cnnbench.api.frames import load_runs
+    from cnnbench.api.over import OverResult, compare_over
     from cnnbench.api.run import RunList, run
+    from cnnbench.api.tune import TunedResult, tune
     from cnnbench.comparisons.comparison import compare as compare_runs
     from cnnbench.data.dataset import load_dataset
     from cnnbench.errors import CnnbenchError
@@ -38,11 +42,14 @@ if TYPE_CHECKING:
 __all__ = [
     "CnnbenchError",
     "ComparisonResult",
+    "OverResult",
     "Request",
     "RunList",
     "RunResult",
+    "TunedResult",
     "__version__",
     "compare",
+    "compare_over",
     "compare_runs",
     "depthwise",
     "find_runs",
@@ -54,15 +61,19 @@ __all__ = [
     "read_run",
     "run",
     "run_experiment",
+    "tune",
 ]
 
 _PLACES = {
     "CnnbenchError": ("errors", "CnnbenchError"),
     "ComparisonResult": ("api.compare", "ComparisonResult"),
+    "OverResult": ("api.over", "OverResult"),
     "Request": ("runner.run", "Request"),
     "RunList": ("api.run", "RunList"),
     "RunResult": ("runs.records", "RunResult"),
+    "TunedResult": ("api.tune", "TunedResult"),
     "compare": ("api.compare", "compare"),
+    "compare_over": ("api.over", "compare_over"),
     "compare_runs": ("comparisons.comparison", "compare"),
     "depthwise": ("nn.ops.shifted", "depthwise"),
     "find_runs": ("runs.find", "find_runs"),
@@ -74,6 +85,7 @@ _PLACES = {
     "read_run": ("runs.folder", "read_run"),
     "run": ("api.run", "run"),
     "run_experiment": ("runner.run", "run_experiment"),
+    "tune": ("api.tune", "tune"),
 }
 
 

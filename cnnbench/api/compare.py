@@ -1,33 +1,28 @@
 """`cnnbench.compare`: runs side by side, with a verdict on each."""
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
+from cnnbench.api.criteria import require_alpha, require_test
 from cnnbench.api.frames import require_pandas
 from cnnbench.api.messages import names_parameters, warn_all
 from cnnbench.api.notebook import comparisons_html
-from cnnbench.api.selection import RunLike, named_runs, read_runs
+from cnnbench.api.selection import RunLike, named_runs, number_text, printed, read_runs
 from cnnbench.cli.commands.compare import side_by_side
-from cnnbench.cli.console import LegibleConsole
-from cnnbench.cli.options import LEAST_ALPHA, MOST_ALPHA
 from cnnbench.comparisons.comparison import Comparison
 from cnnbench.comparisons.comparison import compare as compare_runs
+from cnnbench.comparisons.merge import all_seeds
 from cnnbench.comparisons.samples import Pairing
 from cnnbench.comparisons.verdict import Criteria, Verdict
 from cnnbench.comparisons.verdict_text import parse_effect, sentence
-from cnnbench.errors import UsageError, or_list, quoted
 from cnnbench.report.comparison import every_verdict, markdown, terminal_table
 from cnnbench.report.csv_json import csv_rows, csv_text, json_text
 from cnnbench.report.latex import latex
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_WIDTH = 80  # columns of the text form
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -78,10 +73,7 @@ class ComparisonResult:
         return latex([self.comparison])
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        console = LegibleConsole(file=text, width=_WIDTH, color_system=None, force_jupyter=False)
-        console.print(terminal_table([self.comparison], wide=True))
-        return "\n".join(map(str.rstrip, text.getvalue().splitlines()))
+        return printed([terminal_table([self.comparison], wide=True)])
 
     def __repr__(self) -> str:
         runs = ", ".join(dict.fromkeys(row.label for row in self.comparison.rows))
@@ -92,7 +84,7 @@ class ComparisonResult:
 
 
 @names_parameters()
-def compare(
+def compare(  # noqa: PLR0913 - one parameter per option
     *runs: RunLike | Iterable[RunLike],
     baseline: str | None = None,
     metric: str | None = None,
@@ -100,6 +92,7 @@ def compare(
     min_effect: float | str = 0,
     target: float | str | None = None,
     test: Pairing | None = None,
+    anytime: bool = False,
     results_dir: str | Path = "results",
 ) -> ComparisonResult:
     """Compares runs, as ``cnnbench compare`` does.
@@ -117,38 +110,27 @@ def compare(
       test: ``"unpaired"``, a permutation test of the seeds of both runs, or ``"paired"``, a
         sign-flip test of the differences of equal seeds; unpaired by default. Seeds that share
         training images (``folds``, ``by_seed``) have their own test.
+      anytime: combine all runs of each experiment, and judge by a test that is valid after any
+        number of seeds.
       results_dir: folder of all results.
 
     Raises:
       UsageError: a run is not found, a criterion is invalid, or the arguments are empty.
       CnnbenchError: a run cannot be read, or the runs cannot be compared.
     """
-    if not LEAST_ALPHA <= alpha <= MOST_ALPHA:
-        between = f"between {LEAST_ALPHA} and {MOST_ALPHA}"
-        raise UsageError(f"alpha: {alpha} is not {between}; write 0.05.")
-    if test not in {None, *get_args(Pairing)}:
-        raise UsageError(
-            f"test: {quoted(str(test))} is no test; write {or_list(get_args(Pairing))}."
-        )
-    effect = parse_effect(_number_text(min_effect))
-    wanted = None if target is None else _number_text(target)
-    criteria = Criteria(baseline, metric, alpha, effect, wanted, test)
+    require_alpha(alpha)
+    require_test(test)
+    effect = parse_effect(number_text(min_effect))
+    wanted = None if target is None else number_text(target)
+    criteria = Criteria(baseline, metric, alpha, effect, wanted, test, anytime)
     folder = Path(results_dir)
     items = named_runs(runs, "call compare() without runs to use the newest ones")
     if items:
         found, texts = read_runs(items, folder)
+        found = tuple(all_seeds(found, folder)) if anytime else found
         comparison = compare_runs(found, criteria)
     else:
         (comparison,), selection = side_by_side(None, criteria, folder)
         texts = selection.warnings
     warn_all(texts)
     return ComparisonResult(comparison)
-
-
-def _number_text(value: float | str) -> str:
-    """Writes a number without an exponent.
-
-    >>> _number_text(1e-05), _number_text("2%")
-    ('0.00001', '2%')
-    """
-    return value if isinstance(value, str) else f"{Decimal(str(value)):f}"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from cnnbench.errors import CnnbenchError
 
-_PARAMETERS = {"tag": "tags"}  # where an option that can be repeated takes a list
+_PARAMETERS = {"tag": "tags", "tune": "keys"}  # options that can be repeated take a list
 
 
 @contextmanager
@@ -27,6 +27,8 @@ def in_python(message: str) -> str:
     "min_effect: 'x' is not a size; write 0.1pp."
     >>> in_python("--device gpu: there is none; write --device auto.")
     "device='gpu': there is none; write device='auto'."
+    >>> in_python("--tune: write --tune learning_rate=x0.3:x1; remove --test unpaired.")
+    "keys: write keys='learning_rate=x0.3:x1'; remove test='unpaired'."
     >>> in_python("command line: train.epochs: 0 is too small; write 1 or more.")
     'train.epochs: 0 is too small; write 1 or more.'
     >>> in_python("no runs; start one with: cnnbench run standard --results-dir out")
@@ -38,7 +40,8 @@ def in_python(message: str) -> str:
 
 
 _FIRST = re.compile(r"^--([a-z][a-z-]*)(?: (?P<value>[^\s:]+))?(?=:)")
-_LATER = re.compile(r"(?<![\w'/-])--([a-z][a-z-]*)(?: (?P<value>\d+|auto|[A-Z]+)\b)?")
+_VALUE = r"\d+\b|auto\b|[A-Z]+\b|(?:un)?paired\b|[\w.]+=[\w.:,]*\w"
+_LATER = re.compile(rf"(?<![\w'/-])--([a-z][a-z-]*)(?: (?P<value>{_VALUE}))?")
 
 
 def _line_in_python(line: str) -> str:

@@ -1,12 +1,21 @@
 """Comparisons as HTML for notebooks."""
 
+import base64
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
+from cnnbench.api.messages import in_python
+from cnnbench.cli.tuned_text import best_heading, chosen_lines, expected_grid, trial_grid
 from cnnbench.comparisons.comparison import Comparison
+from cnnbench.comparisons.over.points import OverComparison
+from cnnbench.comparisons.tuning import TunedComparison, crossings, edge_warnings
 from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.formatting import clean
 from cnnbench.report.comparison import cost_grid, every_verdict, grid, notes, warning_lines
+from cnnbench.report.over.picture import over_picture
+from cnnbench.report.over.series import picture_words
+from cnnbench.report.over.table import conclusions, datasets_grid, over_grid, over_notes
+from cnnbench.report.plots.tuning import tuning_picture
 
 
 def comparisons_html(comparisons: Iterable[Comparison], *, wide: bool) -> str:
@@ -17,6 +26,32 @@ def comparisons_html(comparisons: Iterable[Comparison], *, wide: bool) -> str:
       wide: also parameters, test values, images per second and costs.
     """
     return "".join(part for each in comparisons for part in _parts(each, wide=wide))
+
+
+def over_html(over: OverComparison) -> str:
+    """Builds an HTML fragment: sentences, picture, tables, and notes to unfold."""
+    said = (f"<p>{escape(line)}</p>" for line in conclusions(over))
+    tables = [over_grid(over), *([datasets_grid(over, over.datasets)] if over.datasets else [])]
+    shown = _picture(over_picture(over, "svg", texts=False), picture_words(over))
+    return "".join([*said, shown, *map(_table, tables), _notes(over_notes(over))])
+
+
+def tuning_html(tuned: TunedComparison) -> str:
+    """Builds an HTML fragment: headlines, trials with their picture, and both verdicts."""
+    tuning = tuned.tuning
+    first = (f"<p><strong>{escape(line)}</strong></p>" for line in tuned.headlines)
+    words = f"Trials by {clean(tuning.keys)}, and the expected best of k trials."
+    shown = _picture(tuning_picture(tuning, "svg"), words)
+    said = [*chosen_lines(tuning), *crossings(tuning)]
+    said += [in_python(f"Warning: {warning}.") for warning in edge_warnings(tuning)]
+    parts = [*first, shown, _table(trial_grid(tuning)), _table(expected_grid(tuning))]
+    parts += [f"<p>{escape(line)}</p>" for line in said]
+    if tuned.written:
+        parts += ["<h4>As written</h4>", comparisons_html([tuned.written], wide=False)]
+    if tuned.best:
+        title = escape(clean(best_heading(tuned)))
+        parts += [f"<h4>{title}</h4>", comparisons_html([tuned.best], wide=False)]
+    return "".join(parts)
 
 
 def _parts(comparison: Comparison, *, wide: bool) -> Iterator[str]:
@@ -31,8 +66,18 @@ def _parts(comparison: Comparison, *, wide: bool) -> Iterator[str]:
         yield f"<p>{escape(clean(text))}</p>"
     for text in warning_lines(comparison, wide=wide, verbose=False, details=""):
         yield f"<p>{escape(text)}</p>"
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes(comparison, wide=wide))
-    yield f"<details><summary>Notes</summary><ul>{items}</ul></details>"
+    yield _notes(notes(comparison, wide=wide))
+
+
+def _picture(svg: bytes, words: str) -> str:
+    """An image, on white, since its text is dark in a dark notebook, too."""
+    uri = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    return f'<img src="{uri}" alt="{escape(words)}" style="background: white; max-width: 100%">'
+
+
+def _notes(lines: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<details><summary>Notes</summary><ul>{items}</ul></details>"
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:

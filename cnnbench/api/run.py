@@ -1,29 +1,36 @@
 """`cnnbench.run`: trains experiments."""
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from yaml import YAMLError
-
+from cnnbench.api.criteria import require_alpha, require_test
 from cnnbench.api.frames import load_runs
 from cnnbench.api.messages import names_parameters
 from cnnbench.api.notebook import comparisons_html
-from cnnbench.api.selection import flat
-from cnnbench.cli.commands.run import check_folders
-from cnnbench.cli.console import LegibleConsole
-from cnnbench.cli.options import Device, Engine, check_tags, option_overrides
+from cnnbench.api.requests import (
+    DeviceName,
+    EngineName,
+    Experiments,
+    Overrides,
+    Training,
+    list_text,
+    option_words,
+    over_text,
+    progress_console,
+    requests_of,
+    seeds_text,
+)
+from cnnbench.api.selection import number_text
+from cnnbench.cli.looks import Wish, check_seed_test, saved_text, stopped_by
+from cnnbench.cli.over import over_requests, refuse_with_over
 from cnnbench.cli.progress import listening
 from cnnbench.comparisons.comparison import compare_groups
-from cnnbench.errors import UsageError, or_list, quoted
+from cnnbench.comparisons.samples import Pairing
+from cnnbench.comparisons.verdict import Criteria
 from cnnbench.runner.run import Request, check_all, run_by_turns
+from cnnbench.runner.until_decided import run_until_decided
 from cnnbench.runs.records import RunResult
-from cnnbench.spec.document import inline_text
-from cnnbench.spec.shipped import find_named
-from cnnbench.system.commands import RESULTS_DIR
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,15 +58,24 @@ class RunList(tuple[RunResult, ...]):
 
 @names_parameters()
 def run(  # noqa: PLR0913 - one parameter per option
-    *experiments: str | Path | Iterable[str | Path],
+    *experiments: Experiments,
     dataset: str | None = None,
     seeds: int | str | Iterable[int] | None = None,
     epochs: int | None = None,
-    overrides: Mapping[str, object] | Sequence[str] = (),
+    overrides: Overrides = (),
+    over: str | Mapping[str, Iterable[object]] | None = None,
+    until_decided: bool = False,
+    anytime: bool = False,
+    looks: str | Sequence[int] | None = None,
+    max_seeds: int | None = None,
+    metric: str | None = None,
+    alpha: float = 0.05,
+    min_effect: float | str = 0,
+    test: Pairing | None = None,
     results_dir: str | Path = "results",
     data_dir: str | Path | None = None,
-    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto",
-    engine: Literal["auto", "plain", "direct", "fast"] | None = None,
+    device: DeviceName = "auto",
+    engine: EngineName | None = None,
     workers: int | None = None,
     tags: str | Iterable[str] = (),
     needed: bool = False,
@@ -76,6 +92,19 @@ def run(  # noqa: PLR0913 - one parameter per option
       epochs: number of epochs.
       overrides: other values by dotted path, as in ``{"train.optimizer": "adam"}``, or texts as
         on the command line, as in ``["train.optimizer=adam"]``.
+      over: train every experiment at each value of a key: ``{"train_examples": [1000, 2000]}``, or
+        a text as on the command line. `compare_over` compares the runs.
+      until_decided: train seeds until there is a verdict on each experiment against the first, at
+        planned looks.
+      anytime: the same by a test that is valid after any number of seeds; those of earlier runs
+        count, too. Compare the runs with ``compare(..., anytime=True)``.
+      looks: numbers of seeds at which ``until_decided`` looks, such as ``[5, 10]``.
+      max_seeds: largest number of seeds of ``until_decided`` or ``anytime``; 20 by default.
+      metric: the metric by which ``until_decided`` and ``anytime`` decide, as in `compare`; so are
+        `alpha`, `min_effect` and `test`.
+      alpha: significance level.
+      min_effect: the smallest difference that matters.
+      test: ``"unpaired"`` or ``"paired"``.
       results_dir: folder of all results.
       data_dir: prepared datasets, or the original files of one; ``TFDS_DATA_DIR`` by default.
       device: where to train.
@@ -90,123 +119,59 @@ def run(  # noqa: PLR0913 - one parameter per option
       progress: report progress on standard error.
 
     Returns:
-      The runs, in the order of the experiments.
+      The runs, in the order of the experiments; with `over`, value by value.
 
     Raises:
       CnnbenchError: an experiment is invalid, its data are not available, or writing fails.
         Epochs that were trained are kept, also after a KeyboardInterrupt.
     """
-    engine_name = engine or os.environ.get("CNNBENCH_ENGINE") or "auto"
-    _require_member(Device, "device", device)
-    _require_member(Engine, "engine", engine_name)
-    names = (tags,) if isinstance(tags, str) else tuple(tags)
-    check_tags(names)
-    check_folders(None if data_dir is None else Path(data_dir))
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers: {workers} is not positive; use 1 or more.")
-    specs = list(flat(experiments))
-    if not specs:
-        raise UsageError("experiments: none given; name a file, or 'standard'.")
-    count, changes = _seeds_text(seeds), _override_texts(overrides)
-    options = {
-        "dataset": dataset,
-        "seeds": count,
-        "epochs": epochs,
-        "results-dir": None if Path(results_dir) == RESULTS_DIR else results_dir,
-        "data-dir": data_dir,
-        "device": None if device == "auto" else device,
-        "engine": engine,
-        "workers": workers,
-    }
-    flags = {"needed": needed, "tensorboard": tensorboard, "allow-python": allow_python}
-    words = [*map(str, specs), *_words(options, flags, names), *changes]
-    make = partial(
-        Request,
-        overrides=[*option_overrides(count, epochs, dataset), *changes],
-        results_dir=Path(results_dir),
-        data_dir=Path(folder) if (folder := data_dir or os.environ.get("TFDS_DATA_DIR")) else None,
-        device=device,
-        engine=engine_name,
-        tensorboard=tensorboard,
-        command=["cnnbench", "run", *words],
-        needed=needed,
-        allow_python=allow_python,
-        tags=names,
-        workers=workers,
+    require_alpha(alpha)
+    require_test(test)
+    count, steps = seeds_text(seeds), list_text(looks)
+    training = Training(
+        dataset,
+        count,
+        epochs,
+        overrides,
+        results_dir,
+        data_dir,
+        device,
+        engine,
+        workers,
+        tags,
+        needed,
+        tensorboard,
+        allow_python,
     )
-    return _train([make(_path(experiment)) for experiment in specs], progress=progress)
+    effect, values = number_text(min_effect), over_text(over)
+    options = {
+        "over": values,
+        "until-decided": until_decided,
+        "anytime": anytime,
+        "looks": steps,
+        "max-seeds": max_seeds,
+        "metric": metric,
+        "alpha": None if alpha == 0.05 else number_text(alpha),
+        "min-effect": None if effect == "0" else effect,
+        "test": test,
+    }
+    requests = requests_of(experiments, training, option_words(options))
+    if values is not None:
+        refuse_with_over({"--until-decided": until_decided, "--anytime": anytime})
+        requests = over_requests(requests, values)
+    check_seed_test(test, requests)
+    wish = Wish(until_decided, anytime, steps, max_seeds, count, resume=False)
+    requests, criteria = stopped_by(requests, wish, (metric, alpha, effect, test))
+    return _train(requests, criteria, progress=progress)
 
 
-def _train(requests: Sequence[Request], *, progress: bool) -> RunList:
+def _train(requests: Sequence[Request], criteria: Criteria, *, progress: bool) -> RunList:
     check_all(requests)
-    with listening(_console(), len(requests), quiet=not progress, tables=False) as listeners:
-        return RunList(run_by_turns(requests, listeners))
-
-
-def _console() -> LegibleConsole:
-    """Standard error; not a terminal in a notebook, where bars would need ipywidgets."""
-    if LegibleConsole().is_jupyter:
-        return LegibleConsole(stderr=True, force_jupyter=False, force_terminal=False)
-    return LegibleConsole(stderr=True)
-
-
-def _path(experiment: str | Path) -> Path:
-    """Finds the file of an experiment.
-
-    Raises:
-      UsageError: no experiment has that name.
-    """
-    named = find_named(experiment) if isinstance(experiment, str) else None
-    return named.path if named else Path(experiment)
-
-
-def _require_member(kind: type[StrEnum], name: str, value: str) -> None:
-    if value not in list(kind):
-        raise UsageError(f"{name}: {quoted(value)} is not {or_list(kind)}.")
-
-
-def _seeds_text(seeds: int | str | Iterable[int] | None) -> str | None:
-    """Writes seeds as on the command line.
-
-    >>> _seeds_text(6), _seeds_text("6"), _seeds_text([7]), _seeds_text(range(3))
-    ('6', '6', '7,', '0,1,2')
-    """
-    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
-        return None if seeds is None else str(seeds)
-    numbers = list(map(str, seeds))
-    return ",".join(numbers) + "," * (len(numbers) == 1)
-
-
-def _override_texts(overrides: Mapping[str, object] | Sequence[str]) -> list[str]:
-    """Writes overrides as on the command line.
-
-    Raises:
-      UsageError: a value is not plain data.
-
-    >>> _override_texts({"train.optimizer": "adam", "model.conv1.kernel": (3, 5)})
-    ['train.optimizer=adam', 'model.conv1.kernel=[3, 5]']
-    """
-    if not isinstance(overrides, Mapping):
-        return [overrides] if isinstance(overrides, str) else list(overrides)
-    return [f"{key}={_value_text(key, value)}" for key, value in overrides.items()]
-
-
-def _value_text(key: str, value: object) -> str:
-    try:
-        return inline_text(value)
-    except YAMLError:
-        kind = type(value).__name__
-        message = f"overrides: {key}: a value of type {kind} is not plain data"
-        raise UsageError(f"{message}; write a number, a string, a list or a dict.") from None
-
-
-def _words(
-    options: Mapping[str, object], flags: Mapping[str, bool], tags: Sequence[str]
-) -> Iterator[str]:
-    """Yields the options of the command line that trains the same runs."""
-    for name, value in options.items():
-        if value is not None:
-            yield from (f"--{name}", str(value))
-    yield from (f"--{name}" for name, given in flags.items() if given)
-    for tag in tags:
-        yield from ("--tag", tag)
+    console = progress_console()
+    with listening(console, len(requests), quiet=not progress, tables=False) as listeners:
+        if not requests[0].looks:
+            return RunList(run_by_turns(requests, listeners))
+        runs = RunList(run_until_decided(requests, listeners, listeners[0], criteria))
+    if progress and (saved := saved_text(runs)):
+        console.print(saved, highlight=False)
+    return runs

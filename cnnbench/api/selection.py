@@ -1,12 +1,20 @@
 """Runs as users of Python name them: by name, by folder, or as results."""
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from cnnbench.cli.console import LegibleConsole
 from cnnbench.errors import UsageError
 from cnnbench.runs.find import find_runs
 from cnnbench.runs.records import RunResult
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_WIDTH = 80  # columns of text forms
 
 RunLike: TypeAlias = RunResult | str | Path
 """A run: its result, or what the command line accepts: a name, NAME@TAG, RUN-ID or folder."""
@@ -21,6 +29,24 @@ def flat(items: "Iterable[_Item | Iterable[_Item]]") -> Iterator[_Item]:
             yield item
         else:
             yield from item
+
+
+def printed(parts: Iterable["RenderableType"]) -> str:
+    """What a terminal of 80 columns shows, without spaces at the ends of lines."""
+    text = io.StringIO()
+    console = LegibleConsole(file=text, width=_WIDTH, color_system=None, force_jupyter=False)
+    for part in parts:
+        console.print(part)
+    return "\n".join(map(str.rstrip, text.getvalue().splitlines()))
+
+
+def number_text(value: float | str) -> str:
+    """Writes a number without an exponent.
+
+    >>> number_text(1e-05), number_text("2%")
+    ('0.00001', '2%')
+    """
+    return value if isinstance(value, str) else f"{Decimal(str(value)):f}"
 
 
 def named_runs(runs: "Sequence[RunLike | Iterable[RunLike]]", otherwise: str) -> list[RunLike]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cnnbench.comparisons.merge import finished_runs_of
 from cnnbench.comparisons.samples import Pairing
-from cnnbench.comparisons.verdict import Criteria, split_text
+from cnnbench.comparisons.verdict import Criteria, require_no_test, split_text
 from cnnbench.comparisons.verdict_text import parse_effect
 from cnnbench.errors import UsageError, or_list, quoted
 from cnnbench.runner.run import Request
@@ -50,6 +50,18 @@ class Wish(NamedTuple):
     def option(self) -> str:
         """The option that stops training."""
         return "--anytime" if self.anytime else "--until-decided"
+
+
+def check_seed_test(test: Pairing | None, requests: Sequence[Request]) -> None:
+    """Checks before training that the verdict can use a test.
+
+    Raises:
+      CnnbenchError: an experiment is invalid, or its seeds share training images.
+    """
+    for request in requests if test else ():
+        split = request.load().experiment.dataset.random_split
+        if split and split.varies:
+            require_no_test(test, split.folds or 0)
 
 
 def stopped_by(

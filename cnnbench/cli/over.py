@@ -41,7 +41,7 @@ _SHOWN = 4  # missing runs in a message
 def over_runs(
     runs: Sequence[str] | None, text: str, results_dir: Path
 ) -> tuple[OverRuns, tuple[tuple[RunResult, ...], ...]]:
-    """Reads the runs at each value of a key.
+    """Finds and reads the runs at each value of a key.
 
     Args:
       runs: names of experiments.
@@ -58,14 +58,25 @@ def over_runs(
         example = commands.cnnbench("compare", "A", "B", "--over", over.text)
         raise UsageError(f"--over: no experiment is named; write, for example, {example}.")
     found = find_over(runs, over, results_dir)
+    read = read_over(found, over, results_dir)
+    warn(found.warnings)
+    return found, read
+
+
+def read_over(found: OverRuns, over: Over, results_dir: Path) -> tuple[tuple[RunResult, ...], ...]:
+    """Reads the runs at each value.
+
+    Raises:
+      UsageError: there is a single value.
+      IncomparableError, StoreError: as `over_runs`.
+    """
     if found.missing:
         raise IncomparableError(_missing_text(found, results_dir))
     if len(found.values) < 2:
         message = f"--over {over.text}: a single value"
         raise UsageError(f"{message}; name several, as in {short_key(found.key)}=VALUE,VALUE.")
-    warn(found.warnings)
     read = [tuple(read_run(entry.path) for entry in row if entry) for row in found.chosen]
-    return found, tuple(read)
+    return tuple(read)
 
 
 def judged_over(

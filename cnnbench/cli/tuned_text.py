@@ -220,6 +220,26 @@ def _trial_fields(tuning: TuningResult, trial: Trial) -> dict[str, object]:
     }
 
 
+def trial_lines(tuning: TuningResult) -> list[dict[str, object]]:
+    """A line for each trial and seed, unrounded."""
+    keys = [axis.key for axis in tuning.axes]
+    return [
+        {
+            "label": arm.label,
+            **dict(zip(keys, points_of(tuning, trial), strict=True)),
+            "overrides": " ".join(trial.overrides),
+            "as_written": trial.written,
+            "best": trial is arm.best,
+            "seed": seed,
+            f"validation_{tuning.metric}": value,
+            "run": trial.run,
+        }
+        for arm in tuning.arms
+        for trial in arm.trials
+        for seed, value in zip(tuning.seeds, trial.values, strict=True)
+    ]
+
+
 def points_of(tuning: TuningResult, trial: Trial) -> tuple[str, ...]:
     """The point of a trial on each axis, as text."""
     return tuple(axis.points[i] for axis, i in zip(tuning.axes, trial.point, strict=True))

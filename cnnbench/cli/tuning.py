@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cnnbench.cli.progress import Bars, Board, Lines, Silent, listening
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell
@@ -29,6 +29,8 @@ from cnnbench.system import commands
 from cnnbench.system.signals import handle_signals
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from cnnbench.runs.records import RunResult
     from cnnbench.spec.loader import Loaded
 
@@ -60,15 +62,17 @@ class TrialBars(Bars):
 
 
 @contextmanager
-def trial_listening(title: str, *, quiet: bool, verbose: bool) -> Iterator[Silent]:
+def trial_listening(
+    console: "Console", title: str, *, quiet: bool, verbose: bool
+) -> Iterator[Silent]:
     """Makes the listener of a trial; its bar is removed at the end.
 
     Args:
+      console: where progress is printed.
       title: what the trial is.
       quiet: print notes only.
       verbose: print a line per epoch.
     """
-    console = stderr()
     if quiet or not (verbose or console.is_terminal):
         yield Silent(console)
         return
@@ -110,12 +114,14 @@ class TuneDisplay:
       json: print JSON.
       quiet: print no progress.
       verbose: print every epoch.
+      tables: print the layers of each network.
     """
 
     dry_run: Callable[[], None] | None
     json: bool
     quiet: bool
     verbose: bool
+    tables: bool = True
 
 
 _REMEDIES = {"resume": "run the command of the tuning again, which continues where it stopped"}
@@ -142,7 +148,9 @@ def tune_experiments(
         _show_plan(plan)
         return
     check_all(requests)
-    _train(plan, options.test, display)
+    with handle_signals():
+        tuned = train_tuned(plan, options.test, stderr(), display)
+    _print(tuned, options.test, display)
 
 
 def _check(options: TuneOptions) -> None:
@@ -163,35 +171,74 @@ def _show_plan(plan: TuningPlan) -> None:
         tell(line, err=False)
 
 
-def _train(plan: TuningPlan, test: Pairing | None, display: TuneDisplay) -> None:
+class TrainedTuning(NamedTuple):
+    """A tuning with its verdicts.
+
+    Args:
+      found: the trials and the verdicts.
+      requests: those of the verdicts, see `verdict_requests`.
+      runs: their results.
+      places: for each experiment the place of its best run.
+      pictures: the pictures of the trials.
+    """
+
+    found: TunedComparison
+    requests: Sequence[Request]
+    runs: "Sequence[RunResult]"
+    places: Sequence[int]
+    pictures: Sequence[Path]
+
+
+def train_tuned(
+    plan: TuningPlan, test: Pairing | None, console: "Console", display: TuneDisplay
+) -> TrainedTuning:
+    """Trains the trials and the runs of the verdicts, and compares these.
+
+    Args:
+      plan: the trials.
+      test: the test of the verdicts; None for the default.
+      console: where progress is printed.
+      display: whether it is.
+
+    Raises:
+      CnnbenchError: a run cannot be trained, or the experiments cannot be compared.
+    """
     quiet, verbose = display.quiet, display.verbose
 
     def listen(title: str) -> AbstractContextManager[Silent]:
-        return trial_listening(title, quiet=quiet, verbose=verbose)
+        return trial_listening(console, title, quiet=quiet, verbose=verbose)
+
+    def told(text: str) -> None:
+        if not quiet:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def say(title: str, trial: Trial, metric: str) -> None:
-        if not quiet:
-            tell(trial_line(title, trial, metric))
+        told(trial_line(title, trial, metric))
 
-    if not quiet:
-        tell("\n".join(plan.cost))
-    with handle_signals():
-        tuned = run_trials(plan, listen, say)
-        session = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
-        requests, places = verdict_requests(plan, tuned, session)
-        with listening(stderr(), len(requests), quiet=quiet, verbose=verbose) as listeners:
-            runs = run_by_turns(requests, listeners)
+    told("\n".join(plan.cost))
+    tuned = run_trials(plan, listen, say)
+    session = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    requests, places = verdict_requests(plan, tuned, session)
+    with listening(
+        console, len(requests), quiet=quiet, tables=display.tables, verbose=verbose
+    ) as listeners:
+        runs = run_by_turns(requests, listeners)
     found = judge_tuned(tuned, runs, places, test)
-    pictures = keep_tuning(found, runs)
+    return TrainedTuning(found, requests, runs, places, keep_tuning(found, runs))
+
+
+def _print(tuned: TrainedTuning, test: Pairing | None, display: TuneDisplay) -> None:
+    """Prints trials, verdicts, files, and commands that repeat them."""
+    found = tuned.found
     if display.json:
         print_document(json_tuning(found), "json")
         return
-    for part in terminal_tuning(found, TableOptions(verbose=verbose)):
+    for part in terminal_tuning(found, TableOptions(verbose=display.verbose)):
         stdout().print(part)
-    judged = ["--metric", f"{TEST}{tuned.metric}", *(["--test", test] if test else [])]
-    for number, picture in enumerate(pictures):
+    judged = ["--metric", f"{TEST}{found.tuning.metric}", *(["--test", test] if test else [])]
+    for number, picture in enumerate(tuned.pictures):
         tell(f"{'' if number else 'Files:':6} {picture}", err=False)
-    for line in _ending(requests, runs, places, judged):
+    for line in _ending(tuned.requests, tuned.runs, tuned.places, judged):
         tell(line, err=False)
 
 

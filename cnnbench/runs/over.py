@@ -8,7 +8,7 @@ from pathlib import Path
 from cnnbench.errors import SpecError, UsageError, or_list, quoted
 from cnnbench.formatting import enumeration, is_number
 from cnnbench.runs.find import finished_runs_of
-from cnnbench.runs.folder import RunEntry
+from cnnbench.runs.folder import RunEntry, read_run_entry
 from cnnbench.runs.settings import LAYERS, as_override, read_settings
 from cnnbench.spec.document import read_document
 from cnnbench.spec.shipped import ENDINGS, find_shipped
@@ -184,7 +184,20 @@ def find_over(arguments: Sequence[str], over: Over, results_dir: Path) -> OverRu
       UsageError: an argument matches no run or file, or its experiment has no such key.
       StoreError: a run cannot be read.
     """
-    arms = tuple(_arm(argument, results_dir) for argument in arguments)
+    return over_of([_arm(argument, results_dir) for argument in arguments], over)
+
+
+def over_of(arms: Sequence[ArmRuns], over: Over) -> OverRuns:
+    """Chooses a run of each experiment at each value of a key, as `find_over` does.
+
+    Args:
+      arms: the experiments with their runs.
+      over: the key and its values.
+
+    Raises:
+      UsageError: an experiment has no such key.
+    """
+    arms = tuple(arms)
     keys = {
         full_key(over.key, settings, entry.record.name)
         for arm in arms
@@ -198,6 +211,23 @@ def find_over(arguments: Sequence[str], over: Over, results_dir: Path) -> OverRu
 
 
 RunsWithSettings = list[tuple[RunEntry, Mapping[str, str]]]
+
+
+def arms_of_folders(paths: Sequence[Path]) -> list[ArmRuns]:
+    """The experiments of finished runs, in the order of their first runs.
+
+    Args:
+      paths: folders of the runs.
+
+    Raises:
+      StoreError: a run cannot be read.
+    """
+    own: dict[str, RunsWithSettings] = {}
+    for path in paths:
+        entry = read_run_entry(path)
+        name = entry.record.name + "".join(f"@{tag}" for tag in entry.record.tags)
+        own.setdefault(name, []).append((entry, _settings(entry)))
+    return [ArmRuns(name, tuple(runs)) for name, runs in own.items()]
 
 
 def _arm(argument: str, results_dir: Path) -> ArmRuns:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import cnnbench
+from cnnbench.api import requests
 from cnnbench.api import run as training
 from cnnbench.cli.commands.compare import compare as compare_command
 from cnnbench.cli.commands.run import run as run_command
@@ -99,6 +100,32 @@ def refused(*experiments: str, **options: object) -> CnnbenchError:
         ({"data_dir": "gone"}, "data_dir: no such folder: 'gone'; name an existing one."),
         ({"tags": ["a@b"]}, "tags: 'a@b' "),
         ({"seeds": 0}, "seeds: '0' "),
+        ({"alpha": 0}, "alpha: 0 is not between 0.0001 and 0.5; write 0.05."),
+        ({"test": "welch"}, "test: 'welch' is no test; write unpaired or paired."),
+        (
+            {"looks": [5, 10]},
+            "looks: has an effect with until_decided or anytime only; add one of them, or write"
+            " seeds.",
+        ),
+        (
+            {"until_decided": True},
+            "until_decided: compares experiments, and there is only tiny.yaml; name another one"
+            " after it.",
+        ),
+        (
+            {"until_decided": True, "over": {"train_examples": [50, 100]}},
+            "until_decided: cannot be combined with over; remove one of them.",
+        ),
+        (
+            {"over": {"train_examples": [50, 100], "train.epochs": [1]}},
+            "over: 2 keys (train_examples, train.epochs); name one, with its values.",
+        ),
+        ({"over": {"train_examples": []}}, "over: 'train_examples=' is not KEY=VALUE,VALUE; "),
+        (
+            {"over": {"train_examples": [np.zeros(2)]}},
+            "over: train_examples: a value of type ndarray is not plain data; write a number, a"
+            " string, a list or a dict.",
+        ),
         (
             {"overrides": {"train.epochs": np.zeros(2)}},
             "overrides: train.epochs: a value of type ndarray is not plain data; write a number, a"
@@ -145,7 +172,7 @@ def test_strings_and_lists_are_read_as_the_command_line_reads_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[Request] = []
-    monkeypatch.setattr(training, "_train", lambda requests, **_: asked.extend(requests))
+    monkeypatch.setattr(training, "_train", lambda requests, *_, **__: asked.extend(requests))
     cnnbench.run(*(given.split() if isinstance(given, str) else [given]), **options)  # type: ignore[arg-type]
     expected = ["cnnbench", "run", "tiny", "wide.yaml", *words.split()]
     assert [request.command for request in asked] == [expected] * 2
@@ -158,13 +185,63 @@ def test_an_empty_list_of_experiments_names_none() -> None:
 
 
 def test_parameters_are_options_of_the_commands() -> None:
-    own = set(inspect.signature(cnnbench.run).parameters)
-    assert own - {"experiments", "overrides", "tags", "progress"} <= {
-        *inspect.signature(run_command).parameters
+    for train in (cnnbench.run, cnnbench.tune):
+        own = set(inspect.signature(train).parameters)
+        assert own - {"experiments", "overrides", "tags", "progress", "keys"} <= {
+            *inspect.signature(run_command).parameters
+        }
+    for judge in (cnnbench.compare, cnnbench.compare_over):
+        own = set(inspect.signature(judge).parameters)
+        assert own <= {*inspect.signature(compare_command).parameters}
+
+
+def test_options_of_the_commands_are_parameters() -> None:
+    """What remains is about the terminal, or explained on the page."""
+    known = {*inspect.signature(cnnbench.run).parameters}
+    known |= {*inspect.signature(cnnbench.tune).parameters}
+    assert {*inspect.signature(run_command).parameters} - known == {
+        *("specs", "match", "tune", "profile", "resume", "tag", "dry_run", "json", "quiet"),
+        "verbose",
     }
-    assert set(inspect.signature(cnnbench.compare).parameters) <= {
-        *inspect.signature(compare_command).parameters
-    }
+    assert {*inspect.signature(compare_command).parameters} - {
+        *inspect.signature(cnnbench.compare).parameters,
+        *inspect.signature(cnnbench.compare_over).parameters,
+    } == {"fail_if", "sort_by", "only_changed", "precision", "format", "verbose", "every"}
+
+
+def test_runs_stop_when_decided(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = cnnbench.run(
+        ["tiny", "wide"], until_decided=True, looks=[4, 5], metric="loss", min_effect=100
+    )
+    assert [run.record.seeds for run in runs] == [tuple(range(4))] * 2
+    told = capsys.readouterr().err
+    assert "look 1, 4 seeds: loss " in told
+    assert "Seeds: 2 of 10 were not needed (about 1 s saved)" in told
+    rule = runs[0].record.looks
+    assert rule is not None
+    assert (rule.numbers, rule.reason) == ((4, 5), "within min_effect")
+    (verdict,) = cnnbench.compare(runs, metric="loss").verdicts
+    assert verdict.stopped is not None
+    assert verdict.stopped.threshold == rule.thresholds[0]
+    command = ("--until-decided", "--looks", "4,5", "--metric", "loss", "--min-effect", "100")
+    assert runs[0].record.environment.command == ("cnnbench", "run", "tiny", "wide", *command)
+
+
+@pytest.mark.slow
+def test_runs_at_several_values_are_compared_over_them() -> None:
+    over = {"train_examples": [50, 100]}
+    runs = cnnbench.run("tiny", "wide", seeds=4, epochs=1, over=over, progress=False)
+    assert [(run.record.name, run.record.dataset.num_train) for run in runs] == [
+        ("tiny", 50),
+        ("wide", 50),
+        ("tiny", 100),
+        ("wide", 100),
+    ]
+    result = cnnbench.compare_over(runs, over="train_examples")
+    assert [row.value for row in result.rows] == ["50", "100"]
+    assert runs[0].record.environment.command[-2:] == ("--over", "dataset.train_examples=50")
+    by_name = cnnbench.compare_over("tiny", "wide", over=over)
+    assert by_name.to_json() == result.to_json()
 
 
 def test_a_run_shows_itself() -> None:
@@ -182,9 +259,9 @@ def test_a_notebook_gets_lines_instead_of_bars(monkeypatch: pytest.MonkeyPatch) 
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)  # as ipykernel's streams say
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert training._console().is_terminal
+    assert requests.progress_console().is_terminal
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    console = training._console()
+    console = requests.progress_console()
     assert (console.is_jupyter, console.is_terminal, console.file) == (False, False, terminal)
 
 

@@ -194,6 +194,23 @@ def test_code_of_the_python_page_runs(workplace, monkeypatch):
     assert list(names["final"].index) == ["Modified CNN", "Standard CNN"]  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
+def test_code_of_the_notebook_page_runs(tmp_path, monkeypatch):
+    page = ROOT / "docs" / "how-to" / "notebooks.md"
+    monkeypatch.chdir(tmp_path)
+    for block in yaml_blocks(page):
+        Path(f"{yaml.safe_load(block)['name']}.yaml").write_text(block)
+    names: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        exec(compile(block, "notebooks.md", "exec"), names)
+    assert names["over"].verdict == (  # type: ignore[attr-defined]
+        "Wide MLP is better than Small MLP at every train_examples (100, 400 and 1,600)."
+    )
+    assert len(names["frame"]) == 3  # type: ignore[arg-type]
+    for shown in ("result", "over", "tuned"):
+        assert "<table>" in names[shown]._repr_html_()  # type: ignore[attr-defined]
+
+
 def test_python_page_names_everything_public():
     page = (ROOT / "docs" / "reference" / "python.md").read_text()
     for name in {*cnnbench.__all__} - {"__version__"}:

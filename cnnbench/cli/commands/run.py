@@ -362,17 +362,10 @@ def _run_all(
 
 
 def _check_test(test: SeedTest | None, requests: "Sequence[Request]") -> None:
-    """Checks before training that the verdict can use a test.
+    if test:
+        from cnnbench.cli.looks import check_seed_test
 
-    Raises:
-      CnnbenchError: an experiment is invalid, or its seeds share training images.
-    """
-    from cnnbench.comparisons.verdict import require_no_test
-
-    for request in requests if test else ():
-        split = request.load().experiment.dataset.random_split
-        if split and split.varies:
-            require_no_test(test_name(test), split.folds or 0)
+        check_seed_test(test_name(test), requests)
 
 
 def _at_each_value(

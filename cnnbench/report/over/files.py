@@ -13,12 +13,17 @@ from cnnbench.runs import codec
 
 def csv_over(over: OverComparison) -> str:
     """One header, and one line for each value and experiment but the baseline."""
-    lines = [_line(over, row) for row in over.rows]
+    lines = over_lines(over)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: csv_cell(value) for key, value in line.items()} for line in lines)
     return text.getvalue()
+
+
+def over_lines(over: OverComparison) -> list[Mapping[str, object]]:
+    """The lines of a CSV file, unrounded."""
+    return [_line(over, row) for row in over.rows]
 
 
 def _line(over: OverComparison, row: PointRow) -> Mapping[str, object]:
