@@ -21,8 +21,8 @@ from cnnbench.system.commands import RESULTS_DIR
 
 Experiments: TypeAlias = str | Path | Iterable[str | Path]
 Overrides: TypeAlias = Mapping[str, object] | Sequence[str]
-DeviceName: TypeAlias = Literal["auto", "cpu", "gpu", "tpu"]
-EngineName: TypeAlias = Literal["auto", "plain", "direct", "fast"]
+DeviceChoice: TypeAlias = Literal["auto", "cpu", "gpu", "tpu"]
+EngineChoice: TypeAlias = Literal["auto", "plain", "direct", "fast"]
 
 
 class Training(NamedTuple):

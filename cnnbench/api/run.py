@@ -9,8 +9,8 @@ from cnnbench.api.frames import load_runs
 from cnnbench.api.messages import names_parameters
 from cnnbench.api.notebook import comparisons_html
 from cnnbench.api.requests import (
-    DeviceName,
-    EngineName,
+    DeviceChoice,
+    EngineChoice,
     Experiments,
     Overrides,
     Training,
@@ -74,8 +74,8 @@ def run(  # noqa: PLR0913 - one parameter per option
     test: Pairing | None = None,
     results_dir: str | Path = "results",
     data_dir: str | Path | None = None,
-    device: DeviceName = "auto",
-    engine: EngineName | None = None,
+    device: DeviceChoice = "auto",
+    engine: EngineChoice | None = None,
     workers: int | None = None,
     tags: str | Iterable[str] = (),
     needed: bool = False,

@@ -11,8 +11,8 @@ from cnnbench.api.frames import require_pandas
 from cnnbench.api.messages import names_parameters
 from cnnbench.api.notebook import tuning_html
 from cnnbench.api.requests import (
-    DeviceName,
-    EngineName,
+    DeviceChoice,
+    EngineChoice,
     Experiments,
     Overrides,
     Training,
@@ -110,8 +110,8 @@ def tune(  # noqa: PLR0913 - one parameter per option
     overrides: Overrides = (),
     results_dir: str | Path = "results",
     data_dir: str | Path | None = None,
-    device: DeviceName = "auto",
-    engine: EngineName | None = None,
+    device: DeviceChoice = "auto",
+    engine: EngineChoice | None = None,
     workers: int | None = None,
     tags: str | Iterable[str] = (),
     allow_python: bool = False,
