@@ -17,10 +17,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cnnbench.errors import Issue, Location, did_you_mean, or_list, quoted
+from cnnbench.graph.build import use_one_of
 from cnnbench.layers import OPERATIONS, LayerOp, output_of
 from cnnbench.layers.base import INPUT, Shape, ShapeError, shape_text
 from cnnbench.spec.document import Document, KeyPath
 from cnnbench.spec.inheritance import replaces
+from cnnbench.spec.vocabulary import KEY
 from cnnbench.system.commands import cnnbench
 
 CALL_KEYS = ("block", "repeat", "first", "last", "inputs", "weights")
@@ -46,6 +48,8 @@ class Expansion:
       document: the document, with all layers in `model.layers`.
       issues: errors in blocks and calls; if there are any, some layers are missing.
       origins: the path, in the file, of each expanded layer and of its values.
+      key_origins: the path, in the file, of each key of an expanded layer; differs from that of
+        the value if that is a parameter.
       calls: the calls that each expanded layer is part of, innermost first, as paths in the file.
       blocks: the block and the number of repetitions (0 without `repeat`) of each call outside
         blocks, by its name.
@@ -55,12 +59,15 @@ class Expansion:
     document: Document
     issues: tuple[Issue, ...] = ()
     origins: Mapping[KeyPath, KeyPath] = field(default_factory=dict)
+    key_origins: Mapping[KeyPath, KeyPath] = field(default_factory=dict)
     calls: Mapping[str, tuple[KeyPath, ...]] = field(default_factory=dict)
     blocks: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     names: tuple[str, ...] = ()
 
-    def origin(self, at: KeyPath) -> KeyPath:
-        """The path in the file of a path in the expanded document."""
+    def origin(self, at: KeyPath, *, of_key: bool = False) -> KeyPath:
+        """The path in the file of a path in the expanded document, or of its key."""
+        if of_key and at in self.key_origins:
+            return self.key_origins[at]
         if at in self.document.values and at not in self.origins:
             return at  # a change of an expanded layer, which is written by its path
         found = (at[:end] for end in range(len(at), 2, -1) if at[:end] in self.origins)
@@ -104,7 +111,7 @@ def _is_macro(value: Mapping[str, Any]) -> bool:
 def _refers(value: Any) -> bool:
     """Returns True if a value contains `$name` or arithmetic."""
     if isinstance(value, str):
-        return value.startswith("$")
+        return "$" in value
     if isinstance(value, list):
         return any(_refers(item) for item in value)
     if isinstance(value, dict):
@@ -176,12 +183,14 @@ class _Expander:
     shapes: dict[str, Shape] = field(default_factory=dict)
     issues: list[Issue] = field(default_factory=list)
     origins: dict[KeyPath, KeyPath] = field(default_factory=dict)
+    key_origins: dict[KeyPath, KeyPath] = field(default_factory=dict)
     calls: dict[str, tuple[KeyPath, ...]] = field(default_factory=dict)
     blocks: dict[str, tuple[str, int]] = field(default_factory=dict)
     patches: dict[str, Fields] = field(default_factory=dict)
     removed: dict[str, bool] = field(default_factory=dict)  # layers of blocks; True once found
     used: set[str] = field(default_factory=set)
     seen: dict[str, None] = field(default_factory=dict)
+    read: dict[KeyPath, tuple[str, str]] = field(default_factory=dict)  # calls, and their inputs
 
     def run(self) -> Expansion:
         """Expands all layers."""
@@ -227,6 +236,7 @@ class _Expander:
                 f"use the name of a layer in a block; {cnnbench('show', '--expand')} lists them"
             )
             yield Issue((*LAYERS, name), message, remedy, of_key=True)
+        yield from self._unknown_inputs()
         for name in self.params:
             if name not in self.used and not self.issues:
                 choices = [other for other in self.params if other != name]
@@ -234,6 +244,17 @@ class _Expander:
                 yield Issue(
                     (*PARAMS, name), message, f"write ${name} in a layer, or remove it", of_key=True
                 )
+
+    def _unknown_inputs(self) -> Iterator[Issue]:
+        """Inputs of calls that are not layers; those of layers are checked with the graph."""
+        for at, (call, source) in self.read.items():
+            if source == INPUT or source in self.seen:
+                continue
+            names = [name for name in self.seen if name != call and not name.startswith(f"{call}.")]
+            message = f"unknown layer {quoted(source)}{did_you_mean(source, names)}"
+            above = call.rpartition(".")[0]
+            siblings = [name for name in names if name.rpartition(".")[0] == above]
+            yield Issue(at, message, use_one_of([INPUT, *siblings]))
 
     def _expansion(self, names: tuple[str, ...]) -> Expansion:
         data = dict(self.document.data)
@@ -244,13 +265,18 @@ class _Expander:
                 data["model"][key] = self._target(model[key])
         old = self.document
 
-        def placed(places: Mapping[KeyPath, Location]) -> dict[KeyPath, Location]:
-            moved = {at: places[o] for at, o in self.origins.items() if o in places}
+        def placed(
+            places: Mapping[KeyPath, Location], origins: Mapping[KeyPath, KeyPath]
+        ) -> dict[KeyPath, Location]:
+            moved = {at: places[o] for at, o in origins.items() if o in places}
             return {**places, **moved}
 
-        document = replace(old, data=data, values=placed(old.values), keys=placed(old.keys))
+        values = placed(old.values, self.origins)
+        keys = placed(old.keys, self.origins | self.key_origins)
+        document = replace(old, data=data, values=values, keys=keys)
         issues = tuple(dict.fromkeys(self.issues))
-        return Expansion(document, issues, self.origins, self.calls, self.blocks, names)
+        origins, key_origins = self.origins, self.key_origins
+        return Expansion(document, issues, origins, key_origins, self.calls, self.blocks, names)
 
     def _wired(self) -> Iterator[tuple[str, Any]]:
         """Layers with their inputs; those in blocks omit the default, the layer above."""
@@ -299,7 +325,7 @@ class _Expander:
             self._emit(full, value, above)
             return (full,)
         fields = self._patched(full, _fields(value, at))
-        sources = self._sources(fields, above, scope)
+        sources = self._sources(full, fields, above, scope)
         local = scope if scope.blocks else replace(scope, sources=sources)
         if "block" in fields:
             self._call(full, fields, at, sources, local)
@@ -343,18 +369,27 @@ class _Expander:
             return _SHORTCUT_KEYS
         return OPERATIONS[op].model_fields if op in OPERATIONS else fields
 
-    def _sources(self, fields: Fields, above: tuple[str, ...], scope: _Scope) -> tuple[str, ...]:
+    def _sources(
+        self, full: str, fields: Fields, above: tuple[str, ...], scope: _Scope
+    ) -> tuple[str, ...]:
         """Inputs of a layer or call as expanded names."""
         if "inputs" not in fields or fields["inputs"][0] is None:
             return above
         value, at = self._value(*fields["inputs"], scope)
+        found = self._inputs(value, at, scope)
+        if "block" in fields:
+            self.read |= {place: (full, source) for source, place in found}
+        return tuple(source for source, _ in found)
+
+    def _inputs(self, value: Any, at: KeyPath, scope: _Scope) -> list[tuple[str, KeyPath]]:
+        """Inputs as expanded names, and where they are written."""
         if isinstance(value, str):
-            return self._named(value, at, scope)
+            return [(source, at) for source in self._named(value, at, scope)]
         if not (isinstance(value, list) and value and all(isinstance(n, str) for n in value)):
             message = f"{quoted(value)} is not a layer name"
             raise _Problem(at, message, "use a layer name or a list of names")
-        found = (self._named(name, (*at, i), scope) for i, name in enumerate(value))
-        return tuple(source for sources in found for source in sources)
+        found = (self._inputs(name, (*at, i), scope) for i, name in enumerate(value))
+        return [pair for pairs in found for pair in pairs]
 
     def _named(self, name: str, at: KeyPath, scope: _Scope) -> tuple[str, ...]:
         """The expanded names of an input, which are several for `input` of a call with several."""
@@ -381,6 +416,7 @@ class _Expander:
         for key, (written, at) in fields.items():
             value, origin = self._value(written, at, scope)
             self._record((*LAYERS, full, key), value, origin, at)
+            self.key_origins[(*LAYERS, full, key)] = at
             if key in ("tie", "weights") and scope.blocks and isinstance(value, str):
                 (value,) = self._named(value, at, scope)
             options[key] = value
@@ -544,20 +580,12 @@ class _Expander:
     ) -> dict[str, tuple[Any, KeyPath]]:
         """Parameters of a block: arguments of the call, or defaults."""
         own = block.get("params") or {}
-        for key, (_, place) in fields.items():
+        for key, (_, found) in fields.items():
             if key not in own and key != "block":
-                hint = did_you_mean(key, own)
-                remedy = f"use {or_list(own)}" if own else "remove it"
-                if key in block["layers"]:
-                    remedy = (
-                        f"use model.blocks.{name}.layers.{key} to change its layer in all calls"
-                    )
-                raise _Problem(
-                    place,
-                    f"block '{name}' has no parameter {quoted(key)}{hint}",
-                    remedy,
-                    of_key=True,
-                )
+                message = f"block '{name}' has no parameter {quoted(key)}"
+                hint, remedy = _instead(name, block, key)
+                place = self._key_place(key, found, at)
+                raise _Problem(place, message + hint, remedy, of_key=True)
         missing = [key for key, value in own.items() if value is None and key not in fields]
         if missing:
             raise _Problem(
@@ -565,6 +593,13 @@ class _Expander:
             )
         defaults = _fields(own, (*BLOCKS, name, "params"))
         return defaults | {key: pair for key, pair in fields.items() if key != "block"}
+
+    def _key_place(self, key: str, place: KeyPath, at: KeyPath) -> KeyPath:
+        """Where the key of a call is written, whose value may be that of a parameter."""
+        if place[:-1] == at or place[: len(at) + 1] in ((*at, "first"), (*at, "last")):
+            return place
+        written = [(*at, key), (*at, "first", key), (*at, "last", key)]
+        return next((path for path in written if path in self.document.keys), place)
 
     def _shortcut(
         self, full: str, fields: Fields, at: KeyPath, sources: tuple[str, ...], scope: _Scope
@@ -611,7 +646,7 @@ class _Expander:
 
     def _value(self, value: Any, at: KeyPath, scope: _Scope) -> tuple[Any, KeyPath]:
         """A value without parameters and arithmetic, and where it is written."""
-        if isinstance(value, str) and value.startswith("$"):
+        if isinstance(value, str) and "$" in value:
             return self._param(value, at, scope)
         if isinstance(value, list):
             return [self._value(item, (*at, i), scope)[0] for i, item in enumerate(value)], at
@@ -623,9 +658,12 @@ class _Expander:
 
     def _param(self, value: str, at: KeyPath, scope: _Scope) -> tuple[Any, KeyPath]:
         name = value[1:]
+        if not re.fullmatch(rf"\${PARAM_PATTERN}", value):
+            message = f"{quoted(value)} is not the name of a parameter"
+            raise _Problem(at, message, _whole_value(value))
         if name not in scope.params:
             choices = [f"${other}" for other in scope.params]
-            remedy = f"use {or_list(choices)}" if choices else "define it in params"
+            remedy = f"use {or_list(choices)}" if choices else "define it in model.params"
             hint = did_you_mean(value, choices)
             raise _Problem(at, f"unknown parameter {quoted(value)}{hint}", remedy)
         found, origin = scope.params[name]
@@ -716,6 +754,33 @@ _ARITHMETIC = ("times", "of_input")
 
 def _fields(value: Mapping[str, Any], at: KeyPath) -> Fields:
     return {key: (item, (*at, key)) for key, item in value.items()}
+
+
+def _instead(name: str, block: Mapping[str, Any], key: str) -> tuple[str, str]:
+    """Hint and remedy for a key of a call that is not a parameter of the block."""
+    own = list(block.get("params") or {})
+    if key in block["layers"]:
+        return "", f"use model.blocks.{name}.layers.{key} to change its layer in all calls"
+    if hint := KEY.hint(key, own):
+        return hint, f"use {or_list(own)}"
+    of_calls = CALL_KEYS[1:]
+    if hint := KEY.hint(key, of_calls):
+        return hint, f"use {or_list([*own, *of_calls])}"
+    return "", f"use {or_list(own)}" if own else "remove it"
+
+
+def _whole_value(text: str) -> str:
+    """What to write instead of a text that contains a parameter.
+
+    >>> _whole_value("${width}"), _whole_value("2 * $width")
+    ('use $width', 'use $NAME alone; write a product as {times: [2, $width]}')
+    """
+    if braces := re.fullmatch(rf"\${{\s*({PARAM_PATTERN})\s*}}", text):
+        return f"use ${braces[1]}"
+    factors = [part.strip() for part in text.split("*")]
+    known = all(re.fullmatch(rf"\${PARAM_PATTERN}|[\d.]+", factor) for factor in factors)
+    example = ", ".join(factors if known and len(factors) > 1 else ("2", "$width"))
+    return f"use $NAME alone; write a product as {{times: [{example}]}}"
 
 
 def _is_number(value: object) -> bool:

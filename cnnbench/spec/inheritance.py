@@ -356,8 +356,10 @@ def _parsed(text: str, lower: Document, names_in: NamesIn) -> Document:
     if at[:2] == ("model", "layers") and len(at) > 2 and not adds:
         names = names_in(lower)
         at = _with_layer_name(at, names)
-        _check_layer(key, at, names)
+        _check_layer(key, at, names, lower.data)
     value = _parse_value(key, value_text)
+    if adds and at[:2] == ("model", "layers") and not isinstance(value.data, Mapping):
+        _check_macro(key, at, names_in(lower), lower.data)
     if value.data is None and value_text.strip() not in _NULLS:  # empty, or a comment
         raise _refused(key, "the value is missing", f"use {key}=VALUE, or {key}=null to unset it")
     if end := _end_of_list(at, lower.data):
@@ -485,15 +487,27 @@ def _refused(key: str, message: str, remedy: str) -> SpecError:
     return SpecError([Diagnostic(Location(COMMAND_LINE), key, message, remedy)])
 
 
-def _check_layer(key: str, at: tuple[str, ...], names: Sequence[str]) -> None:
+def _check_layer(key: str, at: tuple[str, ...], names: Sequence[str], data: Any) -> None:
     """Raises SpecError if an override changes or removes a layer that does not exist."""
     if at[2] in names:
         return
+    _check_macro(key, at, names, data)
     message = f"unknown layer {quoted(at[2])}{did_you_mean(at[2], names)}"
     remedy = f"use {or_list(names)}" if names else "remove it (the model has no layers)"
     if len(names) > MAX_LISTED:
         remedy = f"use the name of a layer; {cnnbench('show', '--expand')} lists them"
     raise _refused(key, message, remedy)
+
+
+def _check_macro(key: str, at: tuple[str, ...], names: Sequence[str], data: Any) -> None:
+    """Raises SpecError if the layer of an override is the name of a parameter or block."""
+    model = data.get("model") if isinstance(data, Mapping) else None
+    for section, noun in (("params", "parameter"), ("blocks", "block")):
+        own = model.get(section) if isinstance(model, Mapping) else None
+        if isinstance(own, Mapping) and at[2] in own and at[2] not in names:
+            rest = ["layers", *at[3:]] if section == "blocks" and at[3:] else at[3:]
+            remedy = f"use {'.'.join(['model', section, at[2], *rest])}"
+            raise _refused(key, f"{quoted(at[2])} is a {noun}, not a layer", remedy)
 
 
 class Causes:

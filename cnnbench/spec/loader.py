@@ -235,7 +235,7 @@ def _first_repetitions(issues: Sequence[Issue], expansion: Expansion) -> Iterato
     """Issues without those that repetitions of a block have in common with the first one."""
     seen: set[tuple[KeyPath, str]] = set()
     for issue in issues:
-        origin = expansion.origin(issue.at)
+        origin = expansion.origin(issue.at, of_key=issue.of_key)
         kind = (origin, issue.message)
         if origin == issue.at or kind not in seen:
             yield issue

@@ -313,6 +313,8 @@ def _key_hint(at: KeyPath, keys: list[str], data: Any) -> str:
     found = vocabulary.KEY.find_alias(key, keys)
     if found or at[:2] == ("model", "layers") or vocabulary.KEY.is_unsupported(key, keys):
         return vocabulary.KEY.hint(key, keys)
+    if key in ("params", "blocks") and at[:1] != ("train",):
+        return f" (did you mean 'model.{key}'?)"
     if elsewhere := key_elsewhere(key, at[:-1], data):
         path, owners = elsewhere
         return f" (did you mean '{path}'{f' of {or_list(owners)}' if owners else ''}?)"
@@ -430,8 +432,13 @@ def _wrong_kind(at: KeyPath, value: Any, kind: str, places: Mapping[KeyPath, Loc
         if at == ("name",) and not isinstance(value, bool):
             return Issue(at, f"{written} is a number, not a name", NAMING)
         remedy = _in_quotes(at, written, places)
-    if kind == "int_type" and isinstance(value, float) and value.is_integer():
-        remedy = f"use {value:.0f}"
+    if kind == "int_type" and isinstance(value, float):
+        if value.is_integer():
+            remedy = f"use {value:.0f}"
+        elif (place := places.get(at)) and place.text is None:  # a product
+            remedy = "add multiple_of: 1 to round it"
+    if isinstance(value, Mapping) and kind != "string_type" and at[:2] == ("model", "layers"):
+        remedy = f"{remedy}, {{times: [A, B]}} or {{of_input: A}}"
     return Issue(at, message, remedy)
 
 

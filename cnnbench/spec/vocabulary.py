@@ -73,6 +73,7 @@ _LOSSES: _Words = {
 }
 _KEYS: _Words = {
     "op": ("type", "layer", "operation", "class", "class_name"),
+    "repeat": ("repeats", "times", "number", "num_repeats", "num_blocks", "n_blocks", "count"),
     "inputs": ("input", "bottom", "from", "inbound_nodes", "src", "parents"),
     "filters": (
         "n_filters",

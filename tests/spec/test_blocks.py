@@ -379,6 +379,55 @@ model:
             " blocks.",
         ),
         (
+            "a: {op: conv, filters: $filters",
+            "a: {op: conv, out_channels: $filters, filters: 4",
+            "a.yaml:10:23: model.layers.stage.0.a.out_channels (line 10, called on line 13):"
+            " unknown key 'out_channels' (did you mean 'filters'?); use inputs, op, filters,"
+            " kernel, stride, padding, activation, use_bias, init, groups, dilation, bias_init,"
+            " trainable or weights.",
+        ),
+        (
+            "filters: 4}",
+            "filters: 4, inputs: [input, stages]}",
+            "a.yaml:13:66: model.layers.stage.inputs.1: unknown layer 'stages'; use input or out.",
+        ),
+        (
+            "repeat: $n",
+            "repeats: $n",
+            "a.yaml:13:26: model.layers.stage.repeats: block 'pair' has no parameter 'repeats' (did"
+            " you mean 'repeat'?); use filters, kernel, repeat, first, last, inputs or weights.",
+        ),
+        (
+            "filters: 4}",
+            "filters: {times: [1.5, 3]}}",
+            "a.yaml:13:47: model.layers.stage.0.a.filters (line 10, called on line 13): expected an"
+            " integer, got 4.5; add multiple_of: 1 to round it.",
+        ),
+        (
+            "filters: 4}",
+            "filters: {plus: [1, 3]}}",
+            "a.yaml:13:47: model.layers.stage.0.a.filters (line 10, called on line 13): expected an"
+            " integer, got a mapping; use an integer, {times: [A, B]} or {of_input: A}.",
+        ),
+        (
+            "b: {op: conv, filters: $filters",
+            "b: {op: conv, filters: 2 * $filters",
+            "a.yaml:11:32: model.blocks.pair.layers.b.filters: '2 * $filters' is not the name of a"
+            " parameter; use $NAME alone; write a product as {times: [2, $filters]}.",
+        ),
+        (
+            "b: {op: conv, filters: $filters",
+            "b: {op: conv, filters: $filters + 1",
+            "a.yaml:11:32: model.blocks.pair.layers.b.filters: '$filters + 1' is not the name of a"
+            " parameter; use $NAME alone; write a product as {times: [2, $width]}.",
+        ),
+        (
+            "b: {op: conv, filters: $filters",
+            'b: {op: conv, filters: "${filters}"',
+            "a.yaml:11:32: model.blocks.pair.layers.b.filters: '${filters}' is not the name of a"
+            " parameter; use $filters.",
+        ),
+        (
             "b: {op: conv, filters: $filters",
             "b: {op: conv, inputs: c, filters: $filters",
             "a.yaml:11:31: model.blocks.pair.layers.b.inputs: unknown layer 'c' in block 'pair';"
@@ -584,6 +633,15 @@ def test_errors_of_shared_weights(old, new, expected, tmp_path):
             "model.stage.1.kernl=null",
             "command line: model.layers.stage.1.kernl: block 'pair' has no parameter 'kernl' (did"
             " you mean 'kernel'?); use filters or kernel.",
+        ),
+        (
+            "model.pair.a.kernel=5",
+            "command line: model.pair.a.kernel: 'pair' is a block, not a layer; use"
+            " model.blocks.pair.layers.a.kernel.",
+        ),
+        (
+            "model.pair=5",
+            "command line: model.pair: 'pair' is a block, not a layer; use model.blocks.pair.",
         ),
         (
             "model.stage.2=null",
