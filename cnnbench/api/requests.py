@@ -95,6 +95,20 @@ def progress_console() -> LegibleConsole:
     return LegibleConsole(stderr=True)
 
 
+def criteria_options(alpha: float, min_effect: str, test: str | None) -> dict[str, object]:
+    """The options of a command line that are not the defaults of verdicts.
+
+    >>> criteria_options(0.05, "0", None), criteria_options(0.01, "0", "paired")
+    ({'alpha': None, 'min-effect': None, 'test': None}, \
+{'alpha': 0.01, 'min-effect': None, 'test': 'paired'})
+    """
+    return {
+        "alpha": None if alpha == 0.05 else alpha,
+        "min-effect": None if min_effect == "0" else min_effect,
+        "test": test,
+    }
+
+
 def option_words(options: Mapping[str, object]) -> list[str]:
     """The options of a command line that are set: values, flags and lists.
 

@@ -14,6 +14,7 @@ from cnnbench.api.requests import (
     Experiments,
     Overrides,
     Training,
+    criteria_options,
     list_text,
     option_words,
     over_text,
@@ -151,9 +152,7 @@ def run(  # noqa: PLR0913 - one parameter per option
         "looks": steps,
         "max-seeds": max_seeds,
         "metric": metric,
-        "alpha": None if alpha == 0.05 else number_text(alpha),
-        "min-effect": None if effect == "0" else effect,
-        "test": test,
+        **criteria_options(alpha, effect, test),
     }
     requests = requests_of(experiments, training, option_words(options))
     if values is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnbench.api.compare import ComparisonResult
-from cnnbench.api.criteria import require_test
+from cnnbench.api.criteria import require_alpha, require_test
 from cnnbench.api.frames import require_pandas
 from cnnbench.api.messages import names_parameters
 from cnnbench.api.notebook import tuning_html
@@ -16,19 +16,22 @@ from cnnbench.api.requests import (
     Experiments,
     Overrides,
     Training,
+    criteria_options,
     list_text,
     option_words,
     progress_console,
     requests_of,
 )
 from cnnbench.api.run import RunList
-from cnnbench.api.selection import printed
-from cnnbench.cli.looks import check_seed_test
+from cnnbench.api.selection import number_text, printed
+from cnnbench.cli.looks import check_criteria, check_seed_test
 from cnnbench.cli.tuned_text import json_tuning, terminal_tuning, trial_lines
 from cnnbench.cli.tuning import TuneDisplay, train_tuned
 from cnnbench.comparisons.comparison import Comparison
 from cnnbench.comparisons.samples import Pairing
 from cnnbench.comparisons.tuning import TunedComparison
+from cnnbench.comparisons.verdict import Criteria
+from cnnbench.comparisons.verdict_text import parse_effect
 from cnnbench.errors import UsageError
 from cnnbench.runner.run import check_all
 from cnnbench.runner.tuning import plan_tuning
@@ -103,6 +106,8 @@ def tune(  # noqa: PLR0913 - one parameter per option
     keys: str | Mapping[str, Iterable[object]] | Iterable[str],
     trials: int | None = None,
     tune_seeds: int = 2,
+    alpha: float = 0.05,
+    min_effect: float | str = 0,
     test: Pairing | None = None,
     dataset: str | None = None,
     seeds: int | str | Iterable[int] | None = None,
@@ -128,7 +133,9 @@ def tune(  # noqa: PLR0913 - one parameter per option
         ``{"weight_decay": [0, 1e-4]}``; or several.
       trials: number of trials of each experiment, spread over the combinations; all by default.
       tune_seeds: seeds of each trial, from 1000, which no verdict uses.
-      test: the test of the verdicts, as in `compare`.
+      alpha: significance level of the verdicts, as in `compare`.
+      min_effect: the smallest difference that matters.
+      test: the test of the verdicts.
       dataset: as in `run`, and so are the others.
       seeds: seeds of the verdicts.
       epochs: number of epochs, of trials and verdicts.
@@ -145,6 +152,7 @@ def tune(  # noqa: PLR0913 - one parameter per option
     Raises:
       CnnbenchError: the space or an experiment is invalid, or a run cannot be trained.
     """
+    require_alpha(alpha)
     require_test(test)
     texts = _key_texts(keys)
     training = Training(
@@ -165,14 +173,22 @@ def tune(  # noqa: PLR0913 - one parameter per option
     for name, value in (("trials", trials), ("tune_seeds", tune_seeds)):
         if value is not None and value < 1:
             raise UsageError(f"{name}: {value} is not positive; use 1 or more.")
+    effect = number_text(min_effect)
     number = None if tune_seeds == 2 else tune_seeds
-    options = {"tune": texts, "trials": trials, "tune-seeds": number, "test": test}
+    options = {
+        "tune": texts,
+        "trials": trials,
+        "tune-seeds": number,
+        **criteria_options(alpha, effect, test),
+    }
     requests = requests_of(experiments, training, option_words(options))
+    criteria = Criteria(alpha=alpha, min_effect=parse_effect(effect), test=test)
+    check_criteria(requests, criteria)
     check_seed_test(test, requests)
     plan = plan_tuning(requests, texts, trials, tune_seeds)
     check_all(requests)
     display = TuneDisplay(None, json=False, quiet=not progress, verbose=False, tables=False)
-    trained = train_tuned(plan, test, progress_console(), display)
+    trained = train_tuned(plan, criteria, progress_console(), display)
     return TunedResult(trained.found, RunList(trained.runs))
 
 

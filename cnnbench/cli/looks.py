@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cnnbench.comparisons.merge import finished_runs_of
 from cnnbench.comparisons.samples import Pairing
-from cnnbench.comparisons.verdict import Criteria, require_no_test, split_text
+from cnnbench.comparisons.verdict import Criteria, require_no_test, require_possible, split_text
 from cnnbench.comparisons.verdict_text import parse_effect
 from cnnbench.errors import UsageError, or_list, quoted
 from cnnbench.runner.run import Request
@@ -64,6 +64,28 @@ def check_seed_test(test: Pairing | None, requests: Sequence[Request]) -> None:
             require_no_test(test, split.folds or 0)
 
 
+def check_criteria(requests: Sequence[Request], criteria: Criteria) -> None:
+    """Checks before training that the experiments can be judged so.
+
+    Raises:
+      CnnbenchError: an experiment is invalid, or does not have the metric, or no difference can be
+        as large as the noise threshold.
+    """
+    if criteria.metric is None and not criteria.min_effect.value:
+        return
+    for request in requests:
+        experiment = request.load().experiment
+        own = experiment.train.metrics
+        names = (*(DEFAULT_METRICS[experiment.task] if own is None else own), "loss")
+        known = [*names, *(f"test_{name}" for name in names)]
+        if criteria.metric not in {None, *known}:
+            message = f"--metric: {experiment.name} has no '{criteria.metric}'"
+            hint = METRIC.hint(criteria.metric or "", known)
+            raise UsageError(f"{message}{hint}; write {or_list(known)}.")
+        headline = "loss" if experiment.task == "reconstruct" else names[0]
+        require_possible(criteria.min_effect, criteria.metric or headline)
+
+
 def stopped_by(
     requests: Sequence[Request],
     wish: Wish,
@@ -84,6 +106,7 @@ def stopped_by(
     """
     metric, alpha, min_effect, test = judged
     criteria = Criteria(metric=metric, alpha=alpha, min_effect=parse_effect(min_effect), test=test)
+    check_criteria(requests, criteria)
     if not (wish.until_decided or wish.anytime):
         for name, value in (("--looks", wish.looks), ("--max-seeds", wish.max_seeds)):
             if value is not None:
@@ -95,7 +118,7 @@ def stopped_by(
     _check_requests(requests, wish)
     experiments = [request.load().experiment for request in requests]
     for experiment in experiments:
-        _check_experiment(experiment, wish, criteria)
+        _check_experiment(experiment, wish)
     looks = _rule(experiments, requests[0].results_dir, wish, criteria)
     looks = replace(looks, min_effect=min_effect)
     seeds = f"seeds=[{','.join(map(str, looks.planned))}]"
@@ -152,7 +175,7 @@ def _check_requests(requests: Sequence[Request], wish: Wish) -> None:
         raise UsageError(f"{message}; write {remedy} instead.")
 
 
-def _check_experiment(experiment: Experiment, wish: Wish, criteria: Criteria) -> None:
+def _check_experiment(experiment: Experiment, wish: Wish) -> None:
     """Raises UsageError if verdicts on an experiment cannot be reached by looks."""
     split = experiment.dataset.random_split
     if split and split.varies:
@@ -162,12 +185,6 @@ def _check_experiment(experiment: Experiment, wish: Wish, criteria: Criteria) ->
             f"{message} training images, and no number of them keeps alpha at several looks;"
             " remove that key, or train a fixed number of --seeds."
         )
-    own = experiment.train.metrics
-    names = (*(DEFAULT_METRICS[experiment.task] if own is None else own), "loss")
-    known = [*names, *(f"test_{name}" for name in names)]
-    if criteria.metric is not None and criteria.metric not in known:
-        message = f"--metric: {experiment.name} has no '{criteria.metric}'"
-        raise UsageError(f"{message}{METRIC.hint(criteria.metric, known)}; write {or_list(known)}.")
 
 
 def _rule(

@@ -9,7 +9,6 @@ from cnnbench.cli.options import Format, option_overrides
 from cnnbench.cli.terminal import print_document, stdout, warn
 from cnnbench.comparisons.labels import overrides
 from cnnbench.comparisons.over.points import OverComparison, compare_over
-from cnnbench.comparisons.samples import Pairing
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.errors import IncomparableError, UsageError
 from cnnbench.formatting import enumeration
@@ -129,6 +128,10 @@ def over_requests(requests: Sequence[Request], text: str) -> list[Request]:
     if not over.values:
         raise UsageError(f"--over {over.key}: no values; write {over.key}=VALUE,VALUE.")
     keys = [_key_in(request, over.key) for request in requests]
+    for request, key in zip(requests, keys, strict=True):
+        if set_too := next((text for text in request.overrides if _sets(text, key)), None):
+            message = f"--over {over.key}: '{set_too}' sets the same key"
+            raise UsageError(f"{message}; remove one of them.")
     return [
         dataclasses.replace(
             request,
@@ -138,6 +141,15 @@ def over_requests(requests: Sequence[Request], text: str) -> list[Request]:
         for value in over.values
         for request, key in zip(requests, keys, strict=True)
     ]
+
+
+def _sets(override: str, key: str) -> bool:
+    """True if an override sets a key.
+
+    >>> _sets("train.epochs=3", "train.epochs"), _sets("model.a.rate=0", "model.b.rate")
+    (True, False)
+    """
+    return override.partition("=")[0].strip() in {key, key.removesuffix(".name")}
 
 
 def _key_in(request: Request, key: str) -> str:
@@ -162,7 +174,7 @@ def _narrowed(command: Sequence[str], setting: str) -> list[str]:
 
 
 def print_trained(
-    results: Sequence[RunResult], text: str, arms: int, test: Pairing | None, form: Format
+    results: Sequence[RunResult], text: str, arms: int, criteria: Criteria, form: Format
 ) -> bool:
     """Prints the comparison at each value of runs that were just trained.
 
@@ -170,7 +182,7 @@ def print_trained(
       results: as of `over_requests`.
       text: value of `--over`.
       arms: number of experiments.
-      test: the test of the verdicts; None for the default.
+      criteria: settings of the verdicts.
       form: `table` or `json`.
 
     Returns:
@@ -184,7 +196,7 @@ def print_trained(
     by_value = dict(zip(over.values, groups, strict=True))
     values = in_order(over.values)
     ordered = [by_value[value] for value in values]
-    print_over(compare_over(key, values, ordered, Criteria(test=test)), form)
+    print_over(compare_over(key, values, ordered, criteria), form)
     return True
 
 

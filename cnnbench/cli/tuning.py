@@ -12,8 +12,9 @@ from cnnbench.cli.progress import Bars, Board, Lines, Silent, listening
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell
 from cnnbench.cli.tuned_text import json_tuning, terminal_tuning, trial_line
 from cnnbench.comparisons.comparability import TEST
-from cnnbench.comparisons.samples import Pairing
+from cnnbench.comparisons.comparison import JUDGED
 from cnnbench.comparisons.tuning import Trial, TunedComparison
+from cnnbench.comparisons.verdict import Criteria
 from cnnbench.errors import UsageError
 from cnnbench.report.columns import TableOptions
 from cnnbench.runner.run import Request, check_all, run_by_turns
@@ -95,14 +96,16 @@ class TuneOptions:
       trials: number of trials of each experiment; None for all points.
       seeds: seeds of each trial.
       others: values of options that cannot be combined with ``--tune``, by name.
-      test: the test of the verdicts; None for the default.
+      criteria: settings of the verdicts.
+      words: the options of `compare` for these settings.
     """
 
     keys: Sequence[str]
     trials: int | None
-    seeds: int
+    seeds: int | None
     others: Mapping[str, object]
-    test: Pairing | None = None
+    criteria: Criteria = JUDGED
+    words: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,11 @@ class TuneDisplay:
     tables: bool = True
 
 
-_REMEDIES = {"resume": "run the command of the tuning again, which continues where it stopped"}
+SEEDS = 2  # of each trial
+_REMEDIES = {
+    "resume": "run the command of the tuning again, which continues where it stopped",
+    "metric": "trials and verdicts use the first of train.metrics",
+}
 
 
 def tune_experiments(
@@ -142,20 +149,21 @@ def tune_experiments(
       CnnbenchError: a run cannot be trained, or the experiments cannot be compared.
     """
     _check(options)
-    plan = plan_tuning(requests, options.keys, options.trials, options.seeds)
+    plan = plan_tuning(requests, options.keys, options.trials, options.seeds or SEEDS)
     if display.dry_run:
         display.dry_run()
         _show_plan(plan)
         return
     check_all(requests)
     with handle_signals():
-        tuned = train_tuned(plan, options.test, stderr(), display)
-    _print(tuned, options.test, display)
+        tuned = train_tuned(plan, options.criteria, stderr(), display)
+    _print(tuned, options.words, display)
 
 
 def _check(options: TuneOptions) -> None:
     if not options.keys:
-        raise UsageError("--trials: has no effect without --tune; add --tune learning_rate.")
+        name = "--trials" if options.trials is not None else "--tune-seeds"
+        raise UsageError(f"{name}: has no effect without --tune; add --tune learning_rate.")
     if given := next((name for name, value in options.others.items() if value), None):
         remedy = _REMEDIES.get(given, "remove one of them")
         raise UsageError(f"--{given}: cannot be combined with --tune; {remedy}.")
@@ -190,13 +198,13 @@ class TrainedTuning(NamedTuple):
 
 
 def train_tuned(
-    plan: TuningPlan, test: Pairing | None, console: "Console", display: TuneDisplay
+    plan: TuningPlan, criteria: Criteria, console: "Console", display: TuneDisplay
 ) -> TrainedTuning:
     """Trains the trials and the runs of the verdicts, and compares these.
 
     Args:
       plan: the trials.
-      test: the test of the verdicts; None for the default.
+      criteria: settings of the verdicts.
       console: where progress is printed.
       display: whether it is.
 
@@ -223,11 +231,11 @@ def train_tuned(
         console, len(requests), quiet=quiet, tables=display.tables, verbose=verbose
     ) as listeners:
         runs = run_by_turns(requests, listeners)
-    found = judge_tuned(tuned, runs, places, test)
+    found = judge_tuned(tuned, runs, places, criteria)
     return TrainedTuning(found, requests, runs, places, keep_tuning(found, runs))
 
 
-def _print(tuned: TrainedTuning, test: Pairing | None, display: TuneDisplay) -> None:
+def _print(tuned: TrainedTuning, words: Sequence[str], display: TuneDisplay) -> None:
     """Prints trials, verdicts, files, and commands that repeat them."""
     found = tuned.found
     if display.json:
@@ -235,7 +243,7 @@ def _print(tuned: TrainedTuning, test: Pairing | None, display: TuneDisplay) -> 
         return
     for part in terminal_tuning(found, TableOptions(verbose=display.verbose)):
         stdout().print(part)
-    judged = ["--metric", f"{TEST}{found.tuning.metric}", *(["--test", test] if test else [])]
+    judged = ["--metric", f"{TEST}{found.tuning.metric}", *words]
     for number, picture in enumerate(tuned.pictures):
         tell(f"{'' if number else 'Files:':6} {picture}", err=False)
     for line in _ending(tuned.requests, tuned.runs, tuned.places, judged):

@@ -260,7 +260,7 @@ def judge_groups(
     Raises:
       UsageError: as `judge`.
     """
-    _require_possible(criteria.min_effect, metric)
+    require_possible(criteria.min_effect, metric)
     pairs = [_pairs(arms, criteria) for arms in groups]
     samples = [sample for group in pairs for _, _, sample in group]
     tests = sum(min(each.numbers) > 1 and not each.lost for each in samples)
@@ -356,8 +356,16 @@ def _evidence(
     return [None if test is None else next(found) for test in compared]
 
 
-def _require_possible(effect: Effect, metric: str) -> None:
-    """Reject percentage points that were written without their unit."""
+def require_possible(effect: Effect, metric: str) -> None:
+    """Reject percentage points that were written without their unit.
+
+    Args:
+      effect: the noise threshold.
+      metric: the metric of the verdict.
+
+    Raises:
+      UsageError: no difference can be so large.
+    """
     if effect.kind == "absolute" and effect.value >= 1 and is_fraction(metric):
         points, share = f"{100 * effect.value:g} points", f"{effect.value:g}"
         message = f"--min-effect: {words(metric)} is between 0 and 1, so {share} means {points}"

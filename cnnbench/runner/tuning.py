@@ -12,8 +12,7 @@ from itertools import count, islice
 from pathlib import Path
 
 from cnnbench.comparisons.comparability import TEST, finished_runs, run_path, values
-from cnnbench.comparisons.comparison import compare
-from cnnbench.comparisons.samples import Pairing
+from cnnbench.comparisons.comparison import JUDGED, compare
 from cnnbench.comparisons.tuning import (
     Trial,
     TunedArm,
@@ -341,7 +340,7 @@ def judge_tuned(
     tuned: TuningResult,
     runs: Sequence[RunResult],
     places: Sequence[int],
-    test: Pairing | None = None,
+    criteria: Criteria = JUDGED,
 ) -> TunedComparison:
     """The verdicts on fresh seeds, by the test images.
 
@@ -349,20 +348,20 @@ def judge_tuned(
       tuned: the results of the trials.
       runs: those of `verdict_requests`.
       places: for each experiment the place of its best run.
-      test: the test of the verdicts, as in `Criteria`.
+      criteria: settings of the verdicts, except for baseline and metric.
 
     Raises:
       IncomparableError: the experiments cannot be compared.
     """
     arms, best = len(tuned.arms), [runs[place] for place in places]
-    written = compare(runs[:arms], _criteria(tuned, runs[0], test))
+    written = compare(runs[:arms], _criteria(tuned, runs[0], criteria))
     if list(places) == list(range(arms)):
         return TunedComparison(tuned, written, None)
     compared = best if arms > 1 else [runs[0], *best]
-    criteria = _criteria(tuned, compared[0], test)
-    return TunedComparison(tuned, written, compare(compared, criteria, steps=False))
+    own = _criteria(tuned, compared[0], criteria)
+    return TunedComparison(tuned, written, compare(compared, own, steps=False))
 
 
-def _criteria(tuned: TuningResult, baseline: RunResult, test: Pairing | None) -> Criteria:
+def _criteria(tuned: TuningResult, baseline: RunResult, criteria: Criteria) -> Criteria:
     metric = f"{TEST}{tuned.metric}"
-    return Criteria(baseline=run_path(baseline.record), metric=metric, test=test)
+    return replace(criteria, baseline=run_path(baseline.record), metric=metric)

@@ -111,7 +111,9 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     effect = parse_effect(min_effect)
     criteria = Criteria(baseline, metric, alpha, effect, target, test_name(test), anytime)
     if over is not None and len(runs or ()) != 1:
-        refuse_with_over({"--all": every, "--target": target, "--sort-by": sort_by})
+        refused: dict[str, object] = {"--all": every, "--target": target, "--sort-by": sort_by}
+        refused |= {"--anytime": anytime, "--only-changed": only_changed}
+        refuse_with_over(refused | {"--precision": precision is not None})
         _compare_over(judged_over(runs, over, criteria, results_dir), thresholds, format)
         return
     comparisons, selection = side_by_side(runs, criteria, results_dir, every=every, over=over)

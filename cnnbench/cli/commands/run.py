@@ -106,8 +106,14 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         ),
     ] = None,
     tune_seeds: Annotated[
-        int, typer.Option(help="Seeds of each trial, from 1000.", metavar="N", min=1)
-    ] = 2,
+        int | None,
+        typer.Option(
+            help="Seeds of each trial with --tune, from 1000; default: 2.",
+            metavar="N",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     over: OverOption = None,
     profile: Annotated[
         Path | None,
@@ -229,18 +235,15 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     if match:
         requests = _matched(requests, match)
     _check_test(test, requests)
-    if tune or trials is not None:
-        from cnnbench.cli.tuning import TuneDisplay, TuneOptions, tune_experiments
-
-        others = {"resume": resume, "profile": profile, "until-decided": until_decided or anytime}
-        options = TuneOptions(tune or (), trials, tune_seeds, others, test_name(test))
-        display = TuneDisplay(
-            partial(_dry_run, requests) if dry_run else None, json, quiet, verbose
-        )
-        tune_experiments(requests, options, display)
-        return
     judged = metric, alpha, min_effect, test_name(test)
     wish = until_decided, anytime, looks, max_seeds, seeds, bool(resume)
+    if tune or trials is not None or tune_seeds is not None:
+        others: dict[str, object] = {"resume": resume, "profile": profile, "metric": metric}
+        others |= {"until-decided": until_decided, "anytime": anytime, "looks": looks}
+        space = tune or (), trials, tune_seeds, others | {"max-seeds": max_seeds}
+        show = partial(_dry_run, requests) if dry_run else None
+        _tune(requests, space, judged, (show, json, quiet, verbose))
+        return
     requests, criteria = _stopped_by(requests, wish, judged)
     if dry_run:
         _dry_run(requests)
@@ -268,11 +271,31 @@ def _train_and_print(
         with handle_signals():
             _run_all(requests, results, folders, criteria, quiet=quiet, verbose=verbose)
     finally:
-        over = points and _print_over(results, list(folders), points, criteria.test, json=json)
+        over = points and _print_over(results, list(folders), points, criteria, json=json)
         if json and not over:
             _print_json(results, () if quiet else folders, criteria, results_dir)
         elif not over:
             _print_results(results, list(folders), results_dir, criteria, verbose=verbose)
+
+
+def _tune(
+    requests: "Sequence[Request]", space: Sequence[Any], judged: Any, display: Sequence[Any]
+) -> None:
+    from cnnbench.cli.tuning import TuneDisplay, TuneOptions, tune_experiments
+
+    unstopped = False, False, None, None, None, False
+    _, criteria = _stopped_by(requests, unstopped, judged)
+    keys, trials, seeds, others = space
+    words = _compare_words(*judged[1:])
+    options = TuneOptions(keys, trials, seeds, others, criteria, words)
+    tune_experiments(requests, options, TuneDisplay(*display))
+
+
+def _compare_words(alpha: float, min_effect: str, test: "Pairing | None") -> list[str]:
+    """The options of `compare` that judge as this command does."""
+    words = ["--alpha", str(alpha)] if alpha != 0.05 else []
+    words += ["--min-effect", min_effect] if min_effect != "0" else []
+    return [*words, "--test", test] if test else words
 
 
 def _stopped_by(
@@ -383,7 +406,7 @@ def _print_over(
     results: "Sequence[RunResult]",
     folders: Sequence[Path],
     points: tuple[str, int],
-    test: "Pairing | None",
+    criteria: "Criteria",
     *,
     json: bool,
 ) -> bool:
@@ -395,7 +418,7 @@ def _print_over(
     from cnnbench.cli.over import print_trained
 
     form = Format.JSON if json else Format.TABLE
-    if not print_trained(results, *points, test, form):
+    if not print_trained(results, *points, criteria, form):
         return False
     for line in _ending((), folders, Path()):
         tell(line, err=json)
