@@ -26,7 +26,8 @@ from cnnbench.api.selection import number_text
 from cnnbench.cli.looks import Wish, check_seed_test, saved_text, stopped_by
 from cnnbench.cli.over import over_requests, refuse_with_over
 from cnnbench.cli.progress import listening
-from cnnbench.comparisons.comparison import compare_groups
+from cnnbench.comparisons.comparison import JUDGED, compare_groups
+from cnnbench.comparisons.merge import all_seeds
 from cnnbench.comparisons.samples import Pairing
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.runner.run import Request, check_all, run_by_turns
@@ -38,9 +39,14 @@ if TYPE_CHECKING:
 
 
 class RunList(tuple[RunResult, ...]):
-    """Finished runs, in the order in which they were requested."""
+    """Finished runs, in the order in which they were requested.
 
-    __slots__ = ()
+    Attributes:
+      criteria: how they are judged where they are displayed: by `metric`, `alpha`, `min_effect`,
+        `test` and `anytime` of `run`.
+    """
+
+    criteria: Criteria = JUDGED
 
     def to_frame(self) -> "pd.DataFrame":
         """Returns the learning curves as `load_runs` does: a row per run, seed and epoch.
@@ -54,7 +60,11 @@ class RunList(tuple[RunResult, ...]):
         return f"[{', '.join(map(repr, self))}]"
 
     def _repr_html_(self) -> str:
-        return comparisons_html(compare_groups(self), wide=False) if self else "[]"
+        if not self:
+            return "[]"
+        path = self[0].path if self.criteria.anytime else None
+        shown = all_seeds(self, path.parent.parent) if path else self
+        return comparisons_html(compare_groups(shown, self.criteria), wide=False)
 
 
 @names_parameters()
@@ -168,9 +178,11 @@ def _train(requests: Sequence[Request], criteria: Criteria, *, progress: bool) -
     check_all(requests)
     console = progress_console()
     with listening(console, len(requests), quiet=not progress, tables=False) as listeners:
-        if not requests[0].looks:
-            return RunList(run_by_turns(requests, listeners))
-        runs = RunList(run_until_decided(requests, listeners, listeners[0], criteria))
+        if requests[0].looks:
+            runs = RunList(run_until_decided(requests, listeners, listeners[0], criteria))
+        else:
+            runs = RunList(run_by_turns(requests, listeners))
+    runs.criteria = criteria
     if progress and (saved := saved_text(runs)):
         console.print(saved, highlight=False)
     return runs

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +15,7 @@ from cnnbench.comparisons.comparability import TEST
 from cnnbench.comparisons.comparison import JUDGED
 from cnnbench.comparisons.tuning import Trial, TunedComparison
 from cnnbench.comparisons.verdict import Criteria
+from cnnbench.comparisons.verdict_text import criteria_words
 from cnnbench.errors import UsageError
 from cnnbench.report.columns import TableOptions
 from cnnbench.runner.run import Request, check_all, run_by_turns
@@ -97,7 +98,6 @@ class TuneOptions:
       seeds: seeds of each trial.
       others: values of options that cannot be combined with ``--tune``, by name.
       criteria: settings of the verdicts.
-      words: the options of `compare` for these settings.
     """
 
     keys: Sequence[str]
@@ -105,7 +105,6 @@ class TuneOptions:
     seeds: int | None
     others: Mapping[str, object]
     criteria: Criteria = JUDGED
-    words: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +156,7 @@ def tune_experiments(
     check_all(requests)
     with handle_signals():
         tuned = train_tuned(plan, options.criteria, stderr(), display)
-    _print(tuned, options.words, display)
+    _print(tuned, options.criteria, display)
 
 
 def _check(options: TuneOptions) -> None:
@@ -235,7 +234,7 @@ def train_tuned(
     return TrainedTuning(found, requests, runs, places, keep_tuning(found, runs))
 
 
-def _print(tuned: TrainedTuning, words: Sequence[str], display: TuneDisplay) -> None:
+def _print(tuned: TrainedTuning, criteria: Criteria, display: TuneDisplay) -> None:
     """Prints trials, verdicts, files, and commands that repeat them."""
     found = tuned.found
     if display.json:
@@ -243,7 +242,7 @@ def _print(tuned: TrainedTuning, words: Sequence[str], display: TuneDisplay) -> 
         return
     for part in terminal_tuning(found, TableOptions(verbose=display.verbose)):
         stdout().print(part)
-    judged = ["--metric", f"{TEST}{found.tuning.metric}", *words]
+    judged = criteria_words(replace(criteria, metric=f"{TEST}{found.tuning.metric}"))
     for number, picture in enumerate(tuned.pictures):
         tell(f"{'' if number else 'Files:':6} {picture}", err=False)
     for line in _ending(tuned.requests, tuned.runs, tuned.places, judged):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from cnnbench.comparisons.samples import POWER
-from cnnbench.comparisons.verdict import Effect, Finding, Verdict
+from cnnbench.comparisons.verdict import Criteria, Effect, Finding, Verdict
 from cnnbench.errors import UsageError
 from cnnbench.formatting import MISSING, clean, enumeration
 from cnnbench.spec.metrics import is_fraction, words
@@ -43,6 +43,27 @@ Effect(value=0.003, kind='absolute'))
     if unit == "":
         return Effect(number)
     return Effect(number / 100, "absolute" if unit == "pp" else "relative")
+
+
+def criteria_words(criteria: Criteria) -> list[str]:
+    """The options of `compare` that judge by these settings, without those that are the default.
+
+    >>> criteria_words(Criteria(metric="loss", min_effect=parse_effect("2%"), test="paired"))
+    ['--metric', 'loss', '--min-effect', '2%', '--test', 'paired']
+    >>> criteria_words(Criteria(alpha=0.01, min_effect=parse_effect("0.1pp"), anytime=True))
+    ['--alpha', '0.01', '--min-effect', '0.001', '--anytime']
+    """
+    effect, default = criteria.min_effect, Criteria()
+    size_text = f"{100 * effect.value:g}%" if effect.kind == "relative" else f"{effect.value:g}"
+    test = None if criteria.anytime else criteria.test
+    given = {
+        "--metric": criteria.metric,
+        "--alpha": criteria.alpha if criteria.alpha != default.alpha else None,
+        "--min-effect": size_text if effect.value else None,
+        "--test": test,
+    }
+    found = [word for name, value in given.items() if value for word in (name, str(value))]
+    return [*found, "--anytime"] if criteria.anytime else found
 
 
 def sentence(verdict: Verdict) -> str:

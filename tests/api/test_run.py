@@ -255,6 +255,17 @@ def test_a_run_shows_itself() -> None:
     assert cnnbench.RunList()._repr_html_() == "[]"
 
 
+@pytest.mark.parametrize(("test", "p"), [(None, "p = 0.0022"), ("paired", "p = 0.031")])
+def test_a_notebook_uses_the_test_of_the_run(
+    test: str | None, p: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = range(6)
+    found = [make_run(seeds=seeds), make_run("b", "B", seeds=seeds, start=0.93, run_id="b")]
+    monkeypatch.setattr(training, "run_by_turns", lambda *_: found)
+    runs = cnnbench.run("tiny", "wide", test=test, progress=False)  # type: ignore[arg-type]
+    assert p in runs._repr_html_()
+
+
 def test_a_notebook_gets_lines_instead_of_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)  # as ipykernel's streams say

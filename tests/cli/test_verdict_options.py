@@ -9,6 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cnnbench.cli.app import app
+from cnnbench.cli.commands.run import _print_results
+from cnnbench.comparisons.verdict import Criteria
+from cnnbench.comparisons.verdict_text import parse_effect
 from tests.support.samples import make_run, save
 
 NET = """\
@@ -329,3 +332,13 @@ def test_mistakes_of_compare(words: str, message: str) -> None:
         save(make_run(name, seeds=range(6), run_id=f"20251123T063012Z-{name[0]}"), Path("results"))
     done = invoke("compare", *words.split())
     assert (done.exit_code, done.stderr) == (2, f"{message}\n")
+
+
+def test_the_next_command_judges_as_the_run_did(capsys: pytest.CaptureFixture[str]) -> None:
+    results = Path("results")
+    runs = [make_run(name, name, seeds=range(6), run_id=name) for name in ("a", "b")]
+    folders = [save(run, results) for run in runs]
+    criteria = Criteria(metric="loss", test="paired", min_effect=parse_effect("2%"))
+    _print_results(runs, folders, results, criteria, verbose=False)
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == "Next:  cnnbench compare a b --metric loss --min-effect 2% --test paired"

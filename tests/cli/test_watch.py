@@ -19,9 +19,12 @@ import pytest
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
-from cnnbench.cli.commands.watch import follow, read_draft, stamp
+from cnnbench.cli.commands import watch as watching
+from cnnbench.cli.commands.watch import QuickCompare, WatchView, follow, read_draft, stamp
+from cnnbench.comparisons.verdict import Criteria
 from cnnbench.spec.loader import Loaded, load_experiment
 from tests.support.paths import EXPERIMENTS
+from tests.support.samples import make_run
 
 STANDARD = EXPERIMENTS / "standard.yaml"
 PARENT = """\
@@ -46,6 +49,21 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     Path("tiny.yaml").write_text(PARENT)
     Path("idea.yaml").write_text(CHILD)
+
+
+@pytest.mark.parametrize("test", ["unpaired", "paired"])
+def test_a_quick_comparison_uses_the_test_that_was_named(test, monkeypatch, capsys):
+    seeds = range(6)
+    runs = [make_run(seeds=seeds), make_run("idea", "Idea", seeds=seeds, start=0.93, run_id="b")]
+    monkeypatch.setattr(watching, "run_by_turns", lambda *_: runs)
+    criteria = Criteria(test=test)
+    quick = QuickCompare(6, 1, None, "cpu", "plain", Path("results"), None, criteria)
+    view = WatchView(Path("idea.yaml"), quick)
+    view.draft = read_draft(Path("idea.yaml"))
+    view.enter()
+    p = {"unpaired": "p = 0.0022", "paired": "p = 0.031"}[test]
+    assert p in " ".join(view.verdicts)
+    assert f"cnnbench run tiny.yaml idea.yaml --seeds 6 --test {test}" in capsys.readouterr().out
 
 
 class Script:

@@ -38,7 +38,6 @@ from cnnbench.formatting import epochs_text
 
 if TYPE_CHECKING:  # the help must not wait for them
     from cnnbench.comparisons.comparison import Comparison
-    from cnnbench.comparisons.samples import Pairing
     from cnnbench.comparisons.verdict import Criteria
     from cnnbench.runner.run import Request
     from cnnbench.runs.records import RunResult
@@ -286,16 +285,8 @@ def _tune(
     unstopped = False, False, None, None, None, False
     _, criteria = _stopped_by(requests, unstopped, judged)
     keys, trials, seeds, others = space
-    words = _compare_words(*judged[1:])
-    options = TuneOptions(keys, trials, seeds, others, criteria, words)
+    options = TuneOptions(keys, trials, seeds, others, criteria)
     tune_experiments(requests, options, TuneDisplay(*display))
-
-
-def _compare_words(alpha: float, min_effect: str, test: "Pairing | None") -> list[str]:
-    """The options of `compare` that judge as this command does."""
-    words = ["--alpha", str(alpha)] if alpha != 0.05 else []
-    words += ["--min-effect", min_effect] if min_effect != "0" else []
-    return [*words, "--test", test] if test else words
 
 
 def _stopped_by(
@@ -416,12 +407,19 @@ def _print_over(
       False if there is none.
     """
     from cnnbench.cli.over import print_trained
+    from cnnbench.comparisons.verdict_text import criteria_words
+    from cnnbench.system import commands
 
     form = Format.JSON if json else Format.TABLE
     if not print_trained(results, *points, criteria, form):
         return False
     for line in _ending((), folders, Path()):
         tell(line, err=json)
+    names = list(dict.fromkeys(folder.parent.name for folder in folders))
+    if len(names) == points[1] and not json:
+        where = commands.results_dir_option(folders[0].parent.parent)
+        words = ["--over", points[0], *criteria_words(criteria), *where]
+        tell(f"Next:  {commands.cnnbench('report', *names, *words)}", err=False)
     return True
 
 
@@ -456,6 +454,7 @@ def _print_results(
     from cnnbench.cli.looks import saved_text
     from cnnbench.comparisons.comparison import compare_groups
     from cnnbench.comparisons.merge import all_seeds
+    from cnnbench.comparisons.verdict_text import criteria_words
     from cnnbench.report.columns import TableOptions
     from cnnbench.report.comparison import terminal_table
 
@@ -464,12 +463,15 @@ def _print_results(
     stdout().print(terminal_table(comparisons, wide=False, look=TableOptions(verbose=verbose)))
     if saved := saved_text(results):
         tell(saved, err=False)
-    for line in _ending(comparisons, folders, results_dir):
+    for line in _ending(comparisons, folders, results_dir, criteria_words(criteria)):
         tell(line, err=False)
 
 
 def _ending(
-    comparisons: "Sequence[Comparison]", folders: Sequence[Path], results_dir: Path
+    comparisons: "Sequence[Comparison]",
+    folders: Sequence[Path],
+    results_dir: Path,
+    words: Sequence[str] = (),
 ) -> list[str]:
     """Says where the files of runs are, and which command shows more."""
     from cnnbench.system import commands
@@ -478,7 +480,8 @@ def _ending(
     usual = all(folder.parent.parent == results_dir for folder in folders)
     if len(comparisons) == 1 and len(folders) > 1 and usual:
         names = [folder.parent.name for folder in folders]
-        line = commands.cnnbench("compare", *names, *commands.results_dir_option(results_dir))
+        where = commands.results_dir_option(results_dir)
+        line = commands.cnnbench("compare", *names, *words, *where)
         lines.append(f"Next:  {line}")
     return lines
 

@@ -15,19 +15,23 @@ import typer
 
 from cnnbench.cli.commands.show import print_layers
 from cnnbench.cli.completion import complete_datasets, complete_experiments
+from cnnbench.cli.looks import check_seed_test
 from cnnbench.cli.options import (
     DataDir,
     Device,
     DeviceOption,
     Engine,
     EngineOption,
+    TestOption,
     option_overrides,
     spec_path,
+    test_name,
 )
 from cnnbench.cli.progress import listening
 from cnnbench.cli.terminal import stderr, stdout, tell
-from cnnbench.comparisons.comparison import Comparison, compare
-from cnnbench.comparisons.verdict_text import verdict_lines
+from cnnbench.comparisons.comparison import JUDGED, Comparison, compare
+from cnnbench.comparisons.verdict import Criteria
+from cnnbench.comparisons.verdict_text import criteria_words, verdict_lines
 from cnnbench.data.catalog import EMBEDDED
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.report.columns import TableOptions
@@ -68,6 +72,7 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     device: DeviceOption = Device.AUTO,
     engine: EngineOption = Engine.FAST,  # auto-tuning takes longer than it saves
+    test: TestOption = None,
     once: Annotated[bool, typer.Option("--once", help="Check and show once, then exit.")] = False,
     results_dir: Annotated[
         Path,
@@ -87,7 +92,16 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
         raise UsageError("watch: needs a Unix terminal; use --once to show the file once.")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("watch: needs a terminal; use --once to show the file once.")
-    quick = QuickCompare(seeds, epochs, dataset, device.value, engine.value, results_dir, data_dir)
+    quick = QuickCompare(
+        seeds,
+        epochs,
+        dataset,
+        device.value,
+        engine.value,
+        results_dir,
+        data_dir,
+        Criteria(test=test_name(test)),
+    )
     with handle_signals(), Keyboard() as keys:
         follow(WatchView(file, quick), keys)
 
@@ -106,6 +120,7 @@ class QuickCompare:
     engine: str
     results_dir: Path
     data_dir: Path | None
+    criteria: Criteria = JUDGED
 
     def __str__(self) -> str:
         epochs = "epoch" if self.epochs == 1 else "epochs"
@@ -121,7 +136,8 @@ class QuickCompare:
     def whole(self, parent: Path, path: Path) -> str:
         """Returns the command line that compares them with all data and epochs."""
         data = () if self.data_dir is None else ("--data-dir", self.data_dir)
-        return commands.cnnbench("run", parent, path, "--seeds", "6", *data)
+        words = criteria_words(self.criteria)
+        return commands.cnnbench("run", parent, path, "--seeds", "6", *words, *data)
 
     def requests(self, paths: tuple[Path, Path]) -> list[Request]:
         """Returns a request for each; finished trainings are not repeated."""
@@ -246,7 +262,7 @@ class WatchView:
         if self.draft and not self.draft.obstacle:
             parent, path, quick = self.draft.files[1], self.path, self._settings()
             try:
-                comparison = _compare(quick.requests((parent, path)))
+                comparison = _compare(quick.requests((parent, path)), quick.criteria)
             except CnnbenchError as error:
                 _say(f"{error}\n")
             else:
@@ -279,15 +295,16 @@ def _say(text: str) -> None:
     stdout().print(text, highlight=False, markup=False)
 
 
-def _compare(requests: list[Request]) -> Comparison:
+def _compare(requests: list[Request], criteria: Criteria) -> Comparison:
     """Trains and compares experiments as `cnnbench run` does.
 
     Raises:
-      CnnbenchError: one cannot be trained, or they are not comparable.
+      CnnbenchError: one cannot be trained, or they are not comparable so.
     """
     check_all(requests)
+    check_seed_test(criteria.test, requests)
     with listening(stderr(), len(requests), tables=False) as listeners:
-        return compare(run_by_turns(requests, listeners))
+        return compare(run_by_turns(requests, listeners), criteria)
 
 
 class Keys(Protocol):
