@@ -273,8 +273,6 @@ def _transfer(url: str, part: Path, size: int | None) -> None:
     import requests
 
     start = _size(part)
-    if size and start > size:
-        start = 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     limits = (ANSWER_LIMIT_S, STALL_LIMIT_S)
     with requests.get(url, stream=True, timeout=limits, headers=headers) as answer:

@@ -1,14 +1,18 @@
 """Downloads from servers on this machine: resumed, mirrored, damaged, and to full disks."""
 
 import base64
+import gzip
 import hashlib
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -28,7 +32,8 @@ from cnnbench.data.published.idx import IDX_DATASETS
 from cnnbench.data.published.readers.medmnist import MEDMNIST
 from cnnbench.data.published.sources import SOURCES
 from cnnbench.errors import DataError
-from tests.support.servers import Ranged, serving
+from tests.support.environments import without
+from tests.support.servers import Quiet, Ranged, serving
 
 CONTENT = np.random.default_rng(3).bytes(100_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -36,7 +41,39 @@ NOT_IT = "not the published file of dataset 'set/config' (expected SHA-256"
 
 
 class _Server(Ranged):
-    pass
+    """Serves ranges, those that follow byte `shift` of the wanted ones.
+
+    Args:
+      paths: requested so far.
+      shift: bytes.
+    """
+
+    paths: ClassVar[list[str]] = []
+    shift: ClassVar[int] = 0
+
+    def do_GET(self) -> None:  # noqa: N802 - named by the base class
+        self.paths.append(self.path)
+        if not Path(self.translate_path(self.path)).exists():
+            return self.send_error(404)
+        if self.shift and "Range" in self.headers:
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            self.headers.replace_header("Range", f"bytes={start + self.shift}-")
+        return super().do_GET()
+
+
+class _Compressing(Quiet):
+    """Compresses what it serves, if the client accepts that."""
+
+    def do_GET(self) -> None:  # noqa: N802 - named by the base class
+        packs = "gzip" in self.headers.get("Accept-Encoding", "")
+        content = Path(self.translate_path(self.path)).read_bytes()
+        body = gzip.compress(content) if packs else content
+        self.send_response(200)
+        if packs:
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
 
 @pytest.fixture
@@ -58,7 +95,7 @@ def _fetch(
 
 def _part(tmp_path: Path, content: bytes) -> Path:
     part = tmp_path / "sets" / "downloads" / "set" / "a.bin.part"
-    part.parent.mkdir(parents=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(content)
     return part
 
@@ -77,6 +114,12 @@ def test_accepts_an_md5_and_an_unknown_size(url: str, tmp_path: Path) -> None:
     md5 = hashlib.md5(CONTENT).hexdigest()
     _part(tmp_path, CONTENT)  # complete, but not yet renamed when the process was killed
     assert _fetch(tmp_path, url, None, md5).read_bytes() == CONTENT
+
+
+def test_a_complete_part_is_not_requested_again(url: str, tmp_path: Path) -> None:
+    _part(tmp_path, CONTENT)
+    assert _fetch(tmp_path, url).read_bytes() == CONTENT
+    assert _Server.ranges == []
 
 
 @pytest.mark.parametrize("done", [1, 40_000, 99_999])
@@ -113,12 +156,34 @@ def test_a_connection_that_breaks_too_often_can_be_resumed(
     assert _fetch(tmp_path, url).read_bytes() == CONTENT
 
 
+def test_a_server_that_sends_other_bytes_is_not_resumed(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Server, "shift", 7)
+    part = _part(tmp_path, CONTENT[:1000])
+    with pytest.raises(UnavailableError) as caught:
+        _fetch(tmp_path, url)
+    sent = "sent bytes bytes 1007-99999/100000 instead of 1000-"
+    assert str(caught.value).endswith(f"cannot be downloaded (127.0.0.1: {sent})")
+    assert part.read_bytes() == CONTENT[:1000]
+
+
+def test_files_are_not_compressed_on_the_way(tmp_path: Path, url: str) -> None:
+    del url  # for its folder
+    with serving(tmp_path / "served", _Compressing) as base:
+        assert _fetch(tmp_path, f"{base}/a.bin").read_bytes() == CONTENT
+
+
 def test_the_users_mirrors_come_first(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = url.removesuffix("/a.bin")
     monkeypatch.setenv("CNNBENCH_MIRROR", f"{base}/nothing-here {base}/")
-    assert _fetch(tmp_path, "http://127.0.0.1:9/a.bin").read_bytes() == CONTENT
+    for published in ("http://127.0.0.1:9/a.bin", f"{base}/published/a.bin"):
+        monkeypatch.setattr(_Server, "paths", [])
+        assert _fetch(tmp_path, published).read_bytes() == CONTENT
+        assert _Server.paths == ["/nothing-here/a.bin", "/a.bin"]
+        shutil.rmtree(tmp_path / "sets")
 
 
 def test_the_published_server_is_used_if_a_mirror_has_another_file(
@@ -171,6 +236,81 @@ def test_too_little_space_is_noticed_before_the_download(
         "choose another folder with --data-dir or TFDS_DATA_DIR"
     )
     assert _Server.ranges == []
+    _part(tmp_path, CONTENT[:98_000])  # the rest is 2,000 bytes
+    assert _fetch(tmp_path, url).read_bytes() == CONTENT
+
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+from cnnbench.data.published.downloads import RegisteredFile, fetch
+
+url, checksum, size, folder = sys.argv[1:]
+fetch("set", [RegisteredFile(url, "a.bin", checksum, int(size))], Path(folder), print)
+"""
+
+
+class _Stops(Ranged):
+    """Sends the first 2.5 MiB to its first client, and no more."""
+
+    released: ClassVar[threading.Event]
+
+    def do_GET(self) -> None:  # noqa: N802 - named by the base class
+        is_first = not self.ranges
+        if not is_first:
+            return super().do_GET()
+        content = Path(self.translate_path(self.path)).read_bytes()
+        self.ranges.append("")
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: 5 * 2**19])
+        self.wfile.flush()
+        self.released.wait(60)
+        return None
+
+
+def test_a_process_that_is_killed_in_a_download_is_continued_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = np.random.default_rng(4).bytes(4 * 2**20)
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "a.bin").write_bytes(content)
+    monkeypatch.setattr(_Stops, "ranges", [])
+    monkeypatch.setattr(_Stops, "released", threading.Event(), raising=False)
+    part = tmp_path / "sets" / "downloads" / "set" / "a.bin.part"
+    with serving(tmp_path / "served", _Stops) as base:
+        words = [f"{base}/a.bin", hashlib.sha256(content).hexdigest(), str(len(content))]
+        command = [sys.executable, "-uc", _PROGRAM, *words, str(tmp_path / "sets")]
+        environment = without("XLA_FLAGS") | {"NO_PROXY": "127.0.0.1"}
+        with ExitStack() as stack:
+            stack.callback(_Stops.released.set)
+
+            def started() -> "subprocess.Popen[bytes]":
+                process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+                stack.enter_context(process)
+                stack.callback(process.kill)
+                return process
+
+            first = started()
+            _wait_for(lambda: part.exists() and part.stat().st_size == 2**21)
+            others = [started(), started()]
+            for other in others:
+                assert other.stdout is not None
+                assert other.stdout.readline().startswith(b"Downloading 1 file of 'set'")
+            assert _Stops.ranges == [""]
+            first.kill()
+            assert [other.wait(60) for other in others] == [0, 0]
+    assert _Stops.ranges == ["", f"bytes={2**21}-"]
+    assert part.with_suffix("").read_bytes() == content
+    assert not part.exists()
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_of_two_at_once_one_downloads(url: str, tmp_path: Path) -> None:
