@@ -168,26 +168,46 @@ class TrainedNetwork:
         Raises:
           DataError: the dataset is unavailable, or differs from the one the run used.
         """
-        spec, used = self.experiment.dataset, self.record.dataset
-        if used.stand_in_for:
-            splits = Splits() if used.num_validation else Splits(validation=0)
-            spec = spec.model_copy(update={"name": used.name, "offline": None, "splits": splits})
-        found = dataset_of(self._found(spec, data_dir), data_dir, notify)
-        if found.digest != used.digest:
-            message = f"{self.path}: '{found.info.name}' is not what the run was trained on"
-            raise DataError(f"{message} ({used.source}); name its folder with --data-dir")
+        found = dataset_of_run(self.path, self.record, self.experiment, data_dir, notify)
         return found.of_seed(self.seed)
 
-    def _found(self, spec: DatasetSpec, data_dir: Path | None) -> DatasetSpec:
-        """The dataset, in `data_dir` if its folder or file was moved there."""
-        key = "folder" if spec.folder else "arrays"
-        place = getattr(spec, key)
-        if not isinstance(place, str) or Path(place).exists():
-            return spec
-        if data_dir is None:
-            message = f"{self.path}: its images are no longer in {place}"
-            raise DataError(f"{message}; specify where they are with --data-dir")
-        return spec.model_copy(update={key: str(data_dir)})
+
+def dataset_of_run(
+    path: Path, record: RunRecord, experiment: Experiment, data_dir: Path | None, notify: Notify
+) -> Dataset:
+    """Loads the dataset of a run.
+
+    Args:
+      path: folder of the run.
+      record: of the run.
+      experiment: of the run.
+      data_dir: where datasets are looked up.
+      notify: called with messages for the user.
+
+    Raises:
+      DataError: the dataset is unavailable, or differs from the one the run used.
+    """
+    spec, used = experiment.dataset, record.dataset
+    if used.stand_in_for:
+        splits = Splits() if used.num_validation else Splits(validation=0)
+        spec = spec.model_copy(update={"name": used.name, "offline": None, "splits": splits})
+    found = dataset_of(_found(path, spec, data_dir), data_dir, notify)
+    if found.digest != used.digest:
+        message = f"{path}: '{found.info.name}' is not what the run was trained on"
+        raise DataError(f"{message} ({used.source}); name its folder with --data-dir")
+    return found
+
+
+def _found(path: Path, spec: DatasetSpec, data_dir: Path | None) -> DatasetSpec:
+    """The dataset, in `data_dir` if its folder or file was moved there."""
+    key = "folder" if spec.folder else "arrays"
+    place = getattr(spec, key)
+    if not isinstance(place, str) or Path(place).exists():
+        return spec
+    if data_dir is None:
+        message = f"{path}: its images are no longer in {place}"
+        raise DataError(f"{message}; specify where they are with --data-dir")
+    return spec.model_copy(update={key: str(data_dir)})
 
 
 def load_trained(
@@ -237,7 +257,7 @@ def load_seeds(
     layers = plan is not None
     network = _network(experiment, plan, path)
     whole = kept() if overrides else loaded
-    _require_trained(whole.experiment, record, path)
+    require_trained(whole.experiment, record, path)
     rules = make_rules(experiment, None, training=False, prepares=layers)
     options = {"graphdef": network.evaluation, "rules": rules}
     outputs, activations = (
@@ -256,8 +276,12 @@ def load_seeds(
     return found
 
 
-def _require_trained(experiment: Experiment, record: RunRecord, path: Path) -> None:
-    """Refuses weights of another experiment, whose outputs would mean nothing."""
+def require_trained(experiment: Experiment, record: RunRecord, path: Path) -> None:
+    """Refuses weights of another experiment, whose outputs would mean nothing.
+
+    Raises:
+      StoreError: the experiment is not that of the run.
+    """
     if experiment.digest(saved_source(path)) != record.spec_digest:
         message = f"{path / RESOLVED_FILE}: not the experiment that was trained"
         raise StoreError(f"{message} (digest mismatch); restore the file or rerun the experiment.")

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from cnnbench.comparisons.comparability import TEST, Finished
 from cnnbench.comparisons.verdict import ClassShare, Finding, ImageEvidence, Verdict
-from cnnbench.comparisons.verdict_text import evidence, sentence, size
+from cnnbench.comparisons.verdict_text import evidence, sentence, size, trained_finding
 from cnnbench.formatting import clean, enumeration
+from cnnbench.runs.folder import kept_seeds
 from cnnbench.statistics.crossed import CrossedEstimate, paired, unpaired
 from cnnbench.statistics.matched_pairs import compare_pairs
-from cnnbench.statistics.multiple_tests import holm
+from cnnbench.statistics.multiple_tests import holm, holm_levels
 from cnnbench.statistics.spread import Spread, spread
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def image_evidence(base: Finished, run: Finished, verdict: Verdict) -> ImageEvid
     evidence = ImageEvidence(one.shape[1])
     level = _level(verdict)
     if level and (found := _crossed(one, two, of_pairs=of_pairs)):
-        ends = found.interval(level)
+        ends = found.interval(level, verdict.interval)
         evidence = replace(
             evidence,
             interval=ends,
@@ -119,10 +120,13 @@ def with_images(
     """
     found = [image_evidence(base, run, v) for run, v in zip(others, verdicts, strict=True)]
     p_values = [each.pairs.p for each in found if each and each.pairs]
-    adjusted = iter(holm(p_values))
+    alpha = verdicts[0].alpha if verdicts else 1.0
+    adjusted = iter(zip(holm(p_values), holm_levels(p_values, alpha), strict=True))
     for place, each in enumerate(found):
         if each and each.pairs:
-            found[place] = replace(each, pairs=replace(each.pairs, p=next(adjusted)))
+            p, own = next(adjusted)
+            counts = each.images, each.pairs.only_base, each.pairs.only_arm
+            found[place] = replace(each, pairs=replace(compare_pairs(*counts, 1 - own), p=p))
     return tuple(replace(v, images=each) for v, each in zip(verdicts, found, strict=True))
 
 
@@ -192,22 +196,25 @@ def grounds(run: Finished, verdict: Verdict, other: Verdict) -> str | None:
     Returns:
       None if either has too few seeds, or diverged.
     """
-    if not {verdict.finding, other.finding} <= _SETTLED:
+    one, two = (trained_finding(each) or each.finding for each in (verdict, other))
+    if not {one, two} <= _SETTLED:
         return None
     return (
         f"Judged on the {_images(run, verdict.metric)} ({_use(run, verdict.metric)}); the"
-        f" {_images(run, other.metric)} ({_use(run, other.metric)}) {_agreement(verdict, other)}"
+        f" {_images(run, other.metric)} ({_use(run, other.metric)}) {_agreement(one, two, other)}"
     )
 
 
-def _agreement(verdict: Verdict, other: Verdict) -> str:
+def _agreement(one: Finding, two: Finding, other: Verdict) -> str:
     """Whether the other images lead to the same finding, with their evidence."""
-    if verdict.finding == other.finding:
+    if one == two:
         return f"agree: {evidence(other)}."
-    if verdict.finding.differs and not other.finding.differs:
+    if one.differs and not two.differs:
         return f"do not confirm it: {evidence(other)}."
-    untimed = sentence(replace(other, time_ratio=float("nan")))
-    return f"{'contradict it' if verdict.finding.differs else 'differ'}: {untimed}"
+    found = sentence(replace(other, time_ratio=float("nan")))
+    if trained_finding(other):
+        found = f"{evidence(other)}."
+    return f"{'contradict it' if one.differs else 'differ'}: {found}"
 
 
 def _images(run: Finished, judged_by: str) -> str:
@@ -249,17 +256,32 @@ def image_notes(
         )
     if any(v.images and v.images.pairs for v in verdicts):
         lines.append("p of two trained networks: McNemar's exact test; CI: Tango's score interval.")
-    missing = [
-        label for label, run in runs.items() if not set(run.record.seeds) <= set(run.predictions)
-    ]
-    if missing and any(v.interval for v in verdicts):
-        labels = enumeration(list(map(clean, missing)))
-        have = "has" if len(missing) == 1 else "have"
-        lines.append(
-            f"Intervals are over seeds alone: {labels} {have} no results for each image, as runs of"
-            " older versions."
-        )
+    if any(v.interval for v in verdicts):
+        lines += _missing(runs)
     return lines
+
+
+def _missing(runs: Mapping[str, Finished]) -> list[str]:
+    """A footnote on runs without results for each image, and how to get them."""
+    lacking = {
+        label: run
+        for label, run in runs.items()
+        if not set(run.record.seeds) <= set(run.predictions)
+    }
+    if not lacking:
+        return []
+    labels = enumeration([clean(label) for label in lacking])
+    have = "has" if len(lacking) == 1 else "have"
+    line = f"Intervals are over seeds alone: {labels} {have} no results for each image, as runs of"
+    if not all(map(_has_weights, lacking.values())):
+        return [f"{line} older versions; without weights, they cannot be computed."]
+    return [f"{line} older versions; add --predictions to compute them from the weights."]
+
+
+def _has_weights(run: Finished) -> bool:
+    """True if all seeds without results for each image have weights."""
+    missing = set(run.record.seeds) - set(run.predictions)
+    return run.path is not None and missing <= set(kept_seeds(run.path))
 
 
 def _spread_text(metric: str, found: Spread) -> str:

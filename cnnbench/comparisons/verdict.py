@@ -116,7 +116,7 @@ class ImageEvidence:
     Args:
       images: number of images.
       interval: confidence interval of the difference over seeds and images, at the level of the
-        verdict; None with fewer than two seeds.
+        verdict, which contains that over seeds alone; None with fewer than two seeds.
       std_error: standard error of the difference over seeds and images; None if `interval` is.
       df: its degrees of freedom; None if `interval` is.
       negative: the variance component, `seeds` or `images`, that was estimated to be negative and

@@ -14,7 +14,7 @@ from cnnbench.statistics.estimates import Interval
 from cnnbench.statistics.improvement import Improvement
 from cnnbench.statistics.looks import Reason
 from cnnbench.statistics.matched_pairs import MatchedPairs
-from cnnbench.statistics.permutation import EXACT, enumerable
+from cnnbench.statistics.permutation import EXACT, TIES, enumerable
 
 WIDEST = 100  # upper over lower bound of a ratio's interval; a wider one is uninformative
 
@@ -98,18 +98,35 @@ def _finding(v: Verdict) -> str:
     return f"Too few seeds to compare {label} with {base}: {_lack(v)}"
 
 
+def trained_finding(v: Verdict) -> Finding | None:
+    """What McNemar's test finds about two trained networks, one seed each; None if it is not made.
+
+    It is about these networks, not about their architectures.
+    """
+    pairs = v.images and v.images.pairs
+    if not pairs:
+        return None
+    if pairs.p > v.alpha * (1 + TIES) or pairs.interval.low <= 0 <= pairs.interval.high:
+        return Finding.NONE
+    return Finding.BETTER if pairs.difference > 0 else Finding.WORSE
+
+
 def _trained(v: Verdict, pairs: MatchedPairs) -> str:
     """What two trained networks, one seed each, show; not what their architectures do."""
-    label, base = clean(v.label), clean(v.baseline)
-    differ = pairs.p <= v.alpha and pairs.interval.low * pairs.interval.high > 0
-    verb = "differ" if differ else "may not differ"
-    found = f"{words(v.metric)} {size(v.metric, pairs.difference)}"
-    interval = f"{level_text(v.level)} CI {_ends(v, pairs.interval)} over images"
+    label, base, found = clean(v.label), clean(v.baseline), trained_finding(v)
+    named = evidence(v)
+    if found is Finding.NONE:
+        said = f"no difference detected between the trained {label} and the trained {base}"
+    elif v.metric == "accuracy":
+        degree = "more" if found is Finding.BETTER else "less"
+        said = f"the trained {label} is {degree} accurate than the trained {base}"
+        named = named.removeprefix(f"{words(v.metric)} ")
+    else:
+        said = f"the trained {label} is {found} than the trained {base}"
     only = f"{pairs.only_arm:,} images only {label} gets right, {pairs.only_base:,} only {base}"
     return (
-        f"These two trained networks {verb}, {label} and {base}, one seed each: {found}"
-        f" ({interval}, {_p(pairs.p)}; {only}); whether the architectures differ takes {v.fewest}"
-        f" seeds: run both with --seeds {v.fewest}"
+        f"With one seed each, {said}: {named.removesuffix(')')}; {only}); whether the architectures"
+        f" differ takes {v.fewest} seeds: run both with --seeds {v.fewest}"
     )
 
 
@@ -162,7 +179,12 @@ def _evidence(v: Verdict) -> str:
 
 def evidence(verdict: Verdict) -> str:
     """The metric, its difference with intervals, and p."""
-    return _named_evidence(verdict)
+    pairs = verdict.images and verdict.images.pairs
+    if not pairs:
+        return _named_evidence(verdict)
+    found = f"{words(verdict.metric)} {size(verdict.metric, pairs.difference)}"
+    interval = f"{level_text(pairs.level)} CI {_ends(verdict, pairs.interval)} over images"
+    return f"{found} ({interval}, {_p(pairs.p)})"
 
 
 def _over_images(v: Verdict) -> str:
@@ -173,7 +195,8 @@ def _over_images(v: Verdict) -> str:
     shown = ends.low > v.min_effect or ends.high < -v.min_effect
     doubt = v.finding.differs and not shown
     unsure = ", so other images may not show it" if doubt else ""
-    return f"; {_ends(v, ends)} over seeds and images{unsure}"
+    both = "the same" if ends == v.interval else _ends(v, ends)
+    return f"; {both} over seeds and images{unsure}"
 
 
 def _interval(v: Verdict) -> str:

@@ -188,12 +188,19 @@ def _predictions(run: RunResult, path: Path) -> Iterator[str]:
         yield f"predictions: the file of seed {', '.join(missing)} is missing"
     for summary in run.summary.seeds if run.summary else ():
         for name, values in sorted(kept.get(summary.seed, {}).items()):
-            if problem := _misfit(run, summary, name, values):
+            if problem := misfit(run, summary, name, values):
                 yield f"predictions: {name} of seed {summary.seed} {problem}"
 
 
-def _misfit(run: RunResult, seed: SeedSummary, name: str, values: Array) -> str:
-    """How the results for each image differ from the run's summary; empty if they do not."""
+def misfit(run: RunResult, seed: SeedSummary, name: str, values: Array) -> str:
+    """How the results for each image differ from the run's summary; empty if they do not.
+
+    Args:
+      run: the run.
+      seed: the summary of the seed.
+      name: of the results, such as `test_accuracy`.
+      values: the results, (n,).
+    """
     split, _, metric = name.partition("_")
     data = run.record.dataset
     size = data.num_test if split == "test" else data.num_validation

@@ -48,16 +48,22 @@ class CrossedEstimate:
         """Standard error of the mean difference over seeds and images."""
         return math.sqrt(self.variance)
 
-    def interval(self, level: float = 0.95) -> Interval:
+    def interval(self, level: float = 0.95, over_seeds: Interval | None = None) -> Interval:
         """Confidence interval of the mean difference over seeds and images.
 
         Args:
           level: confidence level, in (0, 1).
+          over_seeds: the interval over seeds alone, which this one contains. With fewer than six
+            seeds, Satterthwaite's degrees of freedom are uncertain, and Student's t interval may be
+            narrower and cover too little.
         """
         from scipy.special import stdtrit
 
         half = float(stdtrit(self.df, (1 + level) / 2)) * self.std_error if self.variance else 0.0
-        return Interval(self.difference - half, self.difference + half)
+        ends = [self.difference - half, self.difference + half]
+        if over_seeds is not None:
+            ends += [over_seeds.low, over_seeds.high]
+        return Interval(min(ends), max(ends))
 
 
 class _Term(NamedTuple):

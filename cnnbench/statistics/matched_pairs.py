@@ -18,7 +18,9 @@ class MatchedPairs:
       only_base: images that only the baseline gets right.
       only_arm: images that only the other network gets right.
       p: p-value of McNemar's exact test.
-      interval: confidence interval of the difference of the accuracies.
+      interval: confidence interval of the difference of the accuracies, which has zero if and only
+        if p exceeds 1 - `level`.
+      level: confidence level of the interval.
     """
 
     images: int
@@ -26,6 +28,7 @@ class MatchedPairs:
     only_arm: int
     p: float
     interval: Interval
+    level: float = 0.95
 
     @property
     def difference(self) -> float:
@@ -34,14 +37,24 @@ class MatchedPairs:
 
 
 def compare_pairs(images: int, only_base: int, only_arm: int, level: float = 0.95) -> MatchedPairs:
-    """The test and the interval.
+    """The test and the interval, which is extended to zero if the test does not reject it.
+
+    Without that, the exact test and the approximate interval may disagree near `level`.
+
+    Args:
+      images: number of images.
+      only_base: images that only the baseline gets right.
+      only_arm: images that only the other network gets right.
+      level: confidence level, in (0, 1).
 
     >>> found = compare_pairs(5000, 58, 31)
     >>> round(found.p, 4), round(found.interval.low, 5), round(found.interval.high, 5)
     (0.0055, -0.00927, -0.00174)
     """
-    interval = tango_interval(images, only_arm, only_base, level)
-    return MatchedPairs(images, only_base, only_arm, mcnemar_p(only_base, only_arm), interval)
+    p, found = mcnemar_p(only_base, only_arm), tango_interval(images, only_arm, only_base, level)
+    if p > 1 - level:
+        found = Interval(min(found.low, 0.0), max(found.high, 0.0))
+    return MatchedPairs(images, only_base, only_arm, p, found, level)
 
 
 def mcnemar_p(one: int, other: int) -> float:

@@ -177,7 +177,7 @@ def exchange_test(first: Sequence[float], second: Sequence[float]) -> Permutatio
         ]
         found = np.concatenate([np.empty(0), *pairs])
         return PermutationTest(difference, found, count, 1, tolerance)
-    taken = random_subset_sums(np.repeat([1.0, 0.0], number), number)
+    taken = _taken(number)
     sums = random_subset_sums(np.concatenate([values[1], values[0]]), number)
     return _sampled(difference, taken, sums - values[0].sum(), number, tolerance)
 
@@ -232,6 +232,14 @@ def random_subset_sums(values: "Floats", size: int) -> "Floats":
     for known, places in zip(padded @ bits.T, packed, strict=True):
         sums += known[places]
     return sums
+
+
+@lru_cache(maxsize=8)
+def _taken(number: int) -> "Floats":
+    """How many of the first half of 2 `number` values are in each random subset of half of them."""
+    import numpy as np
+
+    return random_subset_sums(np.repeat([1.0, 0.0], number), number)
 
 
 @lru_cache(maxsize=8)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.data.splits import Rows
+from cnnbench.data.streaming.schedule import TEST, VALIDATION
 from cnnbench.runs.records import Direction
 from cnnbench.spec.experiment import Experiment, Task
 from cnnbench.spec.metrics import SplitMetricName, higher_is_better
@@ -17,7 +18,7 @@ from cnnbench.training.feed.feed import BatchPlace, Idle
 from cnnbench.training.linear_probe import MOST_TRAIN, probe_accuracy
 from cnnbench.training.losses import metric_names, split_metric_names
 from cnnbench.training.metrics.split import split_metric
-from cnnbench.training.state import Arrays, TrainState, unstack
+from cnnbench.training.state import Arrays, Network, TrainState, unstack
 from cnnbench.training.step import Evaluated
 
 
@@ -152,6 +153,24 @@ def predictions_of(job: Job, seed: int, splits: Mapping[str, NamedArrays]) -> Na
         labels = np.concatenate([each.labels for each in job.dataset.stored]).astype(np.int32)
         found |= {f"{split}_label": labels[rows[split]] for split in splits if splits[split]}
     return found
+
+
+def image_results(executables: Executables, network: Network, seed: int) -> NamedArrays:
+    """Results for each image of a network that is trained already, as `predictions_of`.
+
+    Args:
+      executables: programs for one seed.
+      network: the trained network.
+      seed: the seed.
+    """
+    state = executables.place(TrainState(network.params, network.rest, ()))
+    job, last = executables.job, executables.job.experiment.train.epochs
+    rows, splits = job.dataset.rows(seed), {}
+    for split, number in (("validation", VALIDATION), ("test", TEST)):
+        if len(own := getattr(rows, split)):
+            place = BatchPlace(seed, number, last)
+            splits[split] = evaluate(executables, state, [own], place)[0].images
+    return predictions_of(job, seed, splits)
 
 
 def code_accuracies(

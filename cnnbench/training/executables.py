@@ -370,6 +370,18 @@ def compile_all(setup: Executables, network: Network, state: TrainState) -> Exec
     return replace(setup, codes=_coder(setup), **_compiled(setup, traces))
 
 
+def compile_evaluation(setup: Executables, network: Network, state: TrainState) -> Executables:
+    """Compile `evaluate` only, for networks that are trained already.
+
+    Args:
+      setup: from `set_up`.
+      network: network of any seed.
+      state: state of a seed, on the devices.
+    """
+    trace = {"evaluate": partial(_lower_evaluate, setup, network, state)}
+    return replace(setup, **_compiled(setup, trace))
+
+
 def _lower_evaluate(setup: Executables, network: Network, state: TrainState) -> Program:
     evaluate = partial(eval_step, graphdef=network.scoring, rules=setup.rules(training=False))
     own = 0 if setup.own_rows else None

@@ -40,14 +40,19 @@ class Resume:
     @property
     def strategy(self) -> Strategy | None:
         """The training strategy so far; another one would round differently."""
-        if (known := self.engine) is None:
-            return None
-        return Strategy(known.form, known.row, known.num_devices, known.steps_per_call)  # type: ignore[arg-type]  # the codec holds any text
+        return recorded_strategy(self.engine)
 
     @property
     def kept(self) -> tuple[EpochRecord, ...]:
         """The finished epochs, in the order of the seeds."""
         return tuple(record for seed in self.records for record in self.records[seed])
+
+
+def recorded_strategy(engine: EngineRecord | None) -> Strategy | None:
+    """The training strategy of a record; None if nothing was compiled."""
+    if engine is None:
+        return None
+    return Strategy(engine.form, engine.row, engine.num_devices, engine.steps_per_call)  # type: ignore[arg-type]  # the codec holds any text
 
 
 def is_kept(

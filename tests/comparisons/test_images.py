@@ -15,11 +15,12 @@ from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.data.splits import RandomSplit
 from cnnbench.errors import StoreError
 from cnnbench.report.csv_json import json_text
-from cnnbench.runs.folder import RunFolder, predictions_file
+from cnnbench.runs.folder import RunFolder, predictions_file, read_predictions
 from cnnbench.runs.records import DatasetRecord, RunResult
 from cnnbench.statistics.crossed import paired, unpaired
 from cnnbench.statistics.looks import Looks
 from cnnbench.statistics.matched_pairs import compare_pairs
+from cnnbench.statistics.multiple_tests import holm_levels
 from cnnbench.statistics.spread import spread
 from tests.support.samples import MNIST, make_run
 
@@ -78,12 +79,14 @@ def test_the_interval_is_that_of_the_test(test: Any, tmp_path: Path) -> None:
     (verdict,) = found.verdicts
     want = unpaired(arm, base) if test == "unpaired" else paired(arm.astype(float) - base)
     assert verdict.images is not None
-    assert verdict.images.interval == want.interval()
+    assert verdict.images.interval == want.interval(0.95, verdict.interval)
     assert (verdict.images.std_error, verdict.images.df) == (want.std_error, want.df)
     assert verdict.difference == pytest.approx(want.difference)
-    ends = want.interval()
-    text = f" seeds; {100 * ends.low:+.2f} to {100 * ends.high:+.2f} over seeds and images); an"
-    assert text in sentence(verdict)
+    ends = want.interval(0.95, verdict.interval)
+    shown = f"{100 * ends.low:+.2f} to {100 * ends.high:+.2f}"
+    if ends == verdict.interval:
+        shown = "the same"
+    assert f" seeds; {shown} over seeds and images); an" in sentence(verdict)
 
 
 def test_looks_make_the_interval_wider(tmp_path: Path) -> None:
@@ -96,7 +99,8 @@ def test_looks_make_the_interval_wider(tmp_path: Path) -> None:
         runs.append(dataclasses.replace(run, record=record))
     (verdict,) = compare(runs).verdicts
     assert verdict.images is not None
-    assert verdict.images.interval == unpaired(draw(7, 0.02, 2), draw(7, 0.05, 1)).interval(0.98)
+    want = unpaired(draw(7, 0.02, 2), draw(7, 0.05, 1))
+    assert verdict.images.interval == want.interval(0.98, verdict.interval)
 
 
 def test_an_interval_with_zero_over_images_raises_a_doubt(tmp_path: Path) -> None:
@@ -152,11 +156,18 @@ def test_one_seed_each_is_a_verdict_on_the_trained_networks(tmp_path: Path) -> N
     assert verdict.images.pairs == want
     low, high = 100 * want.interval.low, 100 * want.interval.high
     p = "p < 0.001" if want.p < 0.001 else f"p = {want.p:.2g}"
+    shown = (
+        f"{100 * want.difference:+.2f} points (95% CI {low:+.2f} to {high:+.2f} over images, {p}"
+    )
     assert sentence(verdict).startswith(
-        "These two trained networks differ, Two and One, one seed each: accuracy"
-        f" {100 * want.difference:+.2f} points (95% CI {low:+.2f} to {high:+.2f} over images, {p};"
+        f"With one seed each, the trained Two is more accurate than the trained One: {shown};"
         f" {only_arm} images only Two gets right, {only_base} only One); whether the architectures"
         " differ takes 4 seeds: run both with --seeds 4"
+    )
+    (grounds,) = [text for text in found.remarks if text.startswith("Judged on")]
+    assert grounds == (
+        "Judged on the 400 validation images (optimistic if they also chose hyperparameters); the"
+        f" 400 test images (used for nothing else) agree: test accuracy {shown})."
     )
     method = "p of two trained networks: McNemar's exact test; CI: Tango's score interval."
     assert method in found.image_notes
@@ -168,7 +179,45 @@ def test_networks_that_may_be_equal_are_said_to_be(tmp_path: Path) -> None:
     other[0, :3] ^= True
     runs = [run_with(tmp_path, n, c, seeds=(0,)) for n, c in (("one", both), ("two", other))]
     text = sentence(compare(runs).verdicts[0])
-    assert text.startswith("These two trained networks may not differ, Two and One, one seed each:")
+    assert text.startswith(
+        "With one seed each, no difference detected between the trained Two and the trained One:"
+        " accuracy "
+    )
+
+
+def test_a_trained_network_that_is_worse_is_said_to_be(tmp_path: Path) -> None:
+    good, bad = draw(1, 0.02, 1), draw(1, 0.2, 2)
+    runs = [run_with(tmp_path, n, c, seeds=(0,)) for n, c in (("one", good), ("two", bad))]
+    text = sentence(compare(runs).verdicts[0])
+    assert text.startswith(
+        "With one seed each, the trained Two is less accurate than the trained One: -"
+    )
+    (verdict,) = compare(runs, Criteria(metric="test_accuracy")).verdicts
+    text = sentence(verdict)
+    assert text.startswith(
+        "With one seed each, the trained Two is worse than the trained One: test accuracy -"
+    )
+
+
+@pytest.mark.parametrize(
+    ("on_test", "said"),
+    [(0.02, "agree: "), (0.1201, "do not confirm it: "), (0.6, "contradict it: ")],
+)
+def test_one_seed_each_is_judged_on_the_test_images_too(
+    tmp_path: Path, on_test: float, said: str
+) -> None:
+    runs = []
+    for name, errors, tested in (("one", 0.12, 0.12), ("two", 0.02, on_test)):
+        run = run_with(tmp_path, name, draw(1, errors, 1 + (name == "two")), seeds=(0,))
+        assert run.path is not None
+        found = read_predictions(run.path, 0)
+        assert found is not None
+        RunFolder(run.path).write_predictions(0, found | {"test_accuracy": draw(1, tested, 9)[0]})
+        runs.append(run)
+    (text,) = [each for each in compare(runs).remarks if each.startswith("Judged on")]
+    start = "Judged on the 400 validation images (optimistic if they also chose hyperparameters);"
+    assert text.startswith(f"{start} the 400 test images (used for nothing else) {said}test acc")
+    assert text.count("over images") == 1
 
 
 def test_p_values_of_several_networks_are_adjusted(tmp_path: Path) -> None:
@@ -177,8 +226,11 @@ def test_p_values_of_several_networks_are_adjusted(tmp_path: Path) -> None:
     alone = [compare([runs[0], each]).verdicts[0].images for each in runs[1:]]
     p_values = [each.pairs.p for each in alone if each and each.pairs]
     assert len(p_values) == 2
-    adjusted = [v.images.pairs.p for v in found.verdicts if v.images and v.images.pairs]
-    assert min(adjusted) == pytest.approx(min(1.0, 2 * min(p_values)))
+    shown = [v.images.pairs for v in found.verdicts if v.images and v.images.pairs]
+    assert min(each.p for each in shown) == pytest.approx(min(1.0, 2 * min(p_values)))
+    assert [each.level for each in shown] == [1 - a for a in holm_levels(p_values, 0.05)]
+    for each in shown:
+        assert (each.p > 0.05) == (each.interval.low <= 0 <= each.interval.high)
 
 
 def test_the_spread_and_its_floor_are_footnotes(tmp_path: Path) -> None:
@@ -211,8 +263,26 @@ def test_missing_results_are_said_in_one_line(tmp_path: Path) -> None:
     assert found.verdicts[0].images is None
     assert found.image_notes[-1] == (
         "Intervals are over seeds alone: Two has no results for each image, as runs of older"
-        " versions."
+        " versions; without weights, they cannot be computed."
     )
+    RunFolder(tmp_path / "two").write_weights(3, {"layer.kernel": np.zeros(2, np.float32)})
+    assert compare(runs).image_notes[-1] == (
+        "Intervals are over seeds alone: Two has no results for each image, as runs of older"
+        " versions; add --predictions to compute them from the weights."
+    )
+
+
+def test_images_never_make_the_interval_narrower(tmp_path: Path) -> None:
+    """With few seeds, Satterthwaite's degrees of freedom would."""
+    found, base, arm = compared(tmp_path, 2)
+    (verdict,) = found.verdicts
+    assert verdict.images is not None
+    assert verdict.images.interval is not None
+    assert verdict.interval is not None
+    alone = unpaired(arm, base).interval()
+    assert alone.low > verdict.interval.low
+    assert verdict.images.interval.low == verdict.interval.low
+    assert verdict.images.interval.high == max(alone.high, verdict.interval.high)
 
 
 def test_damaged_results_are_refused(tmp_path: Path) -> None:

@@ -93,6 +93,28 @@ def test_the_interval_is_symmetric_and_within_bounds(table: tuple[int, int, int]
     assert -1 <= found.low <= (one - other) / number <= found.high <= 1
 
 
+@settings(max_examples=60)
+@given(tables, st.sampled_from([0.9, 0.95, 0.99]))
+def test_the_interval_shown_has_zero_if_and_only_if_the_test_does_not_reject(
+    table: tuple[int, int, int], level: float
+) -> None:
+    number, one, other = table
+    found = compare_pairs(number, other, one, level)
+    assert (found.p > 1 - level) == (found.interval.low <= 0 <= found.interval.high)
+    score = tango_interval(number, one, other, level)
+    assert found.interval.low in {score.low, 0.0}
+    assert found.interval.high in {score.high, 0.0}
+
+
+def test_the_exact_test_may_not_reject_what_the_score_test_does() -> None:
+    found = compare_pairs(200, 8, 18)
+    assert (
+        found.p == pytest.approx(oracle.binomtest(8, 26).pvalue) == pytest.approx(0.0755, abs=1e-4)
+    )
+    assert tango_interval(200, 18, 8).low > 0.0
+    assert found.interval.low == 0.0
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_networks_that_disagree_on_every_image_have_an_interval(sign: int) -> None:
     found = tango_interval(10, 10 * (sign > 0), 10 * (sign < 0))
@@ -105,8 +127,8 @@ def test_coverage_of_other_images() -> None:
     """Images of the same two networks, of which 3% and 2% are right in one only."""
     rng = np.random.default_rng(20261128)
     tables = rng.multinomial(500, [0.03, 0.02, 0.95], size=2000)
-    found = [compare_pairs(500, int(c), int(b)) for b, c, _ in tables]
-    hits = sum(each.interval.low <= 0.01 <= each.interval.high for each in found)
+    found = [tango_interval(500, int(b), int(c)) for b, c, _ in tables]
+    hits = sum(each.low <= 0.01 <= each.high for each in found)
     assert oracle.binomtest(hits, 2000, 0.95).pvalue > 0.001
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from cnnbench.cli.options import (
     All,
     Alpha,
     Baseline,
+    DataDir,
     Format,
     MetricOption,
     MinEffect,
@@ -22,7 +24,7 @@ from cnnbench.cli.options import (
     test_name,
 )
 from cnnbench.cli.over import judged_over, print_over, refuse_with_over, sweep_selection
-from cnnbench.cli.terminal import print_document, stdout, tell, warn
+from cnnbench.cli.terminal import computing, print_document, stdout, tell, warn
 from cnnbench.comparisons.comparability import judgeable, run_path
 from cnnbench.comparisons.comparison import Comparison, compare_groups, run_values
 from cnnbench.comparisons.comparison import compare as compare_runs
@@ -46,6 +48,7 @@ from cnnbench.report.columns import TableOptions, sort_runs
 from cnnbench.report.comparison import markdown, terminal_table
 from cnnbench.report.csv_json import csv_text, json_text
 from cnnbench.report.latex import latex
+from cnnbench.runner.predictions import compute_predictions, missing_predictions
 from cnnbench.runs.find import Selection, find_runs, newest_finished, newest_group
 from cnnbench.runs.records import Direction, RunResult
 from cnnbench.spec.vocabulary import METRIC
@@ -104,6 +107,15 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     format: Annotated[Format, typer.Option(help="Output format.")] = Format.TABLE,  # noqa: A002
     verbose: Verbose = False,
     every: All = False,
+    predictions: Annotated[
+        bool,
+        typer.Option(
+            "--predictions",
+            help="Compute the results for each image that runs of older versions lack, from their"
+            " weights, and store them.",
+        ),
+    ] = False,
+    data_dir: DataDir = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Compare runs: accuracy, time, cost, and a verdict."""
@@ -113,10 +125,14 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     if over is not None and len(runs or ()) != 1:
         refused: dict[str, object] = {"--all": every, "--target": target, "--sort-by": sort_by}
         refused |= {"--anytime": anytime, "--only-changed": only_changed}
-        refuse_with_over(refused | {"--precision": precision is not None})
+        refused |= {"--precision": precision is not None, "--predictions": predictions}
+        refuse_with_over(refused)
         _compare_over(judged_over(runs, over, criteria, results_dir), thresholds, format)
         return
-    comparisons, selection = side_by_side(runs, criteria, results_dir, every=every, over=over)
+    compared = partial(side_by_side, runs, criteria, results_dir, every=every, over=over)
+    comparisons, selection = compared()
+    if predictions and _completed(selection.runs, data_dir):
+        comparisons, selection = compared()
     warn(selection.warnings)
     if sort_by is not None:
         comparisons = tuple(sort_runs(comparisons, sort_by))
@@ -175,6 +191,16 @@ def side_by_side(
     if every:
         return compare_groups(selection.runs, criteria), selection
     return (compare_runs(selection.runs, criteria),), selection
+
+
+def _completed(runs: Sequence[RunResult], data_dir: Path | None) -> bool:
+    """Computes the results for each image that runs lack; False if none does."""
+    lacking = [run for run in runs if missing_predictions(run)]
+    if lacking:
+        with computing():
+            for run in lacking:
+                compute_predictions(run, data_dir, lambda text: warn([text]))
+    return bool(lacking)
 
 
 def _compare_over(
