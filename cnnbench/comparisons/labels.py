@@ -142,14 +142,19 @@ def _with_defaults(
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
-    """The end of a key that no other key has; for a layer's option, with the layer's name.
+    """The end of a key that no other key has; for an option, with the name of what has it.
+
+    Options of optimizers and schedules are known by their names.
 
     >>> _short("train.optimizer.learning_rate", []), _short("model.layers.drop1.rate", [])
     ('learning_rate', 'drop1.rate')
+    >>> _short("train.ema.decay", []), _short("dataset.name", []), _short("model.params.n", [])
+    ('ema.decay', 'name', 'n')
     """
     parts = key.split(".")
     others = [other.split(".") for other in keys if other != key]
-    fewest = 2 if key.startswith("model.layers.") else 1
+    known = len(parts) < 3 or parts[-2] in ("optimizer", "schedule", "params")
+    fewest = 1 if known else 2
     length = next(
         (n for n in range(fewest, len(parts)) if not any(o[-n:] == parts[-n:] for o in others)),
         len(parts),

@@ -311,7 +311,8 @@ def _key_hint(at: KeyPath, keys: list[str], data: Any) -> str:
     """A suggestion: one of these keys, or a key of another section."""
     key = str(at[-1])
     found = vocabulary.KEY.find_alias(key, keys)
-    if found or at[:2] == ("model", "layers") or vocabulary.KEY.is_unsupported(key, keys):
+    alone = at[:2] == ("model", "layers") or at[:-1] in _DEEPER
+    if found or alone or vocabulary.KEY.is_unsupported(key, keys):
         return vocabulary.KEY.hint(key, keys)
     if key in ("params", "blocks") and at[:1] != ("train",):
         return f" (did you mean 'model.{key}'?)"
@@ -385,6 +386,8 @@ def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str
         return Issue(at, message, "leave that linear, and use op: softmax in other places")
     if not isinstance(value, str):
         use = f"use an operation {_EXAMPLES}" if noun == "operation" else f"use {or_list(choices)}"
+        if noun == "loss" and isinstance(value, Mapping) and "label_smoothing" in value:
+            use = f"use {value.get('name', 'its name')}, and set train.label_smoothing"
         return Issue(at, _is_not(written, noun), use)
     words = _NOUNS.get(noun, vocabulary.OTHER)
     hint = words.hint(value, choices)
@@ -420,7 +423,32 @@ def _not_a_mapping(at: KeyPath, value: Any, written: str) -> Issue:
     message = f"{written} is not a mapping"
     if at == ("dataset",) and isinstance(value, str):
         return Issue(at, message, f"use {{name: {written}}}")
-    return Issue(at, message, "use 'key: value' pairs")
+    return Issue(at, message, _as_mapping(at, value, written))
+
+
+def _as_mapping(at: KeyPath, value: Any, written: str) -> str:
+    """Remedy for a value without its key, such as `ema: 0.999`."""
+    if at == ("model", "layers"):
+        return "use 'NAME: {op: OPERATION, ...}' for each layer"
+    if at == ("dataset", "augment"):
+        return "use a mapping such as {random_flip: horizontal, random_crop: {padding: 4}}"
+    fields = model.model_fields if (model := {**_WITHIN, **_DEEPER}.get(at)) else {}
+    required = [name for name, field in fields.items() if field.is_required()]
+    if model and value is True and not required and _accepts(model, {}):
+        return "use {} for the defaults"
+    if model and at[-1] != "splits":
+        key = next(iter(required or fields))
+        fits = value is not True and _accepts(model, {key: value})
+        return f"use {{{key}: {written if fits else '...'}}}"
+    return "use 'key: value' pairs"
+
+
+def _accepts(model: type[BaseModel], value: Any) -> bool:
+    try:
+        model.model_validate(value)
+    except ValidationError:
+        return False
+    return True
 
 
 def _wrong_kind(at: KeyPath, value: Any, kind: str, places: Mapping[KeyPath, Location]) -> Issue:

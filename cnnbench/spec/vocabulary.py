@@ -216,6 +216,8 @@ _KEYS: _Words = {
         "transforms",
         "data_augmentation",
         "random_augment",
+        "tta",
+        "test_time_augmentation",
     ),
     "rand_augment": ("RandAugment", "randaug", "auto_augment", "autoaugment", "aa"),
     "num_ops": ("n", "num_layers"),
@@ -305,6 +307,8 @@ _NO_KEYS = (
     " sample_weight shuffle num_workers callbacks compile distributed"
     " strategy pretrained dropout whitening image_size"
     " input_shape num_classes cache prefetch download"
+    " color_jitter trivial_augment augmix gaussian_blur random_perspective random_zoom"
+    " random_grayscale mosaic"
 )
 
 
