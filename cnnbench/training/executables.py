@@ -1,7 +1,7 @@
 """Executables: a job's steps compiled ahead of time for its devices, with the data on them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from numpy.typing import NDArray
 
 from cnnbench.data.dataset import Dataset
@@ -229,6 +229,14 @@ class Executables:
         state: TrainState = self.place(stack(states))
         return state
 
+    def state_shapes(self, *networks: Network) -> TrainState:
+        """Shapes and devices of `state`, to trace programs before it is computed."""
+        optimizer = build_optimizer(self.job.experiment.train, self.job.num_steps, self.job.plan)
+        shapes = jax.eval_shape(lambda: stack([init_state(each, optimizer) for each in networks]))
+        device = _sharding(self.mesh, self.job.devices[0])
+        state: TrainState = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
+        return state
+
     def each_seed(self, function: Callable[..., Any], axes: Sequence[int | None]) -> Any:
         """A function of one seed, vectorized over the seeds trained in parallel."""
         return jax.vmap(function, in_axes=axes) if self.at_once > 1 else function
@@ -300,7 +308,11 @@ def set_up(job: Job, strategy: Strategy) -> Executables:
 
 
 def _place(tree: Any, mesh: Mesh | None, first: jax.Device) -> Any:
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()) if mesh else first)
+    return jax.device_put(tree, _sharding(mesh, first))
+
+
+def _sharding(mesh: Mesh | None, first: jax.Device) -> Sharding:
+    return NamedSharding(mesh, PartitionSpec()) if mesh else SingleDeviceSharding(first)
 
 
 def to_arrays(dataset: Dataset) -> Arrays:
@@ -350,15 +362,14 @@ def _lower_last(setup: Executables, state: TrainState) -> Program:
     return lower_train(setup, setup.network(0), state, size)
 
 
-def compile_all(setup: Executables, network: Network, state: TrainState) -> Executables:
-    """Compile all functions.
+def compile_all(setup: Executables, networks: Sequence[Network]) -> tuple[Executables, TrainState]:
+    """Compile all functions, and compute the initial state.
 
     Args:
       setup: from `set_up`.
-      network: network of any seed.
-      state: state of all seeds trained in parallel, on the devices.
+      networks: networks of the seeds trained in parallel.
     """
-    # Others are traced while the first, the largest, is compiled.
+    network, state = networks[0], setup.state_shapes(*networks)
     traces = {
         "train": partial(lower_train, setup, network, state),
         "evaluate": partial(_lower_evaluate, setup, network, state),
@@ -367,7 +378,9 @@ def compile_all(setup: Executables, network: Network, state: TrainState) -> Exec
         traces["train_last"] = partial(_lower_last, setup, state)
     if setup.job.experiment.task is Task.RECONSTRUCT:
         traces["outputs"] = partial(_lower_outputs, setup, state)
-    return replace(setup, codes=_coder(setup), **_compiled(setup, traces))
+    initial: list[TrainState] = []
+    functions = _compiled(setup, traces, lambda: initial.append(setup.state(*networks)))
+    return replace(setup, codes=_coder(setup), **functions), initial[0]
 
 
 def compile_evaluation(setup: Executables, network: Network, state: TrainState) -> Executables:
@@ -426,10 +439,21 @@ def _coder(setup: Executables) -> Callable[..., jax.Array] | None:
     return jax.jit(codes)
 
 
-def _compiled(setup: Executables, traces: Mapping[str, Callable[[], Program]]) -> dict[str, Any]:
-    """Trace and compile functions of `Executables`, each as soon as it is traced."""
-    programs = (trace() for trace in traces.values())
-    return dict(zip(traces, compiled_together(programs, compilations(setup.job)), strict=True))
+def _compiled(
+    setup: Executables, traces: Mapping[str, Callable[[], Program]], meanwhile: Callable[[], None]
+) -> dict[str, Any]:
+    """Trace and compile functions of `Executables`, each as soon as it is traced.
+
+    While the first, the largest, is compiled, `meanwhile` is called and the others are traced.
+    """
+
+    def programs() -> Iterator[Program]:
+        first, *others = traces.values()
+        yield first()
+        meanwhile()
+        yield from (trace() for trace in others)
+
+    return dict(zip(traces, compiled_together(programs(), compilations(setup.job)), strict=True))
 
 
 def compilations(job: Job) -> int:

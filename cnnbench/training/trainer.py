@@ -441,8 +441,8 @@ def _compile(setup: Executables, seeds: Sequence[int]) -> tuple[Executables, Tra
     with setup.job.watch.part("compile_s"):
         networks = [setup.network(seed) for seed in seeds]
         slow = check_output(setup, networks[0]) if setup.job.plan is None else 0
-        state = setup.state(*networks)
-        return replace(compile_all(setup, networks[0], state), num_slow=slow), state
+        executables, state = compile_all(setup, networks)
+        return replace(executables, num_slow=slow), state
 
 
 def _epoch_s(trainer: Trainer) -> float:

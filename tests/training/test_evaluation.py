@@ -98,9 +98,7 @@ def test_evaluation_matches_scikit_learn_for_any_number_of_images(
     job = make_job(layers, dataset, num_devices=num_devices, **options)
     row = 30 if num_devices == 2 else None  # does not divide a chunk
     setup = set_up(job, Strategy("direct" if row else "plain", row, num_devices, 1))
-    network = setup.network(0)
-    state = setup.state(network)
-    compiled = compile_all(setup, network, state)
+    compiled, state = compile_all(setup, [setup.network(0)])
     weights = oracles.get_params(state.params)["dense"]
     kernel, bias = (np.asarray(weights[key], np.float64) for key in ("kernel", "bias"))
     for size in SIZES:

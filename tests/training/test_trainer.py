@@ -443,10 +443,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """
     fake, real = Clock(), executables._compiled
 
-    def compile_slowly(setup: Executables, traces: Any) -> dict[str, Any]:
+    def compile_slowly(setup: Executables, traces: Any, meanwhile: Any) -> dict[str, Any]:
         fake.time += 100 * len(traces)
         seconds = {"train": 0.04, "evaluate": 7.0}
-        found = real(setup, traces).items()
+        found = real(setup, traces, meanwhile).items()
         return {name: slowed(program, fake, seconds.get(name, 0.0)) for name, program in found}
 
     monkeypatch.setattr(executables, "_compiled", compile_slowly)
@@ -558,8 +558,8 @@ def test_seeds_are_trained_in_parallel_only_if_that_is_faster(
     fake, real = Clock(), executables._compiled
     train_seconds = itertools.chain([1.0], itertools.repeat(2.0 if slow else 1.99))
 
-    def timed(setup: Executables, traces: Any) -> dict[str, Any]:
-        found = real(setup, traces)
+    def timed(setup: Executables, traces: Any, meanwhile: Any) -> dict[str, Any]:
+        found = real(setup, traces, meanwhile)
         return found | {"train": slowed(found["train"], fake, next(train_seconds))}
 
     monkeypatch.setattr(executables, "_compiled", timed)
