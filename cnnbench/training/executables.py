@@ -391,8 +391,8 @@ def compile_evaluation(setup: Executables, network: Network, state: TrainState) 
       network: network of any seed.
       state: state of a seed, on the devices.
     """
-    trace = {"evaluate": partial(_lower_evaluate, setup, network, state)}
-    return replace(setup, **_compiled(setup, trace))
+    evaluate = compiled(*_lower_evaluate(setup, network, state))
+    return replace(setup, evaluate=evaluate)
 
 
 def _lower_evaluate(setup: Executables, network: Network, state: TrainState) -> Program:
