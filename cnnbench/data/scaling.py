@@ -78,6 +78,31 @@ class Scaling:
         return f"divided by {BRIGHTEST} and normalized: mean {mean}, std {std}"
 
 
+@dataclass(frozen=True, slots=True)
+class TargetScaling:
+    """Normalization of regression targets, as `StandardScaler` of scikit-learn.
+
+    Args:
+      mean: one per target, or one for all.
+      std: standard deviations, as many as means.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def apply(self, targets: Any) -> Any:
+        """What a network predicts for targets, (n, k), in NumPy or JAX."""
+        import numpy as np
+
+        return (targets - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+
+    def undo(self, outputs: Any) -> Any:
+        """Targets that the outputs of a network stand for, (n, k), in NumPy or JAX."""
+        import numpy as np
+
+        return outputs * np.array(self.std, np.float32) + np.array(self.mean, np.float32)
+
+
 def _numbers(values: Sequence[float]) -> str:
     texts = [f"{value:.4g}" for value in values]
     return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
@@ -133,6 +158,66 @@ def balanced_weights(labels: "NDArray[np.int32]", num_classes: int) -> tuple[flo
         message = f"train.class_weights: class {counts.index(0)} has no training images"
         raise DataError(f"{message}; write a list of weights instead of balanced.")
     return tuple(len(labels) / (num_classes * count) for count in counts)
+
+
+def balanced_pos_weight(
+    labels: "NDArray[np.uint8]", names: Sequence[str] = ()
+) -> tuple[float, ...]:
+    """Number of images without a label, divided by that of images with it, for each label.
+
+    With this weight, both count the same in binary cross-entropy (PyTorch's documentation of
+    `BCEWithLogitsLoss`).
+
+    Args:
+      labels: 1 for the labels of each training image, else 0, (n, labels).
+      names: names of the labels; empty if they have numbers.
+
+    Raises:
+      DataError: all training images have a label, or none has.
+
+    >>> import numpy as np
+    >>> balanced_pos_weight(np.array([[1, 0], [0, 1], [0, 1], [0, 0]]))
+    (3.0, 1.0)
+    """
+    import numpy as np
+
+    number, counts = len(labels), np.count_nonzero(labels, axis=0).tolist()
+    for label, count in enumerate(counts):
+        if count in {0, number}:
+            name = f"'{names[label]}'" if names else label
+            which = "all training images have" if count else "no training image has"
+            message = f"train.pos_weight: {which} label {name}"
+            raise DataError(f"{message}; write a list of weights instead of balanced.")
+    return tuple((number - count) / count for count in counts)
+
+
+def target_statistics(
+    targets: "NDArray[np.float32]", names: Sequence[str] = ()
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each target, computed in float64.
+
+    Args:
+      targets: of the training images, (n, k).
+      names: names of the targets; empty if they have numbers.
+
+    Raises:
+      DataError: a target is the same for all training images.
+
+    >>> import numpy as np
+    >>> target_statistics(np.array([[1, 10], [3, 20]], np.float32))
+    ((2.0, 15.0), (1.0, 5.0))
+    """
+    import numpy as np
+
+    wide = targets.astype(np.float64)
+    mean, std = wide.mean(axis=0).tolist(), wide.std(axis=0).tolist()
+    constant = (targets == targets[0]).all(axis=0)
+    if constant.any():
+        place = int(constant.argmax())
+        name = f"target '{names[place]}'" if names else f"target {place}"
+        message = f"dataset.normalize_targets: {name} is the same for all training images"
+        raise DataError(f"{message}; write {{mean: [...], std: [...]}} instead of auto.")
+    return tuple(mean), tuple(std)
 
 
 def _channel_sums(

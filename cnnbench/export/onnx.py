@@ -18,7 +18,7 @@ from onnx import TensorProto, checker, helper, numpy_helper
 
 from cnnbench._version import __version__
 from cnnbench.analysis.trained_network import TrainedNetwork
-from cnnbench.data.scaling import Scaling
+from cnnbench.data.scaling import Scaling, TargetScaling
 from cnnbench.errors import UsageError
 from cnnbench.export.verify import Exported, VerificationImages, description, provenance, verify
 from cnnbench.graph.geometry import geometry
@@ -85,7 +85,9 @@ def export_onnx(network: TrainedNetwork, probe: VerificationImages) -> Exported:
     if network.plan is None:
         model, rows = _converted(network, probe.images.shape[1:])
     else:
-        model = onnx_model(network.plan, network.weights, scaling, provenance(network))
+        targets = network.experiment.dataset.target_scaling
+        notes = provenance(network)
+        model = onnx_model(network.plan, network.weights, scaling, notes, targets)
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     found = verify(network, lambda images: session.run(None, {IMAGES: images})[0], probe, rows)
@@ -95,7 +97,11 @@ def export_onnx(network: TrainedNetwork, probe: VerificationImages) -> Exported:
 
 
 def onnx_model(
-    plan: Plan, weights: Weights, scaling: Scaling, notes: Mapping[str, str]
+    plan: Plan,
+    weights: Weights,
+    scaling: Scaling,
+    notes: Mapping[str, str],
+    targets: TargetScaling | None = None,
 ) -> onnx.ModelProto:
     """The network in evaluation mode as an ONNX model.
 
@@ -107,12 +113,13 @@ def onnx_model(
       weights: arrays by name, such as ``conv1.kernel``, in our layout.
       scaling: scaling of the pixel values.
       notes: metadata of the model.
+      targets: normalization of the targets, which the model undoes; None for none.
     """
     graph = _Graph(plan, weights)
     values = {INPUT: graph.enter(scaling)}
     for node in plan.nodes:
         values[node.name] = _layer(graph, node, [values[name] for name in node.inputs])
-    graph.leave(values[plan.output])
+    graph.leave(values[plan.output], targets)
     opsets = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(
         helper.make_graph(
@@ -225,9 +232,13 @@ class _Graph:
             "Transpose", INPUT, self.add("Div", INPUT, floats, scale), perm=TO_CHANNELS_FIRST
         )
 
-    def leave(self, x: str) -> None:
-        """Add the output, in our layout."""
+    def leave(self, x: str, targets: TargetScaling | None) -> None:
+        """Add the output, in our layout; targets in their own unit."""
         kind, options = "Identity", dict[str, Any]()
+        if targets:
+            std, mean = (np.array(each, np.float32) for each in (targets.std, targets.mean))
+            x = self.add("Mul", OUTPUTS, x, self.constant(f"{OUTPUTS}.std", std))
+            x = self.add("Add", OUTPUTS, x, self.constant(f"{OUTPUTS}.mean", mean))
         if len(self.plan.output_shape) == 3:
             kind, options = "Transpose", {"perm": TO_CHANNELS_LAST}
         self.nodes.append(helper.make_node(kind, [x], [OUTPUTS], OUTPUTS, **options))

@@ -69,10 +69,13 @@ def provenance(network: TrainedNetwork) -> dict[str, str]:
 
 
 def _scaling_notes(dataset: DatasetSpec) -> dict[str, str]:
+    notes = {}
+    if targets := dataset.target_scaling:
+        notes = {"target_mean": str(list(targets.mean)), "target_std": str(list(targets.std))}
     if not isinstance(dataset.normalize, ChannelStatistics):
-        return {"pixel_scale": f"{dataset.pixel_scale:g}"}
+        return {"pixel_scale": f"{dataset.pixel_scale:g}"} | notes
     own = dataset.normalize
-    return {"mean": str(list(own.mean)), "std": str(list(own.std))}
+    return {"mean": str(list(own.mean)), "std": str(list(own.std))} | notes
 
 
 def description(

@@ -376,7 +376,8 @@ def find_point(loaded: Loaded, plan: Plan, dtype: Dtype) -> Point:
     points: list[Point] = []
     seed, loss = loaded.experiment.seeds[0], loss_name(loaded.experiment)
     train = _experiment(loaded).train
-    options: Any = {"label_smoothing": train.label_smoothing, "class_weights": train.class_weights}
+    keys = ("label_smoothing", "class_weights", "pos_weight")
+    options: Any = {key: getattr(train, key) for key in keys}
     # On CPUs, products have the full precision of their dtype; on GPUs they may not.
     with jax.enable_x64(dtype == "float64"), jax.default_device(pick_devices("cpu")[0]):
         reference = Reference(plan, score_in_mean(_experiment(loaded)), seed)
@@ -429,12 +430,15 @@ def _images(
 
 
 def _experiment(loaded: Loaded) -> Experiment:
-    """The experiment; random labels are balanced, so that `balanced` weights are equal."""
-    train = loaded.experiment.train
-    if train.class_weights != BALANCED:
-        return loaded.experiment
-    equal = train.model_copy(update={"class_weights": None})
-    return loaded.experiment.model_copy(update={"train": equal})
+    """The experiment; random labels are balanced, so that `balanced` weights are equal.
+
+    Random targets are normalized already.
+    """
+    train, dataset = loaded.experiment.train, loaded.experiment.dataset
+    keys = [key for key in ("class_weights", "pos_weight") if getattr(train, key) == BALANCED]
+    equal = train.model_copy(update=dict.fromkeys(keys))
+    dataset = dataset.model_copy(update={"normalize_targets": None})
+    return loaded.experiment.model_copy(update={"train": equal, "dataset": dataset})
 
 
 def _scaling(loaded: Loaded) -> Scaling:

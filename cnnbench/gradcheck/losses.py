@@ -40,12 +40,15 @@ class Objective:
       targets: labels (n,) for cross_entropy, otherwise of the shape of the outputs.
       label_smoothing: share of the target spread evenly over all classes, for cross_entropy.
       class_weights: weight of each class, for cross_entropy; None for equal weights.
+      pos_weight: weight of the images that have each label, for binary_cross_entropy_with_logits;
+        None for 1.
     """
 
     loss: Loss
     targets: Array
     label_smoothing: float = field(default=0.0, kw_only=True)
     class_weights: tuple[float, ...] | None = field(default=None, kw_only=True)
+    pos_weight: tuple[float, ...] | None = field(default=None, kw_only=True)
 
     def weight(self, kl_weight: float, outputs: Array) -> float:
         """Factor of an image's divergence, given that image losses are means over values."""
@@ -74,7 +77,8 @@ class Objective:
                 size = np.abs(outputs - self.targets)
                 return float(np.mean(np.where(size <= 1, size**2 / 2, size - 1 / 2)))
             case "binary_cross_entropy_with_logits":
-                return float(np.mean(np.logaddexp(0, self._sign(outputs) * outputs)))
+                costs = np.logaddexp(0, self._sign(outputs) * outputs)
+                return float(np.mean(self._factors(outputs) * costs))
             case _:
                 assert_never(self.loss)
 
@@ -103,7 +107,7 @@ class Objective:
                 # The same as sigmoid(outputs) - targets, without cancellation.
                 sign = self._sign(outputs)
                 log_share = -np.logaddexp(0, -sign * outputs)
-                return np.asarray(sign * np.exp(log_share) / outputs.size)
+                return np.asarray(self._factors(outputs) * sign * np.exp(log_share) / outputs.size)
             case _:
                 assert_never(self.loss)
 
@@ -124,6 +128,11 @@ class Objective:
     def _sign(self, outputs: Array) -> Array:
         """1 for labels that an image does not have, else -1, in the dtype of the outputs."""
         return np.asarray(1 - 2 * self.targets.astype(outputs.dtype))
+
+    def _factors(self, outputs: Array) -> Array:
+        """Weights of the labels of each image, in the dtype of the outputs; 1 without any."""
+        weights = np.asarray(self.pos_weight or 1, outputs.dtype)
+        return np.where(self.targets != 0, weights, outputs.dtype.type(1))
 
     def side(self, outputs: Array) -> Array:
         """Side of the loss's kinks on which each output lies."""

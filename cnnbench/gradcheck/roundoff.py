@@ -109,6 +109,7 @@ def perturbed(network: ReferenceNetwork, x: Array, seed: int) -> tuple[Forward, 
         rng,
         label_smoothing=target.label_smoothing,
         class_weights=target.class_weights,
+        pos_weight=target.pos_weight,
     )
     rough = _Perturbed(network.plan, weights, network.draws, objective, rng)
     return forward_and_backward(rough, relative(rng, x))

@@ -482,7 +482,12 @@ def comparable_key(record: RunRecord) -> object:
     return (record.task, images, steps, loss, record.environment.device_kind)
 
 
-_OF_IMAGES = ("pixel_scale", "normalize", "augment")  # parts of a recipe in `dataset`
+_OF_IMAGES = (  # parts of a recipe in `dataset`
+    "pixel_scale",
+    "normalize",
+    "normalize_targets",
+    "augment",
+)
 
 
 def _setup_key(entry: RunEntry) -> object:

@@ -22,7 +22,11 @@ _SHORT = {
 }
 _PREFERRED = ("train.", "train.optimizer.", "dataset.")  # of keys with the same end
 _SEEDS = "seeds"
-_OF_DATA = ("dataset.normalize", "train.class_weights")  # computed from the images
+_OF_DATA = (  # computed from the images
+    "dataset.normalize",  # and normalize_targets
+    "train.class_weights",
+    "train.pos_weight",
+)
 _SHOWN = 4  # keys in a message
 
 

@@ -89,6 +89,7 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
     if parts.train:
         issues += _training_issues(parts.train, parts.task)
         issues += _class_weight_issues(parts, info)
+        issues += _pos_weight_issues(parts, info)
         issues += _metric_issues(parts, info)
         issues += _selection_issues(parts.train, parts.task, parts.dataset, info)
     if parts.dataset and parts.task and info:
@@ -105,6 +106,8 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
         issues += _adjustment_issues(parts.dataset, parts.task, info)
     if parts.dataset and parts.dataset.normalize:
         issues += _normalize_issues(parts.dataset, parts.task, info)
+    if parts.dataset and parts.dataset.normalize_targets:
+        issues += _normalize_targets_issues(parts.dataset, parts.task, info)
     if parts.dataset and parts.dataset.augment:
         batch_size = parts.train.batch_size if parts.train else None
         issues += _augment_issues(parts.dataset.augment, batch_size, parts.task, info)
@@ -355,6 +358,28 @@ def _class_weight_issues(parts: Parts, info: DatasetInfo | None) -> Iterator[Iss
         yield Issue(at, message, "use one weight per class, or balanced")
 
 
+def _pos_weight_issues(parts: Parts, info: DatasetInfo | None) -> Iterator[Issue]:
+    weights = parts.train.pos_weight if parts.train else None
+    if weights is None:
+        return
+    at = ("train", "pos_weight")
+    if parts.task not in {None, Task.MULTILABEL}:
+        message = f"pos_weight is only available for several labels, not for task: {parts.task}"
+        classes = parts.task is Task.CLASSIFY
+        remedy = "use class_weights" if classes else "remove it"
+        yield Issue(at, message, remedy, of_key=True)
+    elif (
+        info
+        and info.labels == "multilabel"
+        and isinstance(weights, tuple)
+        and len(weights) != info.num_classes
+    ):
+        number = "1 weight" if len(weights) == 1 else f"{len(weights):,} weights"
+        labels = "1 label" if info.num_classes == 1 else f"{info.num_classes:,} labels"
+        message = f"{number}, but {info.name} has {labels}"
+        yield Issue(at, message, "use one weight per label, or balanced")
+
+
 def _optimizer_issues(parts: Parts) -> Iterator[Issue]:
     """Settings that need the layers of the network, which a Python model does not name."""
     if parts.train is None or parts.model is None or parts.has_layers or not parts.model.python:
@@ -510,13 +535,32 @@ def _normalize_issues(
         message = "pixel_scale has no effect with normalize, which scales pixels to [0, 1]"
         yield Issue(("dataset", "pixel_scale"), message, "remove it", of_key=True)
     if isinstance(spec.normalize, ChannelStatistics) and info:
-        channels = info.shape[-1]
-        for key in ("mean", "std"):
-            number = len(getattr(spec.normalize, key))
-            if number not in {1, channels}:
-                have = "1 channel" if channels == 1 else f"{channels} channels"
-                message = f"{number} values, but {info.name} has {have}"
-                yield Issue((*at, key), message, "use one value per channel, or one for all")
+        yield from _statistics_issues(at, spec.normalize, info, "channel", info.shape[-1])
+
+
+def _normalize_targets_issues(
+    spec: DatasetSpec, task: Task | None, info: DatasetInfo | None
+) -> Iterator[Issue]:
+    at = ("dataset", "normalize_targets")
+    if task not in {None, Task.REGRESS}:
+        message = f"normalize_targets is only available for task: regress, not for task: {task}"
+        yield Issue(at, message, "remove it", of_key=True)
+        return
+    found = spec.normalize_targets
+    if isinstance(found, ChannelStatistics) and info and info.labels == "targets":
+        yield from _statistics_issues(at, found, info, "target", info.num_classes)
+
+
+def _statistics_issues(
+    at: KeyPath, found: ChannelStatistics, info: DatasetInfo, kind: str, number: int
+) -> Iterator[Issue]:
+    """Other numbers of means or standard deviations than one or one per channel or target."""
+    for key in ("mean", "std"):
+        size = len(getattr(found, key))
+        if size not in {1, number}:
+            have = f"1 {kind}" if number == 1 else f"{number} {kind}s"
+            message = f"{size} values, but {info.name} has {have}"
+            yield Issue((*at, key), message, f"use one value per {kind}, or one for all")
 
 
 def _source_issues(spec: DatasetSpec) -> Iterator[Issue]:

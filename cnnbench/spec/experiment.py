@@ -51,7 +51,7 @@ from cnnbench.data.catalog import (
 from cnnbench.data.classes import ClassRef, narrowed
 from cnnbench.data.own.folder import FolderSource
 from cnnbench.data.own.tables import TableSource
-from cnnbench.data.scaling import Scaling
+from cnnbench.data.scaling import Scaling, TargetScaling
 from cnnbench.data.splits import RandomSplit
 from cnnbench.errors import did_you_mean, or_list, quoted
 from cnnbench.layers import LayerOp
@@ -85,8 +85,8 @@ if TYPE_CHECKING:
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
 LAYER_PATTERN = rf"{NAME_PATTERN}(\.[A-Za-z0-9][A-Za-z0-9_-]*)*"  # layers in blocks have paths
 MAX_NAME = 64
-AUTO = "auto"  # dataset.normalize: from the training images
-BALANCED = "balanced"  # train.class_weights: from the training labels
+AUTO = "auto"  # dataset.normalize and normalize_targets: from the training images
+BALANCED = "balanced"  # train.class_weights and pos_weight: from the training labels
 
 Loss = Literal[
     "cross_entropy",
@@ -156,13 +156,21 @@ class ModelSpec(Model):
 
 
 class ChannelStatistics(Model):
-    """Mean and standard deviation of each channel, or of all, for pixels in [0, 1]."""
+    """Mean and standard deviation of each channel or target, or of all; of pixels in [0, 1]."""
 
     mean: Annotated[tuple[float, ...], PlainSerializer(list)]
     std: Annotated[tuple[Positive, ...], PlainSerializer(list)]
 
 
 def _normalize(value: object) -> object:
+    return _statistics(value, "{mean: [0.13], std: [0.31]} with a number per channel")
+
+
+def _normalize_targets(value: object) -> object:
+    return _statistics(value, "{mean: [170], std: [9.5]} with a number per target")
+
+
+def _statistics(value: object, example: str) -> object:
     if value in (None, AUTO) or isinstance(value, ChannelStatistics):
         return value
     if not isinstance(value, dict) or value.keys() != {"mean", "std"}:
@@ -173,8 +181,7 @@ def _normalize(value: object) -> object:
             return ChannelStatistics(mean=mean, std=std)
         wrong = f"{'std' if mean else 'mean'} is not a list of numbers"
         objection = f"std {min(std):g} is not greater than 0" if mean and std else wrong
-    remedy = f"use {AUTO}, or {{mean: [0.13], std: [0.31]}} with a number per channel"
-    raise field_error(objection, remedy, value)
+    raise field_error(objection, f"use {AUTO}, or {example}", value)
 
 
 def _floats(value: Any) -> tuple[float, ...]:
@@ -341,27 +348,26 @@ ValueRange = Annotated[
     WithJsonSchema(_list_of("number", 2)),
 ]
 
-Normalize = Annotated[
-    Literal["auto"] | ChannelStatistics | None,
-    BeforeValidator(_normalize),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"enum": [AUTO]},
-                {
-                    "type": "object",
-                    "properties": {
-                        "mean": _numbers_schema(),
-                        "std": _numbers_schema(exclusiveMinimum=0),
-                    },
-                    "required": ["mean", "std"],
-                    "additionalProperties": False,
+_STATISTICS = WithJsonSchema(
+    {
+        "anyOf": [
+            {"enum": [AUTO]},
+            {
+                "type": "object",
+                "properties": {
+                    "mean": _numbers_schema(),
+                    "std": _numbers_schema(exclusiveMinimum=0),
                 },
-                {"type": "null"},
-            ]
-        }
-    ),
-]
+                "required": ["mean", "std"],
+                "additionalProperties": False,
+            },
+            {"type": "null"},
+        ]
+    }
+)
+_AutoStatistics = Literal["auto"] | ChannelStatistics | None
+Normalize = Annotated[_AutoStatistics, BeforeValidator(_normalize), _STATISTICS]
+NormalizeTargets = Annotated[_AutoStatistics, BeforeValidator(_normalize_targets), _STATISTICS]
 
 
 def _streaming(value: object) -> object:
@@ -373,37 +379,44 @@ def _streaming(value: object) -> object:
 Streaming = Annotated[Literal["auto"] | bool, BeforeValidator(_streaming)]
 
 
-def _class_weights(value: Any) -> object:
+def _class_weights(value: object) -> object:
+    return _weights(value, "class weight", "class")
+
+
+def _pos_weight(value: object) -> object:
+    return _weights(value, "weight", "label")
+
+
+def _weights(value: Any, kind: str, each: str) -> object:
     if value is None or value == BALANCED or isinstance(value, tuple):
         return value
-    remedy = f"use {BALANCED}, or a list of positive numbers, one per class"
+    remedy = f"use {BALANCED}, or a list of positive numbers, one per {each}"
     weights = _floats(value) if isinstance(value, list) else ()
     if not weights:
-        raise field_error(f"{VALUE} is not a list of class weights", remedy, value)
+        raise field_error(f"{VALUE} is not a list of {kind}s", remedy, value)
     if min(weights) <= 0:
         place = next(place for place, weight in enumerate(weights) if weight <= 0)
-        raise field_error(f"class weight {VALUE} is not positive", remedy, value[place], place)
+        raise field_error(f"{kind} {VALUE} is not positive", remedy, value[place], place)
     return weights
 
 
-ClassWeights = Annotated[
-    Literal["balanced"] | tuple[float, ...] | None,
-    BeforeValidator(_class_weights),
-    PlainSerializer(lambda value: list(value) if isinstance(value, tuple) else value),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"enum": [BALANCED]},
-                {
-                    "type": "array",
-                    "items": {"type": "number", "exclusiveMinimum": 0},
-                    "minItems": 1,
-                },
-                {"type": "null"},
-            ]
-        }
-    ),
-]
+_WeightList = Literal["balanced"] | tuple[float, ...] | None
+_AS_LIST = PlainSerializer(lambda value: list(value) if isinstance(value, tuple) else value)
+_WEIGHTS = WithJsonSchema(
+    {
+        "anyOf": [
+            {"enum": [BALANCED]},
+            {
+                "type": "array",
+                "items": {"type": "number", "exclusiveMinimum": 0},
+                "minItems": 1,
+            },
+            {"type": "null"},
+        ]
+    }
+)
+ClassWeights = Annotated[_WeightList, BeforeValidator(_class_weights), _AS_LIST, _WEIGHTS]
+PosWeight = Annotated[_WeightList, BeforeValidator(_pos_weight), _AS_LIST, _WEIGHTS]
 
 
 class Splits(Model):
@@ -874,6 +887,13 @@ class DatasetSpec(Model):
         " divides by a standard deviation per channel; {mean: [0.13], std: [0.31]}, or auto for"
         " those of the training images",
     )
+    normalize_targets: Annotated[NormalizeTargets, ADDED] = Field(
+        None,
+        description="for regress: the network predicts targets minus a mean and divided by a"
+        " standard deviation per target; {mean: [170], std: [9.5]}, or auto for those of the"
+        " training images; the loss is that of these normalized targets, metrics and predictions"
+        " have the unit of the targets",
+    )
     augment: Annotated[Augment | None, ADDED] = Field(
         None, description="data augmentation of the training images"
     )
@@ -992,6 +1012,14 @@ class DatasetSpec(Model):
         assert isinstance(self.normalize, ChannelStatistics), "auto"
         return Scaling(self.pixel_scale, self.normalize.mean, self.normalize.std)
 
+    @property
+    def target_scaling(self) -> TargetScaling | None:
+        """The normalization of targets; `auto` must have been replaced by numbers."""
+        if self.normalize_targets is None:
+            return None
+        assert isinstance(self.normalize_targets, ChannelStatistics), "auto"
+        return TargetScaling(self.normalize_targets.mean, self.normalize_targets.std)
+
 
 SOURCES = ("name", "folder", "arrays")  # exactly one of them
 PATHS = ("folder", "labels", "arrays")  # relative to the file
@@ -1084,6 +1112,13 @@ class TrainSpec(Model):
         description="weight of each class, for classify, as in PyTorch's CrossEntropyLoss: a list,"
         " or balanced for weights inversely proportional to the number of training images; training"
         " loss only, not validation or test loss",
+    )
+    pos_weight: Annotated[PosWeight, ADDED] = Field(
+        None,
+        description="weight of the images that have a label, for multilabel, as in PyTorch's"
+        " BCEWithLogitsLoss: a list with a number per label, or balanced for the number of training"
+        " images without the label divided by those with it; training loss only, not validation or"
+        " test loss",
     )
     ema: Annotated[Ema | None, ADDED] = Field(
         None, description="evaluate and store an exponential moving average of the parameters"

@@ -16,7 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.classes import narrowed
-from cnnbench.data.scaling import BRIGHTEST, balanced_weights, channel_statistics
+from cnnbench.data.scaling import (
+    BRIGHTEST,
+    balanced_pos_weight,
+    balanced_weights,
+    channel_statistics,
+    target_statistics,
+)
 from cnnbench.errors import DataError, Diagnostic, Issue, Location, SpecError, quoted
 from cnnbench.graph.build import build_plan
 from cnnbench.graph.geometry import activation_of
@@ -86,24 +92,32 @@ class Loaded:
         found = [place for at, place in self.places.items() if at[:2] == ("model", key)]
         return (found or [self.places[("model",)]])[0]
 
-    def with_statistics(self, images: "NDArray[np.uint8]", labels: "NDArray[np.int32]") -> "Loaded":
-        """The experiment with the numbers for `normalize: auto` and `class_weights: balanced`.
+    def with_statistics(self, images: "NDArray[np.uint8]", labels: "NDArray[Any]") -> "Loaded":
+        """The experiment with the numbers for `auto` and `balanced`.
 
         Args:
           images: the training images, (n, height, width, channels).
-          labels: their labels, (n,).
+          labels: their labels, (n,), or targets or labels, (n, k).
 
         Raises:
-          DataError: a channel is constant, or a class has no images.
+          DataError: a channel or target is constant, a class has no images, or a label has none
+            or all.
         """
         dataset, train = self.experiment.dataset, self.experiment.train
         if dataset.normalize == AUTO:
             mean, std = channel_statistics(images)
             found = ChannelStatistics(mean=mean, std=std)
             dataset = dataset.model_copy(update={"normalize": found})
+        if dataset.normalize_targets == AUTO:
+            mean, std = target_statistics(labels, self.info.classes)
+            found = ChannelStatistics(mean=mean, std=std)
+            dataset = dataset.model_copy(update={"normalize_targets": found})
         if train.class_weights == BALANCED:
             weights = balanced_weights(labels, self.info.num_classes)
             train = train.model_copy(update={"class_weights": weights})
+        if train.pos_weight == BALANCED:
+            weights = balanced_pos_weight(labels, self.info.classes)
+            train = train.model_copy(update={"pos_weight": weights})
         update = {"dataset": dataset, "train": train}
         return replace(self, experiment=self.experiment.model_copy(update=update))
 

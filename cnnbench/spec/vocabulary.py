@@ -144,6 +144,7 @@ _KEYS: _Words = {
     "rho": ("decay", "alpha"),
     "label_smoothing": ("smoothing", "label_smooth", "smooth_labels"),
     "class_weights": ("class_weight", "loss_weight", "loss_weights"),
+    "pos_weight": ("pos_weights", "positive_weight", "positive_weights", "scale_pos_weight"),
     "weight_decay": ("wd", "decoupled_weight_decay", "l2", "l2_reg", "weight_decay_rate"),
     "evaluation": ("eval", "testing", "tta", "test_time_augmentation"),
     "early_stopping": ("early_stop", "EarlyStopping", "stop_early", "earlystopping"),
@@ -229,6 +230,10 @@ _KEYS: _Words = {
     "random_erasing": ("RandomErasing", "cutout", "erase", "reprob"),
     "pixel_scale": ("rescale", "scale"),
     "normalize": ("normalization", "normalise", "standardize", "mean", "z_score"),
+    "normalize_targets": (
+        *("normalize_y", "standardize_targets", "target_normalizer", "target_transform"),
+        *("normalise_targets", "scale_targets", "target_scaler"),
+    ),
     "splits": ("sizes",),
     "split": ("random_split", "train_test_split", "holdout", "shuffle_split"),
     "stratified": ("stratify",),

@@ -12,9 +12,11 @@ from cnnbench.training.step import StepConfig, cast, merged, pick, results_of, t
 def outputs_of(
     params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: StepConfig
 ) -> jax.Array:
-    """Output of the network for the images at `indices`."""
+    """Output of the network for the images at `indices`; targets in their own unit."""
     images, _ = pick(arrays, indices, rules)
-    return results_of(graphdef, params, rest, images, {}, rules).output
+    output = results_of(graphdef, params, rest, images, {}, rules).output
+    found: jax.Array = rules.target_scaling.undo(output) if rules.target_scaling else output
+    return found
 
 
 def outputs_from(

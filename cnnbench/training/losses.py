@@ -12,7 +12,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from numpy.typing import NDArray
 
-from cnnbench.data.scaling import BRIGHTEST
+from cnnbench.data.scaling import BRIGHTEST, TargetScaling
 from cnnbench.layers import Sample, VectorQuantizer
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import LOSSES, Experiment, Loss, Task
@@ -46,16 +46,20 @@ def objective(experiment: Experiment, *, training: bool = True) -> Score:
     equation 3).
 
     Args:
-      experiment: loss, label smoothing, class weights and layers. With class weights, divide the
-        sum over images by `total_weight`.
-      training: False for evaluation, without label smoothing and class weights: losses stay
-        comparable.
+      experiment: loss, label smoothing, weights, normalization of targets, and layers. With class
+        weights, divide the sum over images by `total_weight`.
+      training: False for evaluation, without label smoothing and weights: losses stay comparable.
     """
     smoothing = experiment.train.label_smoothing if training else 0.0
     loss = per_image_loss(loss_name(experiment))
     class_weights = class_weights_of(experiment) if training else None
     if smoothing or class_weights:
         loss = partial(weighted_cross_entropy, smoothing=smoothing, class_weights=class_weights)
+    if training and (pos_weight := experiment.train.pos_weight):
+        assert not isinstance(pos_weight, str), pos_weight
+        loss = partial(weighted_binary_cross_entropy, pos_weight=pos_weight)
+    if scaling := experiment.dataset.target_scaling:
+        loss = _of_normalized(loss, scaling)
     weights = {
         name: op.kl_weight
         for name, op in experiment.model.layers.items()
@@ -179,16 +183,41 @@ def weighted_cross_entropy(
     return loss
 
 
+def weighted_binary_cross_entropy(
+    logits: jax.Array, targets: jax.Array, *, pos_weight: tuple[float, ...]
+) -> jax.Array:
+    """Binary cross-entropy of each image, (n,), the mean over its labels.
+
+    As PyTorch's `BCEWithLogitsLoss`, it is not divided by the weights.
+
+    Args:
+      logits: outputs, (n, labels).
+      targets: shares of the labels, (n, labels).
+      pos_weight: factor of the labels that an image has, one per label.
+    """
+    weights = jnp.asarray(pos_weight, logits.dtype)
+    return _image_mean(partial(_binary_cross_entropy_with_logits, pos_weight=weights))(
+        logits, targets
+    )
+
+
+def _of_normalized(loss: PerImage, scaling: TargetScaling) -> PerImage:
+    """A loss between outputs and normalized targets."""
+    return lambda outputs, targets: loss(outputs, scaling.apply(targets))
+
+
 def _binary_cross_entropy(output: jax.Array, target: jax.Array) -> jax.Array:
     """Elementwise, from probabilities; clipped to stay finite at 0 and 1, as in Keras."""
     output = jnp.clip(output, 1e-7, 1 - 1e-7)
     return -(target * jnp.log(output) + (1 - target) * jnp.log1p(-output))
 
 
-def _binary_cross_entropy_with_logits(logit: jax.Array, target: jax.Array) -> jax.Array:
+def _binary_cross_entropy_with_logits(
+    logit: jax.Array, target: jax.Array, pos_weight: jax.Array | int = 1
+) -> jax.Array:
     """Elementwise; neither overflows nor loses the digits of a certain, correct output."""
     share = target.astype(logit.dtype)
-    return share * jax.nn.softplus(-logit) + (1 - share) * jax.nn.softplus(logit)
+    return pos_weight * share * jax.nn.softplus(-logit) + (1 - share) * jax.nn.softplus(logit)
 
 
 def _image_mean(value: PerImage) -> PerImage:
@@ -363,14 +392,16 @@ def loss_name(experiment: Experiment) -> Loss:
 def objective_name(experiment: Experiment) -> str:
     """Name of the training objective: the loss, and the weights of KL divergences and commitments.
 
-    Losses are comparable only if their objectives have the same name.
+    Losses are comparable only if their objectives have the same name; that of normalized targets
+    has no unit.
     """
     samples = [op for op in experiment.model.layers.values() if isinstance(op, Sample)]
     terms = [f"{op.kl_weight:g} KL" for op in samples]
     for op in experiment.model.layers.values():
         if isinstance(op, VectorQuantizer):
             terms += ["codebook", f"{op.commitment:g} commitment"]
-    return " + ".join([loss_name(experiment), *terms])
+    normalized = " of normalized targets" * (experiment.dataset.normalize_targets is not None)
+    return " + ".join([f"{loss_name(experiment)}{normalized}", *terms])
 
 
 def metric_names(experiment: Experiment) -> tuple[MetricName, ...]:

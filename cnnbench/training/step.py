@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
-from cnnbench.data.scaling import Scaling
+from cnnbench.data.scaling import Scaling, TargetScaling
 from cnnbench.nn.augment import (
     Draws,
     MixedLabels,
@@ -64,6 +64,7 @@ class StepConfig(NamedTuple):
       test_augment: views of the images in evaluation, `evaluation.augment`; None for one.
       class_weights: weights of the classes in the training loss; None for none.
       streamed: True if the arrays have only the images of the batch, in its order.
+      target_scaling: normalization of the targets that the network predicts; None for none.
     """
 
     task: Task
@@ -79,6 +80,7 @@ class StepConfig(NamedTuple):
     test_augment: str | None = None
     gathers: bool = False
     streamed: bool = False
+    target_scaling: TargetScaling | None = None
 
 
 class Part(NamedTuple):
@@ -120,6 +122,7 @@ def make_rules(
         class_weights_of(experiment) if training else None,
         None if training else experiment.evaluation.augment,
         bool(split_metric_names(experiment)),
+        target_scaling=experiment.dataset.target_scaling,
     )
 
 
@@ -434,6 +437,8 @@ def _evaluated(
             views_of(rules.test_augment, images),
         )
         scores = {"loss": rules.loss(result, targets)}
+        if scaling := rules.target_scaling:
+            result = result._replace(output=scaling.undo(result.output))
         scores |= {name: metric(result, targets) for name, metric in rules.metrics.items()}
         sums = {name: jnp.sum(score * part.weights) for name, score in scores.items()}
         gathered = gathered_of(rules.task, result, targets) if rules.gathers else ()

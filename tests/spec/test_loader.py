@@ -375,7 +375,8 @@ class TestOverrides:
             " use train, validation or test.\n"
             "command line: train.scheduel: unknown key 'scheduel' (did you mean"
             " 'schedule'?); use epochs, batch_size, optimizer, schedule, groups, precision, loss, "
-            "metrics, clip, label_smoothing, class_weights, ema, early_stopping, restore_best or"
+            "metrics, clip, label_smoothing, class_weights, pos_weight, ema,"
+            " early_stopping, restore_best or"
             " drop_last."
         )
 
@@ -429,7 +430,8 @@ class TestOverrides:
                 "train.epoch: unknown key 'epoch' (did you mean 'epochs'?); "
                 "use epochs, batch_size, optimizer, schedule, groups, precision, loss, metrics,"
                 " clip,"
-                " label_smoothing, class_weights, ema, early_stopping, restore_best or drop_last.",
+                " label_smoothing, class_weights, pos_weight, ema,"
+                " early_stopping, restore_best or drop_last.",
             ),
             (
                 "epochs=1",

@@ -318,14 +318,16 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
             "'swa' is not supported; use epochs,"
             " batch_size, optimizer, schedule, groups, precision, loss, metrics, clip,"
             " label_smoothing,"
-            " class_weights, ema, early_stopping, restore_best or drop_last.",
+            " class_weights, pos_weight, ema,"
+            " early_stopping, restore_best or drop_last.",
         ),
         (
             "train.dropout=0.5",
             "unknown key 'dropout'; add a layer with op: dropout, or use epochs,"
             " batch_size, optimizer, schedule, groups, precision, loss, metrics, clip,"
             " label_smoothing,"
-            " class_weights, ema, early_stopping, restore_best or drop_last.",
+            " class_weights, pos_weight, ema,"
+            " early_stopping, restore_best or drop_last.",
         ),
         *[
             (f"model.{layer}={{op: {name}}}", f"unknown operation '{name}'; use LIST; or {PYTHON}.")
@@ -472,20 +474,22 @@ ALL = "use sgd, adam, adamw, radam, adamax, rmsprop, adagrad, adadelta, lamb, la
             ["train.beta1=0.9"],
             "train.beta1: unknown key 'beta1' (did you mean 'train.optimizer.b1' of adam,"
             " adamw, radam, adamax, lamb or lion?); use epochs, batch_size, optimizer, schedule,"
-            " groups, precision, loss, metrics, clip, label_smoothing, class_weights, ema,"
-            " early_stopping, restore_best or drop_last.",
+            " groups, precision, loss, metrics, clip, label_smoothing, class_weights, pos_weight,"
+            " ema, early_stopping, restore_best or drop_last.",
         ),
         (
             ["train.optimizer=adamw", "train.beta1=0.9"],
             "train.beta1: unknown key 'beta1' (did you mean 'train.optimizer.b1'?); use"
             " epochs, batch_size, optimizer, schedule, groups, precision, loss, metrics, clip,"
-            " label_smoothing, class_weights, ema, early_stopping, restore_best or drop_last.",
+            " label_smoothing, class_weights, pos_weight, ema,"
+            " early_stopping, restore_best or drop_last.",
         ),
         (
             ["train.schedule={name: step, every: 2}", "train.gamma=0.9"],
             "train.gamma: unknown key 'gamma' (did you mean 'train.schedule.factor'?); use"
             " epochs, batch_size, optimizer, schedule, groups, precision, loss, metrics, clip,"
-            " label_smoothing, class_weights, ema, early_stopping, restore_best or drop_last.",
+            " label_smoothing, class_weights, pos_weight, ema,"
+            " early_stopping, restore_best or drop_last.",
         ),
         (
             ["train.optimizer=nadam"],

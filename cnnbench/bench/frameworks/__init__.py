@@ -124,6 +124,11 @@ def _check_recipe(experiment: Experiment) -> None:
         "train.label_smoothing": (train.label_smoothing, "label smoothing"),
         "train.groups": (train.groups, "parameter groups"),
         "train.class_weights": (train.class_weights, "class weights"),
+        "train.pos_weight": (train.pos_weight, "weights of labels"),
+        "dataset.normalize_targets": (
+            experiment.dataset.normalize_targets,
+            "normalization of targets",
+        ),
         "train.ema": (train.ema, "averages of parameters"),
     }
     for place, (value, name) in lacking.items():
