@@ -111,7 +111,7 @@ def predict(networks: Sequence[TrainedNetwork], images: Images) -> Sequence[Answ
 
 def regress(networks: Sequence[TrainedNetwork], images: Images) -> list[Regression]:
     """Predicts targets, as `predict`."""
-    outputs = np.stack([_outputs(network, images) for network in networks], axis=1)
+    outputs = np.stack([finite_predictions(network, images) for network in networks], axis=1)
     means = outputs.astype(np.float64).mean(axis=1).tolist()
     each = [tuple(map(tuple, seeds)) for seeds in outputs.tolist()]
     return [Regression(tuple(mean), own) for mean, own in zip(means, each, strict=True)]
@@ -119,7 +119,7 @@ def regress(networks: Sequence[TrainedNetwork], images: Images) -> list[Regressi
 
 def find_labels(networks: Sequence[TrainedNetwork], images: Images) -> list[LabelSet]:
     """Predicts labels, as `predict`."""
-    logits = [_outputs(network, images).astype(np.float64) for network in networks]
+    logits = [finite_predictions(network, images).astype(np.float64) for network in networks]
     found = []
     for mean in np.mean([np.exp(-np.logaddexp(0, -z)) for z in logits], axis=0):
         order = np.argsort(-mean, kind="stable").tolist()
@@ -139,7 +139,7 @@ def classify(networks: Sequence[TrainedNetwork], images: Images) -> list[Guess]:
       StoreError: a seed diverged.
     """
     shares = np.stack(
-        [softmax(_outputs(network, images).astype(np.float64)) for network in networks]
+        [softmax(finite_predictions(network, images).astype(np.float64)) for network in networks]
     )
     guesses = []
     for mean, each in zip(shares.mean(axis=0), shares.swapaxes(0, 1), strict=True):
@@ -161,7 +161,7 @@ def reconstruct(networks: Sequence[TrainedNetwork], images: Images) -> list[Reco
       StoreError: a seed diverged.
     """
     scale = networks[0].experiment.dataset.pixel_scale
-    outputs = [_outputs(network, images) for network in networks]
+    outputs = [finite_predictions(network, images) for network in networks]
     targets: Any = (images / scale).astype(np.float32)
     loss = per_image_loss(loss_name(networks[0].experiment))
     losses = np.mean([loss(made, targets) for made in outputs], axis=0).tolist()
@@ -170,7 +170,16 @@ def reconstruct(networks: Sequence[TrainedNetwork], images: Images) -> list[Reco
     return [Reconstruction(*each) for each in zip(losses, errors, pixels, strict=True)]
 
 
-def _outputs(network: TrainedNetwork, images: Images) -> Any:
+def finite_predictions(network: TrainedNetwork, images: Images) -> Any:
+    """Outputs as in the evaluation of the run, (n, ...).
+
+    Args:
+      network: the network of a seed.
+      images: (n, h, w, c), pixels from 0 to 255.
+
+    Raises:
+      StoreError: they are not finite.
+    """
     outputs = network.predictions(images)
     if not np.isfinite(outputs).all():
         message = f"{network.path}: seed {network.seed} diverged (its outputs are not finite)"

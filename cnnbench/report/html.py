@@ -111,6 +111,7 @@ class RunSection(NamedTuple):
       mistakes: misclassified test images with the highest loss.
       reconstructions: of an autoencoder.
       latent: latent space of an autoencoder.
+      worst: test images with the highest loss, for targets and several labels.
       source: the resolved experiment file.
       judged: the seeds behind `matrix` and `mistakes`.
       remarks: what is missing, and why.
@@ -125,6 +126,7 @@ class RunSection(NamedTuple):
     mistakes: Sequence[MistakePlate]
     reconstructions: Plate | None
     latent: Plate | None
+    worst: Plate | None
     source: str
     judged: str
     remarks: Sequence[str]
@@ -517,6 +519,7 @@ def _part(
         mistakes=[mistake_plate(mistake, named) for mistake in shown.mistakes],
         reconstructions=reconstructions_plate(shown, picture) if picture else None,
         latent=latent_plate(shown, shown.latent) if shown.latent else None,
+        worst=worst_plate(shown, shown.worst) if shown.worst else None,
         source=shown.loaded.text.decode("utf-8", "replace") if shown.loaded else "",
         judged=f"{len(shown.judged)} seeds" if shown.judged[1:] else f"seed {judged}",
         remarks=shown.remarks,
@@ -706,6 +709,15 @@ def _tuning_plate(content: bytes, labels: Sequence[str]) -> Plate:
     caption = f"Trials of the tuning before {enumeration(labels)}, and the expected best of k."
     alt = f"Curves of the validation metric by tuned value and by number of trials. {caption}"
     return Plate(picture.uri, picture.width // 2, picture.height // 2, alt, caption)
+
+
+def worst_plate(shown: RunArtifacts, content: bytes) -> Plate:
+    """Test images with the highest loss, as `plots.contact_sheet` draws them."""
+    picture, count = read_png(content), len(shown.judged)
+    whose = f"mean over {count} seeds" if count > 1 else f"seed {shown.judged[0]}"
+    caption = f"{clean(shown.label)}, {whose}: test images with the highest loss."
+    alt = f"Images, each above its true and its predicted values. {caption}"
+    return Plate(picture.uri, picture.width, picture.height, alt, caption)
 
 
 def latent_plate(shown: RunArtifacts, content: bytes) -> Plate:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     TestImages = Callable[[TrainedNetwork], Split]
 
-MOST_MISTAKES, MOST_KERNELS = 5, 32
+MOST_MISTAKES, MOST_WORST, MOST_KERNELS = 5, 10, 32
 
 
 @dataclass(slots=True)
@@ -46,6 +46,7 @@ class RunArtifacts:
       mistakes: the misclassified test images with the highest mean loss.
       reconstructions: a PNG file.
       latent: a PNG file of the latent space.
+      worst: a PNG file of the test images with the highest loss, for targets and several labels.
       tuning: a PNG file of the trials that chose its settings.
       remarks: what is missing and why, a sentence each.
     """
@@ -62,6 +63,7 @@ class RunArtifacts:
     mistakes: "tuple[Mistake, ...]" = ()
     reconstructions: bytes | None = None
     latent: bytes | None = None
+    worst: bytes | None = None
     tuning: bytes | None = None
     remarks: list[str] = field(default_factory=list)
 
@@ -151,6 +153,9 @@ def _inspect(
     if shown.run.record.task == "classify":
         missing = "Confusion matrix and errors unavailable"
         _try(shown, missing, lambda: _find_mistakes(shown, networks, images))
+    elif shown.run.record.task in {"regress", "multilabel"}:
+        missing = "Errors unavailable"
+        _try(shown, missing, lambda: _draw_worst(shown, networks, images))
     elif network.plan is not None and shown.run.record.task == "reconstruct":
         missing = "Latent space unavailable"
         _try(shown, missing, lambda: _draw_latent(shown, network, images))
@@ -197,6 +202,21 @@ def _find_mistakes(
     shown.confusion = confusion(test.labels, logits)
     shown.calibration = calibrations(test.labels, logits)
     shown.mistakes = hardest(test.images, test.labels, logits, MOST_MISTAKES)
+
+
+def _draw_worst(
+    shown: RunArtifacts, networks: "Sequence[TrainedNetwork]", images: "TestImages"
+) -> None:
+    from cnnbench.analysis.worst import worst_images
+    from cnnbench.report.plots.contact_sheet import contact_sheet
+    from cnnbench.report.predictions.worst import WorstPredictions, groups
+
+    record, seeds = networks[0].record, tuple(network.seed for network in networks)
+    hardest = worst_images(networks, images(networks[0]), MOST_WORST)
+    shown.judged = seeds
+    shown.worst = contact_sheet(
+        groups(WorstPredictions(record, seeds, record.loss, hardest)), "", "png"
+    )
 
 
 def _draw_latent(shown: RunArtifacts, network: "TrainedNetwork", images: "TestImages") -> None:

@@ -152,8 +152,8 @@ def test_panels_say_what_they_show(networks: Mapping[str, TrainedNetwork]) -> No
     titles = [panel.title for panel in latent_panels(networks["vae_2d"], test, (0, 1))]
     assert titles == [
         "test images and their reconstructions",
-        f"latent interpolation from test image 0 (a {test.labels[0]}) to test image 1"
-        f" (a {test.labels[1]})",
+        f"latent interpolation from test image 0 ({test.labels[0]}) to test image 1"
+        f" ({test.labels[1]})",
         "50 samples from the prior",
         "latent space: decoded grid, and codes of 60 test images by class",
     ]

@@ -18,7 +18,14 @@ from cnnbench.analysis.predict import Guess, Reconstruction, reconstruct
 from cnnbench.cli.app import app
 from cnnbench.data.catalog import READABLE
 from cnnbench.data.own.image_files import PreparedImage
-from cnnbench.report.predictions import Predictions, csv_text, json_text, markdown, table, title
+from cnnbench.report.predictions.files import (
+    Predictions,
+    csv_text,
+    json_text,
+    markdown,
+    table,
+    title,
+)
 from cnnbench.runs.folder import read_run
 from tests.support.golden import approved
 from tests.support.oracles import Array

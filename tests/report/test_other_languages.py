@@ -25,11 +25,12 @@ from cnnbench.cli.console import LegibleConsole
 from cnnbench.comparisons.comparison import compare
 from cnnbench.data.own.image_files import PreparedImage
 from cnnbench.formatting import clean, csv_cell, escape_markdown
-from cnnbench.report import comparison, csv_json, predictions
+from cnnbench.report import comparison, csv_json
 from cnnbench.report.html import table_page
 from cnnbench.report.plots.diagram import diagram
 from cnnbench.report.plots.mermaid import mermaid
-from cnnbench.report.predictions import Predictions
+from cnnbench.report.predictions import files as predictions
+from cnnbench.report.predictions.files import Predictions
 from cnnbench.spec.loader import load_experiment
 from tests.support.samples import ENVIRONMENT, make_run
 

@@ -217,7 +217,7 @@ def test_normalized_targets_train_as_targets_normalized_by_hand(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["onnx", "stablehlo", "safetensors"])
-def test_exported_models_predict_targets_in_their_unit(tmp_path: Path, kind: str) -> None:
+def test_exported_models_predict_targets_in_their_unit(tmp_path: Path, kind: Any) -> None:
     data(tmp_path)
     statistics = ", normalize_targets: {mean: [5, 10000], std: [2, 5000]}"
     network = network_of(trained(tmp_path, "regress", "data.npz", statistics))

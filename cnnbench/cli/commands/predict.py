@@ -1,6 +1,6 @@
-"""``cnnbench predict``: runs trained networks on images of the user."""
+"""``cnnbench predict``: runs trained networks on images of the user, or on test images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,6 +15,7 @@ from cnnbench.cli.terminal import (
     file_form,
     print_document,
     stdout,
+    tell,
     warn,
     write_file,
 )
@@ -28,7 +29,8 @@ from cnnbench.runs.folder import read_run_entry
 
 if TYPE_CHECKING:
     from cnnbench.data.catalog import ImageForm
-    from cnnbench.report.predictions import Predictions
+    from cnnbench.report.predictions.files import Predictions
+    from cnnbench.report.predictions.worst import WorstPredictions
 
 PredictFormat = Literal[Format.TABLE, Format.MD, Format.CSV, Format.JSON]
 SHOWN = 6  # images that a terminal shows
@@ -45,9 +47,17 @@ class Invert(StrEnum):
 def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     run: Run,
     images: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="IMAGE", help=f"{READABLE} files.", show_default=False),
-    ],
+    ] = None,
+    worst: Annotated[
+        int | None,
+        typer.Option(
+            help="Instead of image files: the N test images with the largest loss.",
+            metavar="N",
+            min=1,
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(help="Seed whose network is used; default: all of them.", metavar="N"),
@@ -65,7 +75,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
         typer.Option(
             "--output",
             "-o",
-            help="Draw the network's inputs to a file (.svg or .png).",
+            help="Draw the images with their predictions to a file (.svg or .png).",
             metavar="FILE",
         ),
     ] = None,
@@ -73,21 +83,47 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     data_dir: DataDir = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Run a trained network on your own images."""
+    """Run a trained network on your own images, or show the test images it predicts worst."""
     if output:
         file_form("--output", output, PICTURES)
+    if worst is not None:
+        given = {"images": images, "--trim": trim, "--invert": invert is not Invert.AUTO}
+        _require_alone(given)
+    elif not images:
+        remedy = "write: cnnbench predict RUN IMAGE..., or add --worst 16 for test images"
+        raise UsageError(f"predict: IMAGE is missing; {remedy}.")
     path, warnings = find_run(run, results_dir)
     warn(warnings)
+    if worst is not None:
+        with computing():
+            shown = _worst(path, seed, data_dir, worst)
+        _print_worst(shown, format)
+        if output:
+            _draw_worst(shown, output)
+        return
     used = read_run_entry(path).record.dataset
     preprocessing = Preprocessing(invert.value, trim)
     shape = used.shape or describe(used.name, data_dir).shape
     form = _form(path, data_dir) if used.classes else None
-    seen = [_read(file, shape, preprocessing, form) for file in images]
+    seen = [_read(file, shape, preprocessing, form) for file in images or ()]
     with computing():
         found = _predictions(path, seed, data_dir, seen)
     _print(found, format)
     if output:
         _draw(found, output)
+
+
+def _require_alone(given: Mapping[str, object]) -> None:
+    """Refuses arguments that `--worst` ignores.
+
+    Raises:
+      UsageError: there is one.
+    """
+    for name, value in given.items():
+        if value:
+            what = "image files have" if name == "images" else f"{name} has"
+            remedy = "remove them" if name == "images" else "remove it"
+            raise UsageError(f"--worst: shows test images, on which {what} no effect; {remedy}.")
 
 
 def _form(path: Path, data_dir: Path | None) -> "ImageForm | None":
@@ -121,7 +157,7 @@ def _predictions(
 ) -> "Predictions":
     from cnnbench.analysis.predict import predict as predict_images
     from cnnbench.analysis.trained_network import load_seeds
-    from cnnbench.report.predictions import Predictions
+    from cnnbench.report.predictions.files import Predictions
     from cnnbench.training.losses import loss_name
 
     networks = load_seeds(path, seed, data_dir=data_dir)
@@ -132,7 +168,14 @@ def _predictions(
 
 
 def _print(found: "Predictions", format: PredictFormat) -> None:  # noqa: A002
-    from cnnbench.report.predictions import csv_text, json_text, markdown, pictures, table, title
+    from cnnbench.report.predictions.files import (
+        csv_text,
+        json_text,
+        markdown,
+        pictures,
+        table,
+        title,
+    )
 
     match format:
         case Format.TABLE:
@@ -150,9 +193,48 @@ def _print(found: "Predictions", format: PredictFormat) -> None:  # noqa: A002
             print_document(json_text(found), "json")
 
 
+def _worst(path: Path, seed: int | None, data_dir: Path | None, most: int) -> "WorstPredictions":
+    from cnnbench.analysis.trained_network import load_seeds
+    from cnnbench.analysis.worst import worst_images
+    from cnnbench.report.predictions.worst import WorstPredictions
+
+    networks = load_seeds(path, seed, data_dir=data_dir)
+    record = networks[0].record
+    test = networks[0].dataset(data_dir, tell).test
+    seeds = tuple(network.seed for network in networks)
+    return WorstPredictions(record, seeds, record.loss, worst_images(networks, test, most))
+
+
+def _print_worst(found: "WorstPredictions", format: PredictFormat) -> None:  # noqa: A002
+    from cnnbench.report.predictions.worst import csv_text, groups, json_text, markdown, table
+
+    match format:
+        case Format.TABLE:
+            console, shown = stdout(), groups(found)
+            console.print(gallery(shown[:SHOWN], console))
+            if len(shown) > SHOWN:
+                console.print(f"{len(shown) - SHOWN} more images; draw all of them with -o FILE.\n")
+            console.print(found.heading, markup=False, highlight=False)
+            console.print(table(found))
+        case Format.MD:
+            print_document(markdown(found))
+        case Format.CSV:
+            print_document(csv_text(found))
+        case Format.JSON:
+            print_document(json_text(found), "json")
+
+
+def _draw_worst(found: "WorstPredictions", file: Path) -> None:
+    from cnnbench.report.plots.contact_sheet import contact_sheet
+    from cnnbench.report.predictions.worst import groups
+
+    content = contact_sheet(groups(found), found.heading, file_form("--output", file, PICTURES))
+    write_file("--output", file, content)
+
+
 def _draw(found: "Predictions", file: Path) -> None:
     from cnnbench.report.plots.image_grid import page, pixel_panel
-    from cnnbench.report.predictions import answer_text, pictures, title
+    from cnnbench.report.predictions.files import answer_text, pictures, title
 
     panels = [
         pixel_panel(

@@ -417,12 +417,17 @@ def latent_panels(network: TrainedNetwork, test: Split, ends: tuple[int, int]) -
         lines = (images, denoised.noisy, denoised.outputs)
         yield _image_rows("corrupted as in training", *lines, labels=("clean", "noisy", "output"))
     if (steps := walk(network, test.images[list(ends)])) is not None:
-        one, other = (f"test image {n} (a {test.labels[n]})" for n in ends)
+        one, other = (f"test image {n}{_of_class(network, test.labels[n])}" for n in ends)
         yield _image_tiles(f"latent interpolation from {one} to {other}", steps, STEPS)
     if (drawn := from_prior(network)) is not None:
         yield _image_tiles(f"{SAMPLES} samples from the prior", drawn, 10)
     if (found := _plane(network, test)) is not None:
         yield found
+
+
+def _of_class(network: TrainedNetwork, label: Array) -> str:
+    """The class of an image in parentheses; empty if it has targets or several labels."""
+    return f" ({network.record.dataset.class_name(int(label))})" if label.ndim == 0 else ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
@@ -434,6 +439,7 @@ class Plane:
       images: (n, h, w) or (n, h, w, 3), rows from the top, pixels from 0 to 255.
       places: codes of test images, (m, 2).
       labels: their classes, (m,).
+      names: names of all classes that occur among them.
       reach: both axes range from -reach to reach.
     """
 
@@ -441,6 +447,7 @@ class Plane:
     images: Array
     places: Array
     labels: Array
+    names: Mapping[int, str]
     reach: float
 
     def size(self) -> tuple[float, float]:
@@ -458,7 +465,7 @@ class Plane:
         for label in np.unique(self.labels):
             of_class = self.places[self.labels == label]
             look: Any = {"s": 3, "color": f"C{label % 10}", "linewidths": 0}
-            points.scatter(of_class[:, 0], of_class[:, 1], label=str(label), **look)
+            points.scatter(of_class[:, 0], of_class[:, 1], label=self.names[int(label)], **look)
         names = {"title": "class", "title_fontsize": 7, "fontsize": 7, "markerscale": 2.5}
         points.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, **names)
         for axes in (decoded, points):
@@ -477,7 +484,12 @@ def _plane(network: TrainedNetwork, test: Split) -> Plane | None:
     assert images is not None
     title = f"latent space: decoded grid, and codes of {len(places):,} test images by class"
     flat = _flat(np.clip(images, 0, 255))
-    return Plane(title, flat, places, test.labels[:MOST_POINTS], reach)
+    labels, names = test.labels[:MOST_POINTS], {0: "all"}
+    if labels.ndim > 1:  # several labels: points of one color
+        labels = np.zeros(len(labels), np.int32)
+    else:
+        names = {n: network.record.dataset.class_name(n) for n in np.unique(labels).tolist()}
+    return Plane(title, flat, places, labels, names, reach)
 
 
 def _image_rows(title: str, *lines: Array, labels: tuple[str, ...] = ("input", "output")) -> Panel:

@@ -70,7 +70,7 @@ def answer_text(found: Predictions, answer: Answer) -> str:
     name = found.record.dataset.class_name
     match answer:
         case Guess():
-            return f"{name(answer.predicted)} ({_percent(answer.probability)})"
+            return f"{name(answer.predicted)} ({percent(answer.probability)})"
         case Reconstruction():
             return f"squared error {answer.squared_error:.4g}"
         case Regression():
@@ -90,17 +90,26 @@ def _values(found: Predictions, answer: Regression) -> dict[str, str]:
 def _labels(found: Predictions, answer: LabelSet) -> str:
     """Predicted labels with their probabilities; `none` without any."""
     name = found.record.dataset.class_name
-    parts = (f"{name(label)} ({_percent(answer.probabilities[label])})" for label in answer.labels)
+    parts = (f"{name(label)} ({percent(answer.probabilities[label])})" for label in answer.labels)
     return ", ".join(parts) or "none"
 
 
 def table(found: Predictions) -> WrappedTable:
     """A row for each file."""
+    return table_of(_grid(found))
+
+
+def table_of(grid: Sequence[Sequence[str]]) -> WrappedTable:
+    """A table whose first column may be wrapped.
+
+    Args:
+      grid: the cells, headers first.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    header, *rows = _grid(found)
+    header, *rows = grid
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for number, name in enumerate(header):
         drawn.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
@@ -117,10 +126,19 @@ def markdown(found: Predictions) -> str:
 
 def csv_text(found: Predictions) -> str:
     """CSV: a header and a row for each file, unrounded."""
+    return csv_of(_entries(found))
+
+
+def csv_of(entries: Sequence[Mapping[str, object]]) -> str:
+    """CSV of entries without their lists.
+
+    Args:
+      entries: fields by name, the same names in each.
+    """
     text = io.StringIO()
     rows = [
         {name: value for name, value in entry.items() if not isinstance(value, tuple)}
-        for entry in _entries(found)
+        for entry in entries
     ]
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -145,20 +163,20 @@ def _grid(found: Predictions) -> list[list[str]]:
     """Cells of a table, headers first."""
     rows = []
     for photograph, answer in zip(found.photographs, found.answers, strict=True):
-        row = {"Image": clean(photograph.file), **_cells(found, answer)}
+        row = {"Image": clean(photograph.file), **cells(found, answer)}
         rows.append(row | {"Inverted": "yes" if photograph.inverted else "no"})
     return [list(rows[0]), *(list(row.values()) for row in rows)]
 
 
-def _cells(found: Predictions, answer: Answer) -> dict[str, str]:
+def cells(found: Predictions, answer: Answer) -> dict[str, str]:
     """Cells of a prediction by column."""
     name, count = found.record.dataset.class_name, len(found.seeds)
     match answer:
         case Guess():
-            second = f"{name(answer.runner_up)} ({_percent(answer.runner_up_probability)})"
+            second = f"{name(answer.runner_up)} ({percent(answer.runner_up_probability)})"
             return {
                 "Class": name(answer.predicted),
-                "Probability": _percent(answer.probability),
+                "Probability": percent(answer.probability),
                 "Runner-up": second,
                 **({"Agreement": f"{answer.agreement} of {count}"} if count > 1 else {}),
             }
@@ -185,14 +203,18 @@ def _entries(found: Predictions) -> list[Mapping[str, object]]:
             "height": photograph.height,
             "border": photograph.border,
             "inverted": photograph.inverted,
-            **_answer(found, answer),
-            **_class_names(found.record, answer),
+            **fields(found, answer),
         }
         for photograph, answer in zip(found.photographs, found.answers, strict=True)
     ]
 
 
-def _answer(found: Predictions, answer: Answer) -> dict[str, object]:
+def fields(found: Predictions, answer: Answer) -> dict[str, object]:
+    """Fields of a prediction by name, with names of classes."""
+    return _fields(found, answer) | _class_names(found.record, answer)
+
+
+def _fields(found: Predictions, answer: Answer) -> dict[str, object]:
     dataset = found.record.dataset
     match answer:
         case Reconstruction():
@@ -227,5 +249,6 @@ def _class_names(record: RunRecord, answer: Answer) -> dict[str, object]:
     return {"class_name": name(answer.predicted), "runner_up_name": name(answer.runner_up)}
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share from 0 to 1 as a percentage."""
     return f"{100 * share:.1f}%"

@@ -1,0 +1,1 @@
+"""Predictions of trained networks: tables, Markdown, CSV, JSON and captions of pictures."""
