@@ -108,7 +108,10 @@ def read_table(path: Path, keys: NamesByKey, kind: LabelKind) -> dict[str, Raw]:
             TextIOWrapper(gzip.open(raw) if packed else raw, encoding="utf-8-sig") as file,
         ):
             return _table(path, _Lines(path, file, lambda: count(raw.tell())), keys, kind)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        message = f"{path}: is not a CSV file in UTF-8 ({error.reason})"
+        raise DataError(f"{message}; save it as UTF-8") from error
+    except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, "CSV", error) from error
 
 

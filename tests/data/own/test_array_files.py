@@ -841,10 +841,8 @@ def test_bad_csv(tmp_path: Path, text: str, message: str) -> None:
 def test_csv_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"label,a\n\xff\xfe,1\n")
-    assert error_of(path, tmp_path) == (
-        "a.csv: is not a valid CSV file ('utf-8' codec can't decode byte 0xff in position 8: "
-        "invalid start byte); save it again"
-    )
+    message = "a.csv: is not a CSV file in UTF-8 (invalid start byte); save it as UTF-8"
+    assert error_of(path, tmp_path) == message
 
 
 PNG = encoded(GRAY[0])

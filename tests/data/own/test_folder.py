@@ -1,6 +1,7 @@
 """A folder of images as a dataset: layouts, splits, formats, and files that are refused."""
 
 import collections
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from cnnbench.data import file_digests
 from cnnbench.data.catalog import ImageForm, Shares, divide
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.data.own.decoding import decode
+from cnnbench.data.own.folder import FolderSource
 from cnnbench.errors import DataError, SpecError
 from cnnbench.spec.experiment import DatasetSpec
 from cnnbench.spec.loader import load_experiment
@@ -132,6 +135,21 @@ def test_cache_knows_the_content_of_the_files(tmp_path: Path) -> None:
     assert changed.digest != first.digest
     assert len(notes) == 1
     assert len(load(tmp_path / "moved", channels=1)[1]) == 1
+
+
+def test_unchanged_files_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10**10)  # they have not changed just now
+    make(tmp_path / "pics" / "a", 5)
+    make(tmp_path / "pics" / "b", 5)
+    source = FolderSource(tmp_path / "pics", AS_IT_IS, Shares())
+    key = source.key()
+    monkeypatch.setattr(file_digests, "_read", pytest.fail)
+    assert source.key() == key
+    assert source.reader()[1] == f"statistics {key}"
+    assert load(tmp_path / "pics")[0].info.num_classes == 2
 
 
 def test_progress_of_slow_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
