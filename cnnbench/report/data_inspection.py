@@ -10,12 +10,16 @@ from cnnbench.data.adjustments import subset_size
 from cnnbench.data.catalog import DatasetInfo, split_sizes
 from cnnbench.data.inspection.arrays import ArrayInspection
 from cnnbench.data.inspection.folder import FolderInspection, SameImages
+from cnnbench.data.inspection.labels import LabelDistribution, TargetDistribution
 from cnnbench.data.own.decoding import ImageHeader
 from cnnbench.data.own.folder import LISTED, few
 from cnnbench.data.splits import size_of_validation
 from cnnbench.formatting import clean
 from cnnbench.layers.base import shape_text
+from cnnbench.report.sparkline import bars
 from cnnbench.spec.experiment import DatasetSpec
+
+_WORDS = ("Target", "Split", "Histogram")  # columns of words
 
 
 def images_line(spec: DatasetSpec, info: DatasetInfo) -> str:
@@ -54,16 +58,55 @@ def _num_kept(spec: DatasetSpec, info: DatasetInfo, number: int) -> int:
     return subset_size(spec.subset.size or 0, number)
 
 
-def classes_table(classes: Sequence[str], counts: Mapping[str, Sequence[int]]) -> Table:
-    """Number of images of each class, by split.
+def targets_table(
+    names: Sequence[str], found: Sequence[Mapping[str, TargetDistribution]], encoding: str
+) -> Table:
+    """Distribution of each target, by split.
 
     Args:
-      classes: names of the classes.
-      counts: of each class, by split.
+      names: of the targets.
+      found: the distributions of each target.
+      encoding: of the output.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in ("Class", *(split.title() for split in counts)):
-        table.add_column(name, justify="left" if name == "Class" else "right")
+    for head in ("Target", "Split", "Images", "Mean", "Std", "Min", "Max", "Histogram"):
+        table.add_column(head, justify="left" if head in _WORDS else "right", no_wrap=True)
+    for name, splits in zip(names, found, strict=True):
+        for split, own in splits.items():
+            numbers = (f"{value:.4g}" for value in (own.mean, own.std, own.low, own.high))
+            histogram = bars(own.histogram, encoding)
+            table.add_row(clean(name), split, f"{own.number:,}", *numbers, histogram)
+    return table
+
+
+def labels_lines(names: Sequence[str], found: LabelDistribution) -> Iterator[str]:
+    """Number of labels per training image, and labels that occur together, a line each.
+
+    Args:
+      names: of the labels.
+      found: labels of the training images.
+    """
+    share = 100 * found.without / max(found.number, 1)
+    yield f"Labels per training image: mean {found.cardinality:.2f}, at most {found.most}."
+    yield f"Training images without a label: {found.without:,} ({share:.1f}%)."
+    pairs = [f"{clean(names[a])} and {clean(names[b])} {n:,}" for a, b, n in found.pairs[:LISTED]]
+    if pairs:
+        yield f"Most frequent pairs: {', '.join(pairs)}."
+
+
+def classes_table(
+    classes: Sequence[str], counts: Mapping[str, Sequence[int]], kind: str = "Class"
+) -> Table:
+    """Number of images of each class or label, by split.
+
+    Args:
+      classes: names of the classes or labels.
+      counts: of each class or label, by split.
+      kind: what they are.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in (kind, *(split.title() for split in counts)):
+        table.add_column(name, justify="left" if name == kind else "right")
     for label, name in enumerate(classes):
         table.add_row(clean(name), *(f"{count[label]:,}" for count in counts.values()))
     return table

@@ -39,6 +39,21 @@ def sparkline(values: Sequence[float], encoding: str = "utf-8", width: int = WID
     return "".join(_character(value, low, high, ramp) for value in bins)
 
 
+def bars(counts: Sequence[int], encoding: str = "utf-8") -> str:
+    """Renders counts as bars from zero, one character each; a space stands for zero.
+
+    Args:
+      counts: in order.
+      encoding: as for `sparkline`.
+
+    >>> bars([0, 1, 8]), bars([0, 1, 8], "ascii")
+    (' ▁█', ' _@')
+    """
+    ramp = BLOCKS if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else ASCII
+    most = max(counts)
+    return "".join(ramp[-(-count * len(ramp) // most) - 1] if count else " " for count in counts)
+
+
 def _mean(values: Sequence[float]) -> float:
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else math.nan

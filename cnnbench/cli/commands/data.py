@@ -26,15 +26,15 @@ from cnnbench.errors import UsageError
 from cnnbench.formatting import clean, enumeration
 from cnnbench.layers.base import shape_text
 from cnnbench.report.table import WrappedTable
-from cnnbench.spec.experiment import DatasetSpec
+from cnnbench.spec.experiment import DatasetSpec, Task
 from cnnbench.system import commands
 from cnnbench.system.cache import cache_dir
 
 if TYPE_CHECKING:
-    from cnnbench.report.plots.image_grid import Panel
+    from cnnbench.report.plots.image_grid import Drawn
     from cnnbench.system.arrays import Pixels
 
-Inspected = tuple[Table, list[str], "list[Panel]"]
+Inspected = tuple[Table, list[str], "list[Drawn]"]
 
 data_app = App(help="List, prepare, inspect and export datasets.", no_args_is_help=True)
 
@@ -144,11 +144,20 @@ def data_inspect(
     data: Annotated[
         str,
         typer.Argument(
-            help="A folder of images, array files, or the name of a dataset.",
+            help="A folder of images, array files, the name of a dataset, or an experiment file,"
+            " for its dataset.",
             metavar="DATA",
             autocompletion=complete_datasets,
         ),
     ],
+    task: Annotated[
+        Task | None,
+        typer.Option(
+            help="What the labels in array files are: numbers (regress), or several per image"
+            " (multilabel). An experiment file has it.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -160,19 +169,45 @@ def data_inspect(
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Show classes, sizes, modes and duplicates of a dataset."""
+    """Show classes, targets or labels, sizes, modes and duplicates of a dataset."""
     if output:
         file_form("--output", output, PICTURES)
-    place = find_place(data, data_dir)
-    table, lines, panels = (_folder if place.key == "folder" else _arrays)(place, data_dir)
+    title, (table, lines, panels) = _inspected(data, task, data_dir)
     stdout().print(WrappedTable(table), "")
     for line in lines:
         tell(line, err=False)
     if output:
         from cnnbench.report.plots.image_grid import page
 
-        content = page(panels, place.title, file_form("--output", output, PICTURES))
+        content = page(panels, title, file_form("--output", output, PICTURES))
         write_file("--output", output, content)
+
+
+def _inspected(data: str, task: Task | None, data_dir: Path | None) -> tuple[str, Inspected]:
+    """Title of what is inspected, and what was found.
+
+    Raises:
+      UsageError: `--task` is not for this data.
+    """
+    if Path(data).suffix in {".yaml", ".yml"} and Path(data).is_file():
+        from cnnbench.spec.loader import load_experiment
+
+        if task is not None:
+            raise UsageError("--task: the experiment file has the task; remove it.")
+        loaded = load_experiment(Path(data), data_dir=data_dir)
+        dataset = dataset_of(loaded.experiment.dataset, data_dir, tell)
+        return loaded.experiment.name, _dataset(dataset)
+    place = find_place(data, data_dir)
+    several = task is not None and task.labels != "class"
+    if several and place.key != "arrays":
+        what = "labels of a folder are in a table (dataset.labels)"
+        what = what if place.key == "folder" else "is for array files"
+        raise UsageError(f"--task: {what}; inspect an experiment file.")
+    if place.key == "folder":
+        return place.title, _folder(place, data_dir)
+    spec = DatasetSpec.model_validate({place.key: place.value})
+    spec = spec.labeled(task.labels) if task else spec
+    return place.title, _dataset(dataset_of(spec, data_dir, tell))
 
 
 def _folder(place: DataPlace, data_dir: Path | None) -> Inspected:  # noqa: ARG001
@@ -184,18 +219,46 @@ def _folder(place: DataPlace, data_dir: Path | None) -> Inspected:  # noqa: ARG0
     return table, list(folder_lines(found)), _panels(found.classes, found.samples)
 
 
-def _arrays(place: DataPlace, data_dir: Path | None) -> Inspected:
+def _dataset(dataset: Dataset) -> Inspected:
     from cnnbench.data.inspection.arrays import inspect_dataset
     from cnnbench.report.data_inspection import array_lines, classes_table
 
-    dataset = _load(place, data_dir)
-    found = inspect_dataset(dataset)
-    classes = dataset.info.classes or [str(label) for label in range(dataset.info.num_classes)]
-    lines = list(array_lines(dataset.info, found))
-    return classes_table(classes, found.counts), lines, _panels(classes, found.samples)
+    info, found = dataset.info, inspect_dataset(dataset)
+    lines = list(array_lines(info, found))
+    if info.labels == "targets":
+        return _targets(dataset, lines, found.samples)
+    names = info.classes or [str(label) for label in range(info.num_classes)]
+    if info.labels == "multilabel":
+        from cnnbench.data.inspection.labels import label_distribution
+        from cnnbench.report.data_inspection import labels_lines
+
+        lines = [*labels_lines(names, label_distribution(dataset.train.labels)), *lines]
+        return classes_table(names, found.counts, "Label"), lines, _panels(names, found.samples)
+    return classes_table(names, found.counts), lines, _panels(names, found.samples)
 
 
-def _panels(classes: Sequence[str], samples: "Sequence[Pixels]") -> "list[Panel]":
+def _targets(dataset: Dataset, lines: list[str], samples: "Sequence[Pixels]") -> Inspected:
+    from cnnbench.data.inspection.labels import target_distributions
+    from cnnbench.report.data_inspection import targets_table
+    from cnnbench.report.plots.image_grid import Histogram
+
+    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    values = {name: split.labels for name, split in parts.items()}
+    number = dataset.info.num_classes
+    names = dataset.info.classes or [f"value {n}" if number > 1 else "value" for n in range(number)]
+    found = [target_distributions(values, target) for target in range(number)]
+    panels: list[Drawn] = []
+    for target, name in enumerate(names):
+        own = found[target].values()
+        ends = min(each.low for each in own), max(each.high for each in own)
+        counts = {split: each.histogram for split, each in found[target].items()}
+        panels.append(Histogram(clean(name), ends, counts))
+        titles = [f"{name}: smallest", f"{name}: largest"]
+        panels += _panels(titles, samples[2 * target : 2 * target + 2])
+    return targets_table(names, found, stdout().encoding), lines, panels
+
+
+def _panels(classes: Sequence[str], samples: "Sequence[Pixels]") -> "list[Drawn]":
     from cnnbench.report.plots.image_grid import pixel_panel
 
     named = zip(classes, samples, strict=True)

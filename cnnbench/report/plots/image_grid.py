@@ -41,6 +41,7 @@ VECTOR_ROW, VECTOR_TICK = 64, 8  # values per row of a vector, and between colum
 MOST_POINTS = 2_000  # test images in the scatter plot of the latent space
 SHOWN = 10  # reconstructed images
 PLANE, BELOW = 3.1, 0.35  # inches: side of the latent space, room for the axis below it
+HISTOGRAM = 1.6  # inches
 LEAST_REACH = 3.0  # standard deviations of the prior
 
 _LABEL: dict[str, Any] = {"fontsize": 6.5, "textcoords": "offset points", "annotation_clip": False}
@@ -423,6 +424,39 @@ def latent_panels(network: TrainedNetwork, test: Split, ends: tuple[int, int]) -
         yield _image_tiles(f"{SAMPLES} samples from the prior", drawn, 10)
     if (found := _plane(network, test)) is not None:
         yield found
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Bars of a histogram, those of each split in its own color.
+
+    Args:
+      title: above it.
+      ends: the ends of the axis.
+      counts: images in each bin, by split.
+    """
+
+    title: str
+    ends: tuple[float, float]
+    counts: Mapping[str, Sequence[int]]
+
+    def size(self) -> tuple[float, float]:
+        """Width and height in inches."""
+        return WIDTH - 1.5 * LEFT, HISTOGRAM
+
+    def draw(self, figure: Any, left: float, top: float, shrink: float) -> None:
+        """Draws the bars; arguments as for a `Panel`."""
+        wide, tall = shrink * (WIDTH - 3 * LEFT), HISTOGRAM - BELOW
+        axes = axes_at(figure, left + 0.2, top - tall, wide, tall)
+        base = np.zeros(len(next(iter(self.counts.values()))), np.int64)
+        edges = np.linspace(*self.ends, len(base) + 1)
+        for number, (split, counts) in enumerate(self.counts.items()):
+            look: Any = {"width": np.diff(edges), "align": "edge", "color": f"C{number}"}
+            axes.bar(edges[:-1], counts, bottom=base, label=split, **look)
+            base = base + np.array(counts)
+        axes.legend(frameon=False, fontsize=7)
+        axes.set_ylabel("images", fontsize=7, labelpad=2)
+        axes.tick_params(labelsize=6.5, length=2, pad=2)
 
 
 def _of_class(network: TrainedNetwork, label: Array) -> str:
