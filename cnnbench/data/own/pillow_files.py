@@ -4,7 +4,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # of Pillow
+_AT_ONCE = 2**20  # 16-bit pixels
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"  # first bytes
 _BROKEN = (
     OSError,
@@ -166,13 +167,28 @@ def _deep(file: Path | bytes, image: "Image", background: tuple[int, int, int]) 
     """Decodes a 16-bit PNG file, rounded to 8 bits, on a background; (h, w) or (h, w, 3).
 
     Pillow drops the lower 8 bits of everything but grayscale without alpha, so the file is read
-    a second time with swapped byte order.
+    a second time with swapped byte order. Some rows are converted at a time, to limit memory.
     """
     from PIL import Image
 
     with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as again:
-        samples = _samples(image, again)
-    has_alpha, transparent = samples.shape[2] in {2, 4}, image.info.get("transparency")
+        parts = _parts(image, again)
+    height, width = parts[0].shape[:2]
+    rows = max(1, _AT_ONCE // width)
+    transparent = image.info.get("transparency")
+    blocks = [
+        _on_ground(_samples([part[at : at + rows] for part in parts]), transparent, background)
+        for at in range(0, height, rows)
+    ]
+    pixels: Pixels = np.concatenate(blocks)
+    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+
+
+def _on_ground(
+    samples: NDArray[np.uint16], transparent: object, background: tuple[int, int, int]
+) -> Pixels:
+    """16-bit samples on a background, rounded to 8 bits, (h, w, 1) or (h, w, 3)."""
+    has_alpha = samples.shape[2] in {2, 4}
     seen = (samples[..., :-1] if has_alpha else samples) / np.float32(257)
     is_gray = seen.shape[2] == 1 and len(set(background)) == 1
     seen = seen if is_gray else np.repeat(seen, 3 // seen.shape[2], axis=2)
@@ -182,8 +198,7 @@ def _deep(file: Path | bytes, image: "Image", background: tuple[int, int, int]) 
         seen = ground - (ground - seen) * opaque
     elif transparent is not None:
         seen[(samples == transparent).all(axis=2)] = ground
-    pixels = _rounded(seen)
-    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    return _rounded(seen)
 
 
 def _rounded(values: NDArray[np.floating[Any]]) -> Pixels:
@@ -191,15 +206,23 @@ def _rounded(values: NDArray[np.floating[Any]]) -> Pixels:
     return pixels
 
 
-def _samples(image: "Image", again: "Image") -> NDArray[np.uint16]:
-    """16-bit samples, (h, w, c), of a file that is opened twice and not yet decoded."""
+def _parts(image: "Image", again: "Image") -> tuple[NDArray[Any], ...]:
+    """16-bit samples, or their high and low bytes, (h, w, c).
+
+    The file is opened twice, and not yet decoded.
+    """
     if image.mode.startswith("I"):
-        return np.asarray(_turned(image)).astype(np.uint16)[..., None]
+        return (np.asarray(_turned(image))[..., None],)
     codec, box, offset, raw = again.tile[0]  # type: ignore[attr-defined]
     if raw == "LA;16B":  # 4 bytes per pixel: gray and alpha, big-endian
         again.tile = [type(again.tile[0])(codec, box, offset, "RGBA")]  # type: ignore[attr-defined]
-        return np.ascontiguousarray(_turned(again)).view(">u2").astype(np.uint16)
+        return (np.ascontiguousarray(_turned(again)).view(">u2"),)
     other = raw.replace("16B", "16L")
     again.tile = [type(again.tile[0])(codec, box, offset, other)]  # type: ignore[attr-defined]
-    upper, lower = (np.asarray(_turned(each)).astype(np.uint16) for each in (image, again))
-    return upper * 256 + lower
+    return np.asarray(_turned(image)), np.asarray(_turned(again))
+
+
+def _samples(parts: Sequence[NDArray[Any]]) -> NDArray[np.uint16]:
+    """Samples from the same rows of all parts."""
+    upper = parts[0].astype(np.uint16)
+    return upper if len(parts) == 1 else upper * 256 + parts[1]

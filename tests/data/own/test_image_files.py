@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cnnbench.data.own import pillow_files
 from cnnbench.data.own.image_files import Preprocessing, read_image
 from cnnbench.data.published.mnist_5k import load_embedded
 from cnnbench.errors import CnnbenchError, DataError, UsageError
@@ -221,8 +222,9 @@ def drawn(color: int, depth: int, size: int) -> tuple[Any, bytes, Any]:
 @pytest.mark.parametrize("interlaced", [False, True], ids=["in lines", "interlaced"])
 @pytest.mark.parametrize(("color", "depth"), KINDS)
 def test_every_kind_of_png_is_seen_as_it_is(
-    tmp_path: Path, color: int, depth: int, interlaced: bool
+    tmp_path: Path, color: int, depth: int, interlaced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pillow_files, "_AT_ONCE", 100)  # of 32 rows, 3 at a time
     samples, chunks, seen = drawn(color, depth, 32)
     file = tmp_path / "a.png"
     file.write_bytes(png(samples, color, depth, interlaced=interlaced, chunks=chunks))
