@@ -11,7 +11,7 @@ from typer.main import get_command, get_group
 
 from cnnbench.cli.bad_values import bad_value, missing_value, unexpected_word
 from cnnbench.cli.terminal import reports_errors, tell
-from cnnbench.errors import KnownNames, nearest, or_list, quoted
+from cnnbench.errors import KnownNames, or_list, quoted
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _UsageError: Any = typer.BadParameter.__bases__[0]  # that of Click, or of Typer's copy of it
@@ -30,6 +30,21 @@ COMMAND = KnownNames(
         "gradcheck": ("grad_check", "check_gradients", "gradients"),
         "inspect": ("visualize",),
         "export": ("convert",),
+    }
+)
+
+# Long options, without dashes, and what other programs call them.
+OPTION = KnownNames(
+    {
+        "format": ("json", "csv", "markdown", "html", "latex", "output", "out"),
+        "results-dir": ("output", "output_dir", "out", "out_dir", "results", "save_dir", "log_dir"),
+        "data-dir": ("data", "data_path", "data_root", "root"),
+        "output": ("out", "output_file", "out_file", "save"),
+        "device": ("cpu", "gpu", "cuda", "tpu", "accelerator"),
+        "dry-run": ("check", "validate"),
+        "seeds": ("num_seeds", "random_seed"),
+        "epochs": ("num_epochs", "n_epochs", "max_epochs"),
+        "workers": ("num_workers", "n_jobs"),
     }
 )
 
@@ -78,7 +93,7 @@ def _unknown_option(ctx: Any, error: Any) -> str:
     name, params = error.option_name, [p for p in ctx.command.get_params(ctx) if p.name != "help"]
     options = [option for param in params for option in param.opts if option.startswith("--")]
     word = name.lstrip("-").replace("-", "_")
-    near = nearest(word, [option[2:] for option in options])
+    near = OPTION.match(word, [option[2:] for option in options])
     hint = f" (did you mean '--{near}'?)" if near else ""
     remedy = "" if near else _where_else(ctx, name, word)
     return f"no such option: {name}{hint}; {remedy or f'see `{ctx.command_path} --help`'}."

@@ -427,6 +427,8 @@ def _softmax_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
 def _probability_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
     if parts.train is None or parts.train.loss != "binary_cross_entropy":
         return
+    if parts.task not in {None, Task.RECONSTRUCT}:  # which is an issue of its own
+        return
     if parts.dataset and (scale := parts.dataset.pixel_scale) < BRIGHTEST:
         message = (
             f"binary_cross_entropy needs pixels in [0, 1], but pixel_scale: {scale:g} scales them"

@@ -409,6 +409,8 @@ def test_commands_that_there_are_not(word: str, meant: str) -> None:
         ),
         ("--batch-size", "; write train.batch_size=VALUE without dashes"),
         ("--epoch", " (did you mean '--epochs'?); see `cnnbench run --help`"),
+        ("--output-dir", " (did you mean '--results-dir'?); see `cnnbench run --help`"),
+        ("--gpu", " (did you mean '--device'?); see `cnnbench run --help`"),
         ("--sedes", " (did you mean '--seeds'?); see `cnnbench run --help`"),
         ("--zebra", "; see `cnnbench run --help`"),
         ("-x", "; see `cnnbench run --help`"),
