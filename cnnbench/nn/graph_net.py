@@ -61,14 +61,9 @@ from cnnbench.nn.lowering import Lowering, Plain, lower
 from cnnbench.nn.microbatch import Head, Microbatching, stages, sum_in_rows
 from cnnbench.nn.noise import RandomLayer, apply_noise, divergence
 from cnnbench.nn.ops import batch_norm, convolution, dense, layout, norm, quantizer
+from cnnbench.nn.ops.activation import relu6, softplus
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
-
-
-def relu6(x: jax.Array) -> jax.Array:
-    """min(max(x, 0), 6), with derivative 0 at both ends, as in PyTorch; JAX has 0.5 at 0."""
-    return jnp.where(x < 6, nnx.relu(x), 6)
-
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda x: x,
@@ -79,11 +74,11 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "elu": nnx.elu,
     "gelu": nnx.gelu,
     "silu": nnx.silu,
-    "softplus": nnx.softplus,
+    "softplus": softplus,
     "relu6": relu6,
     "hard_sigmoid": lambda x: relu6(x + 3) / 6,
     "hard_silu": lambda x: x * relu6(x + 3) / 6,
-    "mish": lambda x: x * jnp.tanh(nnx.softplus(x)),
+    "mish": lambda x: x * jnp.tanh(softplus(x)),
     "selu": nnx.selu,
     "gelu_exact": partial(nnx.gelu, approximate=False),
 }

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cnnbench.data.scaling import BRIGHTEST, TargetScaling
 from cnnbench.layers import Sample, VectorQuantizer
+from cnnbench.nn.ops.activation import softplus
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import LOSSES, Experiment, Loss, Task
 from cnnbench.spec.metrics import (
@@ -135,7 +136,7 @@ def per_image_loss(name: str) -> PerImage:
         case "mse":
             return _image_mean(lambda output, target: (output - target) ** 2)
         case "mae":
-            return _image_mean(lambda output, target: jnp.abs(output - target))
+            return _image_mean(_absolute_error)
         case "binary_cross_entropy":
             return _image_mean(_binary_cross_entropy)
         case "huber":
@@ -183,6 +184,12 @@ def weighted_cross_entropy(
     return loss
 
 
+def _absolute_error(output: jax.Array, target: jax.Array) -> jax.Array:
+    """Elementwise, with gradient zero where the output is exact, as in PyTorch; JAX's is one."""
+    error = output - target
+    return error * lax.stop_gradient(jnp.sign(error))
+
+
 def weighted_binary_cross_entropy(
     logits: jax.Array, targets: jax.Array, *, pos_weight: tuple[float, ...]
 ) -> jax.Array:
@@ -217,7 +224,7 @@ def _binary_cross_entropy_with_logits(
 ) -> jax.Array:
     """Elementwise; neither overflows nor loses the digits of a certain, correct output."""
     share = target.astype(logit.dtype)
-    return pos_weight * share * jax.nn.softplus(-logit) + (1 - share) * jax.nn.softplus(logit)
+    return pos_weight * share * softplus(-logit) + (1 - share) * softplus(logit)
 
 
 def _image_mean(value: PerImage) -> PerImage:

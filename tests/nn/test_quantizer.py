@@ -14,6 +14,7 @@ from cnnbench.export.onnx import onnx_model
 from cnnbench.gradcheck.check import require_layer
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
+from cnnbench.nn.ops import quantizer
 from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
@@ -104,6 +105,17 @@ def test_gradients_are_those_of_the_paper(form: EngineName) -> None:
     assert value == pytest.approx(total.item(), rel=1e-5)
     for name, tensor in own.items():
         np.testing.assert_allclose(gradients[name], tensor.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0, 100, 1e4])
+def test_codes_far_from_zero_are_the_nearest(offset: float) -> None:
+    """At ten thousand standard deviations, products of the values have no digit left."""
+    rng = np.random.default_rng(0)
+    x, codebook = ((offset + rng.normal(size=(n, 16))).astype(np.float32) for n in (200, 64))
+    wide, codes = x.astype(np.float64), codebook.astype(np.float64)
+    numbers = ((wide[:, None] - codes) ** 2).sum(axis=2).argmin(axis=1)
+    found = quantizer.nearest(jnp.asarray(x), jnp.asarray(codebook))
+    np.testing.assert_array_equal(found, codebook[numbers])
 
 
 def test_rows_of_a_batch_have_the_same_loss() -> None:

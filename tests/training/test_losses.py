@@ -2,6 +2,7 @@
 
 from typing import Any, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -90,6 +91,24 @@ def test_cross_entropy_keeps_its_digits_where_the_network_is_certain(lead: float
     logits = np.array([[lead] + [0] * 9], np.float32)
     found = per_image_loss("cross_entropy")(jnp.asarray(logits), jnp.zeros(1, int))
     np.testing.assert_allclose(found, np.log1p(9 * np.exp(-lead)), rtol=0, atol=1.2e-7)
+
+
+@pytest.mark.parametrize("logit", [-3, 3, 10, 15])
+def test_the_gradient_of_a_certain_label_keeps_its_digits(logit: float) -> None:
+    """Sigmoid minus target; as exp(x - softplus(x)), it lost one of them."""
+    logits = (logit + normal(0, 1, 4, 5, 20)).astype(np.float32)
+    targets = (normal(1, 1, 4, 5, 20) > 0).astype(np.float32)
+    loss = per_image_loss("binary_cross_entropy_with_logits")
+    found = jax.grad(lambda x: loss(x, jnp.asarray(targets)).sum())(jnp.asarray(logits))
+    exact = (special.expit(logits.astype(np.float64)) - targets) / (4 * 5 * 20)
+    np.testing.assert_allclose(found, exact, rtol=0, atol=4e-7 / (4 * 5 * 20))
+
+
+def test_the_gradient_of_an_absolute_error_is_zero_for_exact_outputs() -> None:
+    """As in PyTorch; the blank background of a first step is exact."""
+    outputs, targets = jnp.array([[0.0, 1.0, 2.0]]), jnp.array([[0.0, 2.0, 1.0]])
+    gradient = jax.grad(lambda x: per_image_loss("mae")(x, targets).sum())(outputs)
+    np.testing.assert_allclose(gradient, [[0, -1 / 3, 1 / 3]])
 
 
 @pytest.mark.parametrize("weights", [None, tuple(np.linspace(0.5, 3, NUM_CLASSES).tolist())])

@@ -6,9 +6,14 @@ from jax import lax
 
 
 def nearest(x: jax.Array, codebook: jax.Array) -> jax.Array:
-    """Vectors of a codebook, (codes, c), that are nearest to those of `x`, (..., c)."""
-    products = jnp.matmul(x, codebook.T, precision=lax.Precision.HIGHEST)
-    closeness = products - jnp.square(codebook).sum(axis=1) / 2  # |x|^2 is the same for all codes
+    """Vectors of a codebook, (codes, c), that are nearest to those of `x`, (..., c).
+
+    Products are those of deviations from the first code: far from zero, they would cancel.
+    """
+    first = codebook[0]
+    codes = codebook - first
+    products = jnp.matmul(x - first, codes.T, precision=lax.Precision.HIGHEST)
+    closeness = products - jnp.square(codes).sum(axis=1) / 2  # |x|^2 is the same for all codes
     return codebook[closeness.argmax(axis=-1)]
 
 
