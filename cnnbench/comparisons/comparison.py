@@ -676,7 +676,7 @@ def _grounds(
     found = judge_runs(runs, changed, criteria, higher=higher, metric=other)
     checked = with_images(runs[place], rest, found)
     for run, one, two in zip(rest, verdicts, checked, strict=True):
-        if text := grounds(run, one, two):
+        if text := grounds(run, one, two, several=len(rest) > 1):
             yield text
 
 

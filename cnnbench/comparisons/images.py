@@ -185,13 +185,14 @@ def run_spread(label: str, run: Finished) -> RunSpread | None:
     return RunSpread(label, found.shape[1], spread(found))
 
 
-def grounds(run: Finished, verdict: Verdict, other: Verdict) -> str | None:
+def grounds(run: Finished, verdict: Verdict, other: Verdict, *, several: bool) -> str | None:
     """A sentence on the images that a verdict rests on, and the finding on the other ones.
 
     Args:
       run: the run.
       verdict: the verdict on it.
       other: the verdict on the test images, if validation images judge, or the reverse.
+      several: True if there are verdicts on other runs, too.
 
     Returns:
       None if either has too few seeds, or diverged.
@@ -199,8 +200,9 @@ def grounds(run: Finished, verdict: Verdict, other: Verdict) -> str | None:
     one, two = (trained_finding(each) or each.finding for each in (verdict, other))
     if not {one, two} <= _SETTLED:
         return None
+    start = f"{clean(verdict.label)}: judged" if several else "Judged"
     return (
-        f"Judged on the {_images(run, verdict.metric)} ({_use(run, verdict.metric)}); the"
+        f"{start} on the {_images(run, verdict.metric)} ({_use(run, verdict.metric)}); the"
         f" {_images(run, other.metric)} ({_use(run, other.metric)}) {_agreement(one, two, other)}"
     )
 

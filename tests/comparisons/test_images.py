@@ -226,6 +226,8 @@ def test_p_values_of_several_networks_are_adjusted(tmp_path: Path) -> None:
     alone = [compare([runs[0], each]).verdicts[0].images for each in runs[1:]]
     p_values = [each.pairs.p for each in alone if each and each.pairs]
     assert len(p_values) == 2
+    starts = [each.partition(" on the 400")[0] for each in found.remarks if "judged" in each]
+    assert starts == ["N1: judged", "N2: judged"]
     shown = [v.images.pairs for v in found.verdicts if v.images and v.images.pairs]
     assert min(each.p for each in shown) == pytest.approx(min(1.0, 2 * min(p_values)))
     assert [each.level for each in shown] == [1 - a for a in holm_levels(p_values, 0.05)]
