@@ -88,9 +88,8 @@ def thresholds(
     Each p-value is exact by itself, but the joint distribution of p-values at several looks
     depends on that of the values. It is simulated once for normal values, 200,000 times with a
     fixed seed; the probability of a false alarm is alpha minus two standard errors of the
-    simulation. For other values it differs a little: in 20,000 simulations at alpha 0.05 it was
-    4.9% (unpaired) and 5.1% (paired) for Student's t with 3 degrees of freedom, and 1 to 2% for
-    discrete values.
+    simulation. For other values it differs a little, and is smaller for discrete ones: see the
+    tables of docs/explanation/statistics.md.
 
     Args:
       looks: numbers of seeds of each run, increasing.

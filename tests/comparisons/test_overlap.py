@@ -1,7 +1,6 @@
 """Verdicts of seeds that share training images: formulas, simulation, sentences."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 
+from benchmarks.calibration.overlap import SPLITS, alarms
 from cnnbench.comparisons.samples import Pairing
 from cnnbench.comparisons.verdict import Arm, Criteria, Finding, Verdict, judge
 from cnnbench.comparisons.verdict_text import how_lines, sentence
-from cnnbench.data.splits import RandomSplit, divide_at_random, size_of_validation
 from cnnbench.errors import UsageError
 from cnnbench.statistics.estimates import mean_interval, standard_error
 from cnnbench.statistics.resampled import corrected_p
@@ -60,61 +59,34 @@ def test_equal_differences() -> None:
     assert corrected_p([0.0, 0.0], 0.25) == 1.0
 
 
-# Simulation. Two classifiers with one feature each, which are equally good on average: each
-# assigns an image to the class with the nearer mean. Every pool of images favors one of them by
-# chance, and its seeds divide the same pool.
-
-
-def accuracy(x: Any, y: Any, train: Any, validation: Any) -> float:
-    means = [x[train][y[train] == kind].mean() for kind in (0, 1)]
-    nearer = np.abs(x[validation] - means[1]) < np.abs(x[validation] - means[0])
-    return float(np.mean(nearer == y[validation]))
-
-
-def alarms(
-    split: RandomSplit, seeds: int, pools: int, p_value: Callable[[list[float], float], float]
-) -> float:
-    """Fraction of pools in which the classifiers seem to differ at the level of 5%."""
-    y, rng, found = np.arange(200) % 2, np.random.default_rng(0), 0
-    number = size_of_validation(split, len(y))
-    for _ in range(pools):
-        x = rng.normal(y, 1.0, (2, len(y)))
-        parts = [divide_at_random(y, split, number, seed) for seed in range(seeds)]
-        one, other = ([accuracy(each, y, *part) for part in parts] for each in x)
-        differences = [b - a for a, b in zip(one, other, strict=True)]
-        found += p_value(differences, number / (len(y) - number)) <= 0.05
-    return found / pools
-
-
-def naive(differences: list[float], _: float) -> float:
-    return corrected_p(differences, 0.0)
-
-
-BY_SEED = RandomSplit(0.2, by_seed=True)
+# Simulation, by benchmarks/calibration/overlap.py.
 
 
 def test_the_false_positive_rate_is_near_alpha_where_that_of_a_t_test_is_not() -> None:
-    assert alarms(BY_SEED, 10, 250, corrected_p) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 250)
-    assert alarms(BY_SEED, 10, 250, naive) > 0.15
+    (splits,) = [each for each in SPLITS if each.split.by_seed and each.seeds == 30]
+    corrected, independent = alarms(splits, 150)
+    assert corrected / 150 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 150)
+    assert independent / 150 > 0.3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("split", "seeds", "least", "least_naive"),
+    ("place", "least", "least_naive"),
     [
-        (RandomSplit(folds=5), 5, 0.0, 0.03),  # one round: folds are nearly independent here
-        (RandomSplit(folds=10), 10, 0.0, 0.03),
-        (RandomSplit(folds=5), 50, 0.03, 0.4),
-        (RandomSplit(0.1, by_seed=True), 10, 0.02, 0.1),
-        (BY_SEED, 10, 0.03, 0.2),
-        (BY_SEED, 30, 0.03, 0.4),
+        (0, 0.0, 0.03),  # one round: folds are nearly independent here
+        (1, 0.0, 0.03),
+        (2, 0.03, 0.4),
+        (3, 0.02, 0.1),
+        (4, 0.03, 0.2),
+        (5, 0.03, 0.4),
     ],
 )
 def test_false_positive_rates_by_the_number_of_folds_and_seeds(
-    split: RandomSplit, seeds: int, least: float, least_naive: float
+    place: int, least: float, least_naive: float
 ) -> None:
-    assert least <= alarms(split, seeds, 2000, corrected_p) <= 0.075
-    assert alarms(split, seeds, 2000, naive) >= least_naive
+    corrected, independent = alarms(SPLITS[place], 2000)
+    assert least <= corrected / 2000 <= 0.075
+    assert independent / 2000 >= least_naive
 
 
 # Verdicts.

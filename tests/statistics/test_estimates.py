@@ -35,6 +35,18 @@ def test_interval_matches_scipy(values: list[float], level: float) -> None:
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9, abs=1e-9)
 
 
+@given(
+    st.lists(st.tuples(st.integers(-1000, 1000), st.integers(-1000, 1000)), min_size=3, max_size=9)
+)
+def test_correlation_matches_scipy(pairs: list[tuple[int, int]]) -> None:
+    first, second = ([value / 1000 for value in own] for own in zip(*pairs, strict=True))
+    found = statistics.pearson(first, second)
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        assert found is None
+    else:
+        assert found == pytest.approx(oracle.pearsonr(first, second).statistic, abs=1e-9)
+
+
 def test_interval_has_its_nominal_coverage() -> None:
     rng = np.random.default_rng(20251123)
     samples = rng.normal(0.98, 0.002, size=(2000, 5))

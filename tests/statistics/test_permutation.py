@@ -26,7 +26,7 @@ from cnnbench.statistics.permutation import (
     values_for,
 )
 from cnnbench.statistics.studentized import studentized_test
-from cnnbench.statistics.welch import welch_interval
+from cnnbench.statistics.welch import welch_freedom, welch_interval
 
 # Accuracies on 500 images: many ties, and values that are not exact in binary.
 accuracy = st.integers(440, 500).map(lambda n: n / 500)
@@ -301,6 +301,14 @@ def test_welchs_interval_is_scipys(values: list[list[float]], level: float) -> N
     expected = oracle.ttest_ind(values[1], values[0], equal_var=False).confidence_interval(level)
     assert found is not None
     assert (found.low, found.high) == pytest.approx(tuple(expected), rel=1e-6, abs=1e-9)
+
+
+@given(groups(2, 6, equal=False))
+def test_welchs_degrees_of_freedom_are_scipys(values: list[list[float]]) -> None:
+    assume(min(np.var(values[0]), np.var(values[1])) > 1e-9)
+    errors = [float(np.var(own, ddof=1)) / len(own) for own in values]
+    found = welch_freedom(errors, (len(values[0]), len(values[1])))
+    assert found == pytest.approx(oracle.ttest_ind(*values, equal_var=False).df, rel=1e-6)
 
 
 def test_welchs_interval_of_few_or_lost_values() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats as oracle
 
 from cnnbench.statistics.permutation import sign_flip_p
 from cnnbench.statistics.sequential import (
@@ -34,6 +35,20 @@ def test_many_seeds_have_pococks_constants(
     """Jennison and Turnbull (2000), table 2.1: 2.178, 2.289 and 2.361 standard errors."""
     found = thresholds(looks, 0.05, paired=paired)
     assert found == pytest.approx([level] * len(looks), rel=0.05)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_thresholds_keep_alpha_by_scipys_tests_of_the_values(paired: bool) -> None:
+    """Of all values, where `thresholds` simulates their means and sums of squares."""
+    rng, runs, looks = np.random.default_rng(20261130), 20_000, (8, 12, 20)
+    levels = thresholds(looks, 0.05, paired=paired)
+    base, arm = rng.normal(size=(2, runs, looks[-1]))
+    alarms = np.zeros(runs, bool)
+    for look, level in zip(looks, levels, strict=True):
+        first, second = base[:, :look], arm[:, :look]
+        test = oracle.ttest_rel if paired else oracle.ttest_ind
+        alarms |= test(second, first, axis=1).pvalue <= level
+    assert alarms.mean() == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / runs))
 
 
 def test_the_first_look_can_decide() -> None:
