@@ -1,5 +1,7 @@
 """Several datasets, several values of a key, and the probability of improvement."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import stats
 
@@ -8,6 +10,8 @@ from benchmarks.calibration.tables import ALPHA, generator, rate, section, table
 from cnnbench.statistics.improvement import improvement
 from cnnbench.statistics.meta import hartung_knapp, paired_effect, pool
 from cnnbench.statistics.multiple_tests import holm
+from cnnbench.statistics.permutation import TIES
+from cnnbench.statistics.sequential import default_looks, thresholds
 
 
 @section("datasets")
@@ -61,3 +65,29 @@ def improvements(simulations: int) -> str:
             cells.append(rate(hits, simulations))
         rows.append([str(number), *cells])
     return table(["Seeds of each", "P = 50%", "P = 76%", "P = 92%"], rows)
+
+
+@section("several-looks")
+def several_looks(simulations: int) -> str:
+    """Planned looks at three runs against a baseline: each stops once it is decided."""
+    rng, rows = generator("several-looks"), []
+    numbers = default_looks(ALPHA, paired=False, comparisons=3)
+    shared = thresholds(numbers, ALPHA, paired=False, comparisons=3)
+    alone = thresholds(numbers, ALPHA, paired=False)
+    for effects in ((0, 0, 0), (0, 0, 3)):
+        counts = [0, 0]
+        for _ in range(simulations):
+            base, *others = rng.normal(0, 1, (4, numbers[-1]))
+            equal = [other for other, effect in zip(others, effects, strict=True) if not effect]
+            p_values = [[unpaired(base[:n], each[:n]).p for n in numbers] for each in equal]
+            for place, levels in enumerate((shared, alone)):
+                counts[place] += any(_decides(own, levels) for own in p_values)
+        name = ", ".join(map(str, effects))
+        rows.append([name, *(rate(count, simulations) for count in counts)])
+    names = ", ".join(map(str, numbers))
+    return table(["Differences / sd", f"Looks at {names}, alpha shared", "Alpha for each"], rows)
+
+
+def _decides(p_values: Sequence[float], levels: Sequence[float]) -> bool:
+    """True if a run is decided at any look."""
+    return any(p <= level * (1 + TIES) for p, level in zip(p_values, levels, strict=True))

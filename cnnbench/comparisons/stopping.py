@@ -24,6 +24,7 @@ from cnnbench.comparisons.verdict import (
     judge,
 )
 from cnnbench.errors import UsageError
+from cnnbench.statistics.estimates import mean_interval
 from cnnbench.statistics.looks import Looks, Reason
 from cnnbench.statistics.sequential import confidence_sequence, e_values, thresholds
 
@@ -153,13 +154,15 @@ def _anytime(
     values = verdict.differences
     if not values or not all(map(math.isfinite, values)):
         return verdict
+    level = 1 - criteria.alpha
+    if len(values) < fewest:
+        ends = mean_interval(values, level)
+        few = replace(verdict, finding=Finding.FEW, interval=ends, level=level, p=None)
+        return replace(few, needed=fewest)
     p = min(1.0, 1 / max(e_values(values)))
     interval = confidence_sequence(values, alpha)
-    if len(values) < fewest:
-        return replace(verdict, finding=Finding.FEW, needed=fewest)
     significant, least = p <= alpha, verdict.min_effect
     finding = finding_of(interval, least, significant=significant, higher=higher)
-    level = 1 - criteria.alpha
     return replace(verdict, finding=finding, interval=interval, level=level, p=p)
 
 
@@ -184,7 +187,11 @@ def reason_to_stop(verdict: Verdict, looks: Looks, number: int) -> Reason | None
     if verdict.finding.differs:
         return Reason.DECIDED
     interval = verdict.interval
-    if interval and max(-interval.low, interval.high) < verdict.min_effect:
+    if (
+        interval
+        and verdict.p is not None  # without p, the interval is not that of the rule
+        and max(-interval.low, interval.high) < verdict.min_effect
+    ):
         return Reason.SMALL
     if number >= len(looks.planned):
         return Reason.LAST

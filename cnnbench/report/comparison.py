@@ -152,7 +152,8 @@ def notes(comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN) -> 
         lines += dict.fromkeys(_run_note(row) for row in rows)
     lines += _packed(column.note for column in columns if column.note_last)
     lines += [*how_lines(comparison.verdicts), *comparison.image_notes]
-    lines += improvement_lines(comparison.verdicts) if look.verbose else []
+    shown = (v for v in comparison.verdicts if look.verbose or v.p is not None)
+    lines += improvement_lines(list(shown))
     if lost := {row.run.dataset.stand_in_for for row in rows} - {None}:
         wanted = " and ".join(sorted(filter(None, lost)))
         lines.append(f"Note: {wanted} is not available offline; trained on {data.name} instead.")

@@ -9,6 +9,7 @@ from cnnbench.errors import SpecError, UsageError, or_list, quoted
 from cnnbench.formatting import enumeration, is_number
 from cnnbench.runs.find import finished_runs_of
 from cnnbench.runs.folder import RunEntry, read_run_entry
+from cnnbench.runs.records import Status
 from cnnbench.runs.settings import LAYERS, as_override, read_settings
 from cnnbench.spec.document import read_document
 from cnnbench.spec.shipped import ENDINGS, find_shipped
@@ -215,6 +216,25 @@ def over_of(arms: Sequence[ArmRuns], over: Over) -> OverRuns:
 
 
 RunsWithSettings = list[tuple[RunEntry, Mapping[str, str]]]
+
+
+def common_datasets(entries: Sequence[RunEntry]) -> tuple[list[str], list[str]]:
+    """Experiments with finished runs on the same several datasets, and these datasets.
+
+    Args:
+      entries: all runs.
+
+    Returns:
+      The names of at least two experiments, and of at least two datasets; or nothing of either.
+    """
+    own: dict[str, dict[str, None]] = {}
+    for entry in entries:
+        record = entry.record
+        if record.status is Status.FINISHED and not record.is_trial:
+            own.setdefault(record.name, {})[record.dataset.name] = None
+    names = [name for name, datasets in own.items() if len(datasets) > 1]
+    shared = [data for data in own[names[0]] if all(data in own[n] for n in names)] if names else []
+    return (names, shared) if len(names) > 1 and len(shared) > 1 else ([], [])
 
 
 def arms_of_folders(paths: Sequence[Path]) -> list[ArmRuns]:

@@ -252,7 +252,7 @@ def _end(values: "NDArray[Any]", outer: float, inner: float, alpha: float) -> fl
     """The last of the rejected centers between one outside the interval and one beyond it."""
     import numpy as np
 
-    for _ in range(4):  # each step narrows the range to a hundredth
+    for _ in range(6):  # each step narrows the range to a hundredth
         centers = np.linspace(outer, inner, 101)
         accepted = np.flatnonzero(~_rejected(values, centers, alpha))
         if not len(accepted):

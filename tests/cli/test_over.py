@@ -130,6 +130,24 @@ def test_a_report_has_the_picture_the_table_and_every_value(results: Path, tmp_p
     assert (done.exit_code, done.stderr) == (2, message)
 
 
+@pytest.mark.parametrize("options", [[], ["--all"]])
+def test_compare_names_the_command_for_several_datasets(tmp_path: Path, options: list[str]) -> None:
+    def saved(name: str, data: str) -> None:
+        run = make_run(name, name, seeds=SEEDS, run_id=f"{name}-{data}")
+        dataset = dataclasses.replace(MNIST, name=data, digest=data)
+        save(with_record(run, dataset=dataset), tmp_path)
+
+    for name, data in (("a", "mnist"), ("b", "mnist"), ("a", "svhn")):
+        saved(name, data)
+    assert "Over datasets" not in compare(tmp_path, *options).stderr
+    saved("b", "svhn")
+    line = compare(tmp_path, *options).stderr.splitlines()[-1]
+    assert line == (
+        f"Over datasets: cnnbench compare a b --over dataset=mnist,svhn --results-dir {tmp_path}"
+    )
+    assert "Over datasets" not in compare(tmp_path, "a", "b").stderr
+
+
 def test_missing_runs_are_named_with_the_command_that_trains_them(results: Path) -> None:
     done = compare(results, "standard", "modified", "--over", "train_examples=1000,8000")
     option = f"--results-dir {results}"

@@ -121,6 +121,19 @@ class TestTerminal:
 
 
 class TestNotes:
+    def test_the_probability_of_improvement_is_below_every_p(self) -> None:
+        line = (
+            "Probability of improvement, for a random seed of each: 100% (69 to 100) that Modified"
+            " CNN beats Standard CNN."
+        )
+        seeds = tuple(range(6))
+        other = make_run("modified", "Modified CNN", seeds=seeds, start=0.93, run_id="b")
+        for wide in (True, False):
+            assert line in notes(compare([make_run(seeds=seeds), other]), wide=wide)
+        few = compare([make_run(seeds=(0, 1)), other])
+        assert few.verdicts[0].p is None
+        assert not any("Probability of improvement" in text for text in notes(few, wide=True))
+
     def test_different_devices_of_one_kind_are_told(self) -> None:
         other = on_device(make_run("b", "B"), processor="Another CPU")
         lines = notes(compare([make_run(), other]), wide=True)
