@@ -206,7 +206,10 @@ def test_options_of_the_commands_are_parameters() -> None:
     assert {*inspect.signature(compare_command).parameters} - {
         *inspect.signature(cnnbench.compare).parameters,
         *inspect.signature(cnnbench.compare_over).parameters,
-    } == {"fail_if", "sort_by", "only_changed", "precision", "format", "verbose", "every"}
+    } == {
+        *("fail_if", "sort_by", "only_changed", "precision", "format", "verbose", "every"),
+        *("predictions", "data_dir"),
+    }
 
 
 def test_runs_stop_when_decided(capsys: pytest.CaptureFixture[str]) -> None:
