@@ -54,6 +54,7 @@ class Expansion:
       blocks: the block and the number of repetitions (0 without `repeat`) of each call outside
         blocks, by its name.
       names: of all layers and calls, for overrides.
+      changed: layers and repetitions of blocks that are changed or removed by their path.
     """
 
     document: Document
@@ -63,6 +64,7 @@ class Expansion:
     calls: Mapping[str, tuple[KeyPath, ...]] = field(default_factory=dict)
     blocks: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
     def origin(self, at: KeyPath, *, of_key: bool = False) -> KeyPath:
         """The path in the file of a path in the expanded document, or of its key."""
@@ -188,6 +190,7 @@ class _Expander:
     blocks: dict[str, tuple[str, int]] = field(default_factory=dict)
     patches: dict[str, Fields] = field(default_factory=dict)
     removed: dict[str, bool] = field(default_factory=dict)  # layers of blocks; True once found
+    changed: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
     seen: dict[str, None] = field(default_factory=dict)
     read: dict[KeyPath, tuple[str, str]] = field(default_factory=dict)  # calls, and their inputs
@@ -200,6 +203,7 @@ class _Expander:
             self.issues += _block_issues(name, block)
         written = self._mapping(LAYERS, self.model.get("layers"))
         own = self._take_patches(written)
+        self.changed = [name for name in written if name not in own]
         if not self.issues:
             with suppress(_TooManyLayers):
                 self._expand_all(own, LAYERS, _Scope("", tuple(own), self.params))
@@ -276,7 +280,16 @@ class _Expander:
         document = replace(old, data=data, values=values, keys=keys)
         issues = tuple(dict.fromkeys(self.issues))
         origins, key_origins = self.origins, self.key_origins
-        return Expansion(document, issues, origins, key_origins, self.calls, self.blocks, names)
+        return Expansion(
+            document,
+            issues,
+            origins,
+            key_origins,
+            self.calls,
+            self.blocks,
+            names,
+            tuple(self.changed),
+        )
 
     def _wired(self) -> Iterator[tuple[str, Any]]:
         """Layers with their inputs; those in blocks omit the default, the layer above."""

@@ -78,6 +78,7 @@ class Loaded:
       places: source locations of `model` and its keys.
       blocks: the block and the number of repetitions (0 without `repeat`) of each call in
         `model.layers`, by its name.
+      changed: layers and repetitions of blocks that are changed or removed by their path.
     """
 
     experiment: Experiment
@@ -86,6 +87,7 @@ class Loaded:
     text: bytes
     places: Mapping[KeyPath, Location]
     blocks: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
 
     def place(self, key: str) -> Location:
         """Location of the value of a key of `model`, or of a part of it, or else of `model`."""
@@ -165,7 +167,8 @@ def load_experiment(
     if issues or document.problems or experiment is None or info is None:
         raise SpecError([*document.problems, *_problems(issues, layers, expansion, path, data_dir)])
     places = {at: place for at, place in expansion.document.values.items() if at[:1] == ("model",)}
-    return Loaded(experiment, plan, info, document.text, places, expansion.blocks)
+    blocks, changed = expansion.blocks, expansion.changed
+    return Loaded(experiment, plan, info, document.text, places, blocks, changed)
 
 
 Findings = tuple[Experiment | None, Plan | None, DatasetInfo | None, list[Issue]]

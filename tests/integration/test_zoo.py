@@ -79,6 +79,15 @@ def test_other_sizes_are_parameters_of_the_network():
     assert plan.num_params == 304_326_632
 
 
+def test_transformers_read_small_images_in_small_patches():
+    data = ("dataset.name=cifar10", "model.params.patch=4", "model.head.units=10")
+    vit = plan_of("vit_tiny", *data, "model.params.patches=64")
+    assert vit.by_name["positions"].layout.shape == (65, 1, 192)
+    mixer = plan_of("mlp_mixer", *data, "model.params.tokens=64")
+    assert mixer.by_name["mixer.0.tokens"].layout.shape == (192 * 4, 1, 64)
+    assert (vit.output_shape, mixer.output_shape) == ((10,), (10,))
+
+
 def ours(
     plan: Plan, weights: Mapping[str, Mapping[str, Array]], form: EngineName = "plain"
 ) -> GraphNet:

@@ -682,6 +682,16 @@ def test_show_expands_blocks():
     assert folded.splitlines()[-2].split() == expanded.splitlines()[-2].split()
 
 
+def test_show_names_the_layers_of_folded_blocks_that_are_changed():
+    words = ["show", str(RESNET), "model.stage2.1.act.activation=gelu", "model.stage1.2=null"]
+    folded, expanded = (
+        CliRunner().invoke(app, [*words, *more], env={"COLUMNS": "80"}).stdout
+        for more in ([], ["--expand"])
+    )
+    assert "\nChanged by path: stage2.1.act and stage1.2\n" in folded
+    assert "Changed by path" not in expanded
+
+
 def test_a_child_file_adds_layers_to_a_block(tmp_path):
     """They come last, so inputs and output are explicit; an empty parameter stays required."""
     (tmp_path / "b.yaml").write_text(HEAD + REPEATS.replace("a.1}", "a}") + OUT)

@@ -39,6 +39,7 @@ _OF_IMAGES = (
 )
 # A quantizer jumps where two codes are equally near, so rounding may change its output.
 CONTINUOUS = tuple(op for op in OPERATIONS if op != "vector_quantizer")
+MERGES = tuple(name for name, op in OPERATIONS.items() if op.merges)
 VECTOR_KINDS = tuple(op for op in CONTINUOUS if op not in _OF_IMAGES)
 IMAGE_KINDS = (*CONTINUOUS, *("conv", "tied") * 4, "upscale")
 NEXT = {"conv": "max_pool", "upscale": "conv"}  # layers that are fused on a CPU
@@ -193,7 +194,7 @@ def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Sha
         if kind == "multiply":  # factors up to one, so that values do not grow
             layers[f"gate{number}"], shapes[f"gate{number}"] = draw(_gates(shapes, shape))
             sources = draw(st.permutations([*sources, *[f"gate{number}"] * draw(_ONE_OR_TWO)]))
-        elif kind in ("concat", "add", "sample"):
+        elif kind in (*MERGES, "sample"):
             sources += draw(_partners(kind, shapes, shape))
         elif kind == "tied":
             fitting = [n for n, c in owners.items() if c.out_shape[-1] == shape[-1]]

@@ -10,7 +10,7 @@ import typer
 from cnnbench.cli.options import DataDir, Specs, split_words
 from cnnbench.cli.terminal import PICTURES, file_form, start_jax, stdout, tell, write_file
 from cnnbench.errors import ModelError, UsageError
-from cnnbench.formatting import depthwise_advice
+from cnnbench.formatting import depthwise_advice, enumeration
 from cnnbench.report.data_inspection import images_line
 from cnnbench.report.layer_table import group_lines, layer_table, outline_table
 from cnnbench.report.plots.blocks import Diagram
@@ -189,6 +189,8 @@ def print_layers(
         title = f"{experiment.type_title} ({short_path(path)})"
         blocks = {} if expand else loaded.blocks
         stdout().print(layer_table(loaded.plan, title, marks, blocks))
+        if loaded.changed and not expand:
+            tell(f"Changed by path: {enumeration(loaded.changed)}", err=False)
         if frozen := loaded.plan.num_frozen:
             trained = loaded.plan.num_params - frozen
             tell(f"Trainable parameters: {trained:,}; frozen: {frozen:,}", err=False)
