@@ -5,10 +5,13 @@ import errno
 import functools
 import io
 import os
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
@@ -27,6 +30,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PICTURES = ("svg", "png")  # formats of pictures
+_NO_BREAK = "\0"  # instead of a space; texts have no control codes
 
 
 def file_form(option: str, file: "Path", forms: Sequence[str]) -> str:
@@ -65,8 +69,35 @@ def write_file(option: str, file: "Path", content: "bytes | memoryview") -> None
 
 
 def tell(text: str = "", *, err: bool = True) -> None:
-    """Prints text, with control codes made visible."""
-    _write(f"{escape_controls(text)}\n", err=err)
+    """Prints text, with control codes made visible; on a terminal, lines break between words."""
+    text = escape_controls(text)
+    if (sys.stderr if err else sys.stdout).isatty():
+        text = wrapped(text, shutil.get_terminal_size().columns)
+    _write(f"{text}\n", err=err)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Breaks long lines between words, except within a command in backticks or an indented one.
+
+    Args:
+      text: lines of text.
+      width: of the terminal, in columns.
+
+    >>> print(wrapped("use train, test or all; see `cnnbench run --help`.", 30))
+    use train, test or all; see
+    `cnnbench run --help`.
+    """
+    return "\n".join(_broken(line, width) for line in text.split("\n"))
+
+
+def _broken(line: str, width: int) -> str:
+    if len(line) <= width or line.startswith("    "):
+        return line
+    kept = re.sub("`[^`]*`", lambda found: found[0].replace(" ", _NO_BREAK), line)
+    indent = line[: len(line) - len(line.lstrip())]
+    options: Any = {"break_long_words": False, "break_on_hyphens": False}
+    lines = textwrap.wrap(kept, width, subsequent_indent=indent, **options)
+    return "\n".join(lines).replace(_NO_BREAK, " ")
 
 
 def print_document(text: str, form: str = "txt") -> None:

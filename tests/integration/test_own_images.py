@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import t as student
 from typer.testing import CliRunner
 
 from cnnbench.analysis.confusion import Mistake
@@ -151,3 +153,45 @@ def test_changes_of_a_dataset_are_shown_and_recorded(workplace: Path) -> None:
     assert (dataset["changes"], dataset["classes"]) == (changes, ["west", "east"])
     image = json.loads(invoke("predict", "noisy", "pics/left/3.webp", "--format", "json"))
     assert image["images"][0]["class_name"] in {"west", "east"}
+
+
+@pytest.mark.parametrize(
+    ("split", "words", "said"),
+    [
+        ("{validation: 0.2, by_seed: true}", ["--seeds", "4"], "4 seeds"),
+        ("{folds: 4}", [], "4 folds"),
+    ],
+)
+def test_seeds_that_share_images_are_compared_by_the_corrected_test(
+    split: str, words: list[str], said: str, workplace: Path
+) -> None:
+    """Each seed validates on other images of the folder; the p-value allows for shared ones."""
+    text = SPEC.replace("epochs: 20", "epochs: 1, metrics: [brier_score]")
+    text = text.replace("  folder: pics", f"  split: {split}\n  folder: pics")
+    (workplace / "own.yaml").write_text(text)
+    hidden = "    hidden: {op: dense, units: 4}\n    out:"
+    idea = text.replace("name: own", "name: idea").replace("    out:", hidden)
+    (workplace / "idea.yaml").write_text(idea)
+    invoke("run", "own.yaml", "idea.yaml", *words)
+    shown = " ".join(invoke("compare", "own", "idea").split())
+    assert "corrected resampled t-test (Nadeau and Bengio 2003)" in shown
+    assert f", {said})" in shown
+    document = json.loads(invoke("compare", "own", "idea", "--format", "json"))
+    (verdict,) = document["comparisons"][0]["verdicts"]
+    values = [
+        {line["seed"]: line["validation_brier_score"] for line in epochs_of(workplace, name)}
+        for name in ("own", "idea")
+    ]
+    own = np.array([values[1][seed] - values[0][seed] for seed in verdict["seeds"]])
+    np.testing.assert_allclose(verdict["differences"], own, rtol=1e-6)
+    records = [json.loads(path.read_text()) for path in workplace.glob("results/*/*/run.json")]
+    shares = {r["dataset"]["num_validation"] / r["dataset"]["num_train"] for r in records}
+    (overlap,) = shares
+    error = np.sqrt(own.var(ddof=1) * (1 / len(own) + overlap))
+    expected = 2 * student.sf(abs(own.mean()) / error, len(own) - 1)
+    assert (verdict["test"], verdict["p"]) == ("resampled", pytest.approx(expected, rel=1e-6))
+
+
+def epochs_of(workplace: Path, name: str) -> list[Any]:
+    (file,) = (workplace / "results" / name).glob("*/epochs.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]

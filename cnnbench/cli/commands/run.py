@@ -33,7 +33,7 @@ from cnnbench.cli.options import (
     test_name,
 )
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell, warn
-from cnnbench.errors import UsageError
+from cnnbench.errors import SpecError, UsageError
 from cnnbench.formatting import epochs_text
 
 if TYPE_CHECKING:  # the help must not wait for them
@@ -244,6 +244,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         _tune(requests, space, judged, (show, json, quiet, verbose))
         return
     requests, criteria = _stopped_by(requests, wish, judged)
+    _note_own_files(requests, data_dir)
     if dry_run:
         _dry_run(requests)
         return
@@ -304,14 +305,33 @@ def _matched(requests: "Sequence[Request]", match: Match) -> "list[Request]":
     return with_match(requests, MatchedSize(match.value), tell)
 
 
+def _is_explicit(data_dir: Path | None) -> bool:
+    """True for a folder from the command line, not from the environment."""
+    return data_dir is not None and str(data_dir) != os.environ.get("TFDS_DATA_DIR")
+
+
+def _note_own_files(requests: "Sequence[Request]", data_dir: Path | None) -> None:
+    """Says which experiments `--data-dir` has no effect on; invalid ones are reported later."""
+    told: set[str] = set()
+    for request in requests if _is_explicit(data_dir) else ():
+        try:
+            dataset = request.load().experiment.dataset
+        except SpecError:
+            continue
+        key = "folder" if dataset.folder else "arrays"
+        if dataset.name is None and key not in told:
+            told.add(key)
+            remedy = f"to train on other images, write dataset.{key}=PATH"
+            tell(f"--data-dir is for datasets by name, not for dataset.{key}; {remedy}.")
+
+
 def check_folders(data_dir: Path | None, profile: Path | None = None) -> None:
     """Checks the folders that options name.
 
     Raises:
       UsageError: there is no folder of datasets, or a file where traces are to be written.
     """
-    known = data_dir is None or str(data_dir) == os.environ.get("TFDS_DATA_DIR")
-    if not (known or os.path.isdir(str(data_dir))):  # noqa: PTH112 - Path raises for a long name
+    if _is_explicit(data_dir) and not os.path.isdir(str(data_dir)):  # noqa: PTH112 - Path raises for a long name
         raise UsageError(f"--data-dir: no such folder: '{data_dir}'; name an existing one.")
     if profile is not None and os.path.exists(profile) and not os.path.isdir(profile):  # noqa: PTH110, PTH112
         raise UsageError(f"--profile: '{profile}' is not a folder; name a new one.")
