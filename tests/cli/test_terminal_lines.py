@@ -1,6 +1,7 @@
 """Messages on a terminal: long ones break between words; `--data-dir` that has no effect."""
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cnnbench.cli import terminal
 from cnnbench.cli.app import app
 from cnnbench.cli.terminal import tell, wrapped
 
@@ -53,7 +53,7 @@ def test_only_terminals_get_broken_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stream = Stream(terminal=on_terminal)
-    monkeypatch.setattr(terminal.sys, "stderr", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("COLUMNS", "30")
     tell("use train, validation, test or all of them")
     assert len(stream.getvalue().splitlines()) == lines
