@@ -6,8 +6,10 @@ import pytest
 
 from cnnbench.comparisons.comparison import compare
 from cnnbench.comparisons.over.points import compare_over
+from cnnbench.comparisons.stopping import reason_to_stop
 from cnnbench.comparisons.verdict import Criteria, Finding, Verdict
 from cnnbench.runs.records import RunResult
+from cnnbench.statistics.estimates import mean_interval
 from cnnbench.statistics.looks import Looks, Reason
 from cnnbench.statistics.sequential import thresholds
 from tests.support.samples import make_run, with_record
@@ -65,6 +67,16 @@ def test_a_look_that_cannot_decide_has_a_t_interval_and_no_p() -> None:
     (verdict,) = compare([stopped("a", 0.91, rule), stopped("b", 0.95, rule)]).verdicts
     assert (verdict.finding, verdict.p) == (Finding.FEW, None)
     assert verdict.fewest == 8
+
+
+def test_a_test_that_is_valid_after_any_number_of_seeds_has_no_p_with_too_few() -> None:
+    runs = [stopped(name, start, None, seeds=5) for name, start in (("a", 0.91), ("b", 0.93))]
+    (verdict,) = compare(runs, Criteria(anytime=True)).verdicts
+    assert (verdict.finding, verdict.p, verdict.needed) == (Finding.FEW, None, 6)
+    assert verdict.interval == mean_interval(verdict.differences, 0.95)
+    rule = dataclasses.replace(RULE, numbers=(), thresholds=(), min_effect="1")
+    small = dataclasses.replace(verdict, min_effect=1.0)
+    assert reason_to_stop(small, rule, 5) is None  # a t interval ends no training
 
 
 def test_values_of_a_key_share_alpha_with_looks() -> None:

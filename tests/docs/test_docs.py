@@ -128,6 +128,9 @@ def shortened(command: str) -> list[str]:
                 at = words.index(option)
                 del words[at : at + 2]
         words = [w for w in words if not w.startswith("train.epochs=")] + SHORT
+        if "--over" in words:  # which refuses a key that is set as well
+            key = words[words.index("--over") + 1].partition("=")[0]
+            words = [word for word in words if not word.startswith(f"dataset.{key}=")]
         if {"--until-decided", "--anytime"} & set(words):  # they choose the seeds themselves
             if "--seeds" in words:
                 del words[words.index("--seeds") : words.index("--seeds") + 2]

@@ -69,6 +69,7 @@ LINES = (
     Line("new fits.yaml --data pics --data-dir data", says="wrote fits.yaml"),
     Line(
         "watch wide.yaml --once --seeds 2 --epochs 1 --dataset mnist_5k --device cpu --engine fast"
+        " --test unpaired"
         " --results-dir watched --data-dir data",
         says="conv1",
     ),
@@ -134,6 +135,7 @@ LINES = (
         " --test paired --min-effect 0.01 --results-dir results --data-dir data"
     ),
     Line("report --all --title Nets --notes notes.md", says="wrote report.html"),
+    Line("report tiny wide -o over.html --over epochs=1,2", says="wrote over.html"),
     Line(
         "inspect tiny --layer conv1 --image 0 --image 1 --units 2 --seed 0 --output units.png"
         " --npz values.npz --data-dir data --results-dir results",
