@@ -195,7 +195,7 @@ class FolderSource:
 
     def has_test(self, decoded: "CacheEntry") -> bool:  # noqa: ARG002
         """Returns True if there is a folder of test images."""
-        return "test" in self.listing().files
+        return {"train", "test"} <= split_folders(self.path).keys()
 
     def label_array(self, listing: ImageListing) -> "NDArray[Any]":
         """Labels of all images, as in `dataset.Split`."""
@@ -344,18 +344,17 @@ def walk(folder: Path, inside: str, root: Path, above: tuple[Path, ...] = ()) ->
     above = above or (folder.resolve(),)
     with os.scandir(folder) as entries:
         found = [entry for entry in entries if _is_shown(entry.name)]
-    for entry in found:
-        path, real = folder / entry.name, above[-1] / entry.name
-        if entry.is_symlink():
-            real = require_inside(path, root)
+    for entry in found:  # no path of each file, because there are many
+        target = require_inside(folder / entry.name, root) if entry.is_symlink() else None
         if entry.is_dir():
+            path, real = folder / entry.name, target or above[-1] / entry.name
             if any(each.is_relative_to(real) for each in above):
                 message = f"{path}: is a symbolic link to {real}, which contains it"
                 raise DataError(f"{message}; remove it")
             yield from walk(path, f"{inside}/{entry.name}", root, (*above, real))
         elif entry.name.lower().endswith(SUFFIXES):
             if not entry.is_file():
-                raise DataError(f"{path}: is not a regular file; remove it")
+                raise DataError(f"{folder / entry.name}: is not a regular file; remove it")
             yield f"{inside}/{entry.name}"
 
 
