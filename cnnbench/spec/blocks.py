@@ -532,9 +532,15 @@ class _Expander:
                 of_key=True,
             )
         return {
-            key: self._value(*_choice(value, at, i, repeat), scope)
+            key: self._value(*_choice(self._with_list(value, at, scope), at, i, repeat), scope)
             for key, (value, at) in found.items()
         }
+
+    def _with_list(self, value: Any, at: KeyPath, scope: _Scope) -> Any:
+        """`{each: [...]}` for `{each: $name}`; any other value as it is."""
+        if isinstance(value, dict) and isinstance(name := value.get("each"), str):
+            return {"each": self._value(name, (*at, "each"), scope)[0]}
+        return value
 
     def _kept(self, fields: Fields, changes: Mapping[str, Any], regular: Any) -> Fields:
         """Parameters of the call that apply to the block of a first or last repetition.

@@ -275,6 +275,21 @@ def test_first_last_and_each_differ_between_repetitions(tmp_path):
     }
 
 
+def test_the_values_of_repetitions_may_be_a_parameter(tmp_path):
+    written = BAD.replace("n: 2", "n: 2, sizes: [4, 6]").replace(
+        "filters: 4}", "filters: {each: $sizes}}"
+    )
+    text = HEAD + written + OUT
+    (tmp_path / "a.yaml").write_text(text)
+    found = network(load_experiment(tmp_path / "a.yaml"))
+    assert found["stage.0.a"].endswith("conv 4 @ 3x3")
+    assert found["stage.1.a"].endswith("conv 6 @ 3x3")
+    (tmp_path / "a.yaml").write_text(text.replace("[4, 6]", "[4]"))
+    with pytest.raises(SpecError) as error:
+        load_experiment(tmp_path / "a.yaml")
+    assert "stage.filters.each: has 1 value for 2 repetitions; list 2 values" in str(error.value)
+
+
 def test_parameters_of_another_first_or_last_block_are_checked(tmp_path):
     """Those of the call need not fit it, those written beside it must."""
     wrong = REPEATS.replace("last: {block: pool}", "last: {block: pool, filters: 3}")
