@@ -83,7 +83,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     data_dir: DataDir = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Run a trained network on your own images, or show the test images it predicts worst."""
+    """Run a trained network on your own images."""
     if output:
         file_form("--output", output, PICTURES)
     if worst is not None:
