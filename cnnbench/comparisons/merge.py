@@ -22,6 +22,8 @@ def same_experiment(one: RunRecord, other: RunRecord) -> bool:
 def finished_runs_of(name: str, results_dir: Path) -> list[RunResult]:
     """Reads the finished runs of the experiments of a name, the oldest first.
 
+    Trials of a tuning are left out: the best of them was chosen for its result.
+
     Args:
       name: the name.
       results_dir: folder of all runs.
@@ -30,7 +32,8 @@ def finished_runs_of(name: str, results_dir: Path) -> list[RunResult]:
       StoreError: a folder cannot be read.
     """
     found = [entry for entry in list_runs(results_dir).entries if entry.record.name == name]
-    done = [entry for entry in found if entry.record.status is Status.FINISHED]
+    own = [entry for entry in found if not entry.record.is_trial]
+    done = [entry for entry in own if entry.record.status is Status.FINISHED]
     return [read_run(e.path) for e in sorted(done, key=lambda entry: entry.record.run_id)]
 
 

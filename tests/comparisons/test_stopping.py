@@ -1,18 +1,21 @@
 """Verdicts on runs that stopped at looks, compared with others or at several values."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from cnnbench.comparisons.comparison import compare
+from cnnbench.comparisons.merge import all_seeds, finished_runs_of
 from cnnbench.comparisons.over.points import compare_over
 from cnnbench.comparisons.stopping import reason_to_stop
 from cnnbench.comparisons.verdict import Criteria, Finding, Verdict
-from cnnbench.runs.records import RunResult
+from cnnbench.runs.folder import read_run
+from cnnbench.runs.records import TRIAL, RunResult
 from cnnbench.statistics.estimates import mean_interval
 from cnnbench.statistics.looks import Looks, Reason
 from cnnbench.statistics.sequential import thresholds
-from tests.support.samples import make_run, with_record
+from tests.support.samples import make_run, save, with_record
 
 NUMBERS = (5, 8, 13, 20)
 RULE = Looks(
@@ -77,6 +80,17 @@ def test_a_test_that_is_valid_after_any_number_of_seeds_has_no_p_with_too_few() 
     rule = dataclasses.replace(RULE, numbers=(), thresholds=(), min_effect="1")
     small = dataclasses.replace(verdict, min_effect=1.0)
     assert reason_to_stop(small, rule, 5) is None  # a t interval ends no training
+
+
+def test_seeds_that_chose_the_best_trial_count_for_no_verdict(tmp_path: Path) -> None:
+    def saved(seeds: range, *tags: str) -> RunResult:
+        run = make_run(seeds=seeds, run_id=f"20251123T06301{seeds[0] % 9}Z-a1b2")
+        return read_run(save(with_record(run, tags=tags), tmp_path))
+
+    earlier, _, newest = saved(range(3)), saved(range(1000, 1002), TRIAL), saved(range(3, 6))
+    assert finished_runs_of("standard", tmp_path) == [earlier, newest]
+    (found,) = all_seeds([newest], tmp_path)
+    assert found.record.seeds == tuple(range(6))
 
 
 def test_values_of_a_key_share_alpha_with_looks() -> None:
