@@ -264,7 +264,8 @@ def _arm(argument: str, results_dir: Path) -> ArmRuns:
     if spec and not (results_dir / name).exists():
         return ArmRuns(argument, (), argument)
     entries, _ = finished_runs_of(name, results_dir)
-    runs = tuple((entry, _settings(entry)) for entry in entries)
+    known = [entry for entry in entries if not entry.record.is_trial] or entries
+    runs = tuple((entry, _settings(entry)) for entry in known)
     return ArmRuns(argument, runs, argument if spec else None)
 
 

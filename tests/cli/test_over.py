@@ -14,7 +14,7 @@ from cnnbench.cli.app import app
 from cnnbench.cli.over import over_requests
 from cnnbench.errors import UsageError
 from cnnbench.runner.run import Request
-from cnnbench.runs.records import RunResult
+from cnnbench.runs.records import TRIAL, RunResult
 from cnnbench.spec.document import dump_document
 from tests.support.samples import MNIST, make_run, save, with_record
 
@@ -146,6 +146,21 @@ def test_compare_names_the_command_for_several_datasets(tmp_path: Path, options:
         f"Over datasets: cnnbench compare a b --over dataset=mnist,svhn --results-dir {tmp_path}"
     )
     assert "Over datasets" not in compare(tmp_path, "a", "b").stderr
+
+
+def test_an_experiment_has_one_name_at_all_values(results: Path) -> None:
+    """Tags differ, as of the best run of a tuning, whose trials are no runs to compare."""
+    folders = sorted((results / "modified").iterdir())
+    for folder, tag in ((folders[0], TRIAL), (folders[1], "tuned")):
+        file = folder / "run.json"
+        record = json.loads(file.read_text())
+        file.write_text(json.dumps({**record, "tags": [tag]}))
+    done = compare(results, "standard", "modified", "--over", "train_examples", "--format", "csv")
+    lines = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [(line["label"], line["value"]) for line in lines] == [
+        ("Modified CNN", "2000"),
+        ("Modified CNN", "4000"),
+    ]
 
 
 def test_missing_runs_are_named_with_the_command_that_trains_them(results: Path) -> None:

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnnbench.comparisons.comparability import TEST
 from cnnbench.comparisons.comparison import Comparison, compare_points
 from cnnbench.comparisons.over.datasets import DatasetSummary, summarize
 from cnnbench.comparisons.verdict import Arm, Criteria, Finding, Verdict, find_baseline
-from cnnbench.formatting import clean, enumeration, is_number
+from cnnbench.formatting import clean, enumeration, is_number, numbered
 from cnnbench.runs.over import DATASET, short_key
 from cnnbench.runs.records import Direction, RunResult
 from cnnbench.statistics.estimates import Estimate, estimate
@@ -107,14 +107,16 @@ def compare_over(
     points = compare_points(groups, criteria)
     comparisons = tuple(point.comparison for point in points)
     higher = comparisons[0].direction is Direction.HIGHER
+    every = [point.arms for point in points]
+    names = _names(every, groups[0])
     rows = tuple(
         row
         for value, point in zip(values, points, strict=True)
-        for row in _rows(value, point.comparison, point.arms, criteria)
+        for row in _rows(value, point.comparison, point.arms, criteria, names)
     )
-    every = [point.arms for point in points]
     places = _others(every[0], criteria)
     base = find_baseline(every[0], criteria.baseline)
+    every = [_named(arms, names) for arms in every]
     paired = criteria.test == "paired"
     effects = [[_effect(arms[base], arms[i], paired=paired) for arms in every] for i in places]
     labels = dict.fromkeys(row.verdict.label for row in rows)
@@ -140,14 +142,33 @@ def _others(arms: Sequence[Arm], criteria: Criteria) -> list[int]:
     return [place for place in range(len(arms)) if place != base]
 
 
+def _names(every: Sequence[Sequence[Arm]], runs: Sequence[RunResult]) -> list[str]:
+    """What the experiments are called at all values: their labels, or titles if those differ."""
+    labels = [{arm.names[0] for arm in column} for column in zip(*every, strict=True)]
+    if all(len(own) == 1 for own in labels):
+        return [arm.names[0] for arm in every[0]]
+    return numbered([run.record.title for run in runs])
+
+
+def _named(arms: Sequence[Arm], names: Sequence[str]) -> tuple[Arm, ...]:
+    return tuple(
+        arm._replace(names=(name, *arm.names[1:])) for arm, name in zip(arms, names, strict=True)
+    )
+
+
 def _rows(
-    value: str, comparison: Comparison, arms: Sequence[Arm], criteria: Criteria
+    value: str,
+    comparison: Comparison,
+    arms: Sequence[Arm],
+    criteria: Criteria,
+    names: Sequence[str],
 ) -> Iterator[PointRow]:
-    base = arms[find_baseline(arms, criteria.baseline)]
+    first = find_baseline(arms, criteria.baseline)
     places = _others(arms, criteria)
     for place, verdict in zip(places, comparison.verdicts, strict=True):
-        own = [estimate(arm.values.values()) for arm in (base, arms[place])]
-        yield PointRow(value, own[0], own[1], verdict)
+        own = [estimate(arms[at].values.values()) for at in (first, place)]
+        named = replace(verdict, label=names[place], baseline=names[first])
+        yield PointRow(value, own[0], own[1], named)
 
 
 def _effect(base: Arm, arm: Arm, *, paired: bool) -> MeanEffect | None:
