@@ -173,8 +173,8 @@ def test_neither_files_nor_worst_is_an_error(runs: dict[str, Path]) -> None:
     done = CliRunner().invoke(app, ["predict", str(runs["classify"])])
     assert done.exit_code == 2
     assert " ".join(done.output.split()) == (
-        "predict: IMAGE is missing; write: cnnbench predict RUN IMAGE..., or add --worst 16 for"
-        " test images."
+        "predict: IMAGE is missing; name one or more image files, or add --worst 16 for test"
+        " images."
     )
 
 

@@ -90,7 +90,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
         given = {"images": images, "--trim": trim, "--invert": invert is not Invert.AUTO}
         _require_alone(given)
     elif not images:
-        remedy = "write: cnnbench predict RUN IMAGE..., or add --worst 16 for test images"
+        remedy = "name one or more image files, or add --worst 16 for test images"
         raise UsageError(f"predict: IMAGE is missing; {remedy}.")
     path, warnings = find_run(run, results_dir)
     warn(warnings)
