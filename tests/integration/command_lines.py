@@ -121,6 +121,7 @@ LINES = (
     Line("compare tiny wide --fail-if loss:+0.1%", 4, "inconclusive"),
     Line("run tiny.yaml wide.yaml --over epochs=1,2 --seeds 2 --quiet", says="Verdict"),
     Line("compare tiny wide --over epochs=1,2", says="Verdict"),
+    Line("compare tiny wide --predictions --data-dir data", says="Verdict"),
     Line("compare --all --verbose", says="Accuracy"),
     *(Line(f"compare --format {form}") for form in ("table", "md", "csv", "json", "html")),
     Line("compare --format latex", says="toprule"),
