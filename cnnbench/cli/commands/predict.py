@@ -22,7 +22,8 @@ from cnnbench.cli.terminal import (
 from cnnbench.data.catalog import READABLE, describe
 from cnnbench.data.own.image_files import PreparedImage, Preprocessing, read_as_trained, read_image
 from cnnbench.errors import UsageError
-from cnnbench.report.plots.terminal_image import gallery
+from cnnbench.report.plots.terminal_image import ImageGroup, gallery
+from cnnbench.report.table import WrappedTable
 from cnnbench.runs.experiment import load_trained_experiment
 from cnnbench.runs.find import find_run
 from cnnbench.runs.folder import read_run_entry
@@ -177,20 +178,21 @@ def _print(found: "Predictions", format: PredictFormat) -> None:  # noqa: A002
         title,
     )
 
-    match format:
-        case Format.TABLE:
-            console, shown = stdout(), pictures(found)
-            console.print(gallery(shown[:SHOWN], console))
-            if len(shown) > SHOWN:
-                console.print(f"{len(shown) - SHOWN} more images; draw all of them with -o FILE.\n")
-            console.print(title(found), markup=False, highlight=False)
-            console.print(table(found))
-        case Format.MD:
-            print_document(markdown(found))
-        case Format.CSV:
-            print_document(csv_text(found))
-        case Format.JSON:
-            print_document(json_text(found), "json")
+    texts = {Format.MD: markdown, Format.CSV: csv_text, Format.JSON: json_text}
+    if format in texts:
+        print_document(texts[format](found), format)
+    else:
+        _print_table(pictures(found), title(found), table(found))
+
+
+def _print_table(groups: Sequence[ImageGroup], heading: str, rows: WrappedTable) -> None:
+    """Prints some images, and predictions for all of them."""
+    console = stdout()
+    console.print(gallery(groups[:SHOWN], console))
+    if len(groups) > SHOWN:
+        console.print(f"{len(groups) - SHOWN} more images; draw all of them with -o FILE.\n")
+    console.print(heading, markup=False, highlight=False)
+    console.print(rows)
 
 
 def _worst(path: Path, seed: int | None, data_dir: Path | None, most: int) -> "WorstPredictions":
@@ -208,20 +210,11 @@ def _worst(path: Path, seed: int | None, data_dir: Path | None, most: int) -> "W
 def _print_worst(found: "WorstPredictions", format: PredictFormat) -> None:  # noqa: A002
     from cnnbench.report.predictions.worst import csv_text, groups, json_text, markdown, table
 
-    match format:
-        case Format.TABLE:
-            console, shown = stdout(), groups(found)
-            console.print(gallery(shown[:SHOWN], console))
-            if len(shown) > SHOWN:
-                console.print(f"{len(shown) - SHOWN} more images; draw all of them with -o FILE.\n")
-            console.print(found.heading, markup=False, highlight=False)
-            console.print(table(found))
-        case Format.MD:
-            print_document(markdown(found))
-        case Format.CSV:
-            print_document(csv_text(found))
-        case Format.JSON:
-            print_document(json_text(found), "json")
+    texts = {Format.MD: markdown, Format.CSV: csv_text, Format.JSON: json_text}
+    if format in texts:
+        print_document(texts[format](found), format)
+    else:
+        _print_table(groups(found), found.heading, table(found))
 
 
 def _draw_worst(found: "WorstPredictions", file: Path) -> None:
