@@ -492,6 +492,10 @@ def test_the_page_of_two_networks_is_short(browser: Any, trained: Path, tmp_path
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     tab.goto(file.as_uri())
     assert tab.evaluate("document.documentElement.scrollHeight") < 3000
+    # Every class of a confusion matrix is visible, however many digits its counts have.
+    tab.evaluate("document.querySelectorAll('.matrix td').forEach(e => e.textContent ||= '8888')")
+    fits = "[...document.querySelectorAll('.fitted')].map(e => e.scrollWidth <= e.clientWidth)"
+    assert tab.evaluate(fits) == [True, True]
     # "+1.00 points" is wider than "1.50x", and the values are aligned nevertheless.
     widths = "[...document.querySelectorAll('.change')].map(e => e.getBoundingClientRect().width)"
     assert len(set(tab.evaluate(widths))) == 1
