@@ -132,7 +132,7 @@ def _grid(found: WorstPredictions) -> list[list[str]]:
             "Image": str(image.number),
             **_truth_cells(found.record.dataset, image),
             **_predicted(image, cells(predictions, image.answer)),
-            "Loss": f"{image.loss:.4g}",
+            "Loss": f"{image.loss:#.4g}",
         }
         for image in found.images
     ]
