@@ -68,6 +68,7 @@ def test_from_a_folder_to_predictions(workplace: Path) -> None:
     assert label in {"left", "right"}
     invoke("report", "own", "-o", "report.html")
     page = (workplace / "report.html").read_text()
+    assert '<table class="matrix named">' in page  # columns with vertical names
     assert '<th scope="col">Class</th><th scope="col">left</th><th scope="col">right</th>' in page
     refused = CliRunner().invoke(app, ["predict", "own", files[0], "--trim"])
     assert refused.stderr == (

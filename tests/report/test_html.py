@@ -496,6 +496,12 @@ def test_the_page_of_two_networks_is_short(browser: Any, trained: Path, tmp_path
     tab.evaluate("document.querySelectorAll('.matrix td').forEach(e => e.textContent ||= '8888')")
     fits = "[...document.querySelectorAll('.fitted')].map(e => e.scrollWidth <= e.clientWidth)"
     assert tab.evaluate(fits) == [True, True]
+    tab.evaluate("""document.querySelectorAll('.matrix').forEach(matrix => {
+      matrix.classList.add('named');
+      matrix.querySelectorAll('th:not(:first-child)').forEach(e => e.textContent = 'machinery');
+      matrix.querySelectorAll('td:not(.recall)').forEach(e => e.textContent = '88');
+    })""")
+    assert tab.evaluate(fits) == [True, True]
     # "+1.00 points" is wider than "1.50x", and the values are aligned nevertheless.
     widths = "[...document.querySelectorAll('.change')].map(e => e.getBoundingClientRect().width)"
     assert len(set(tab.evaluate(widths))) == 1
