@@ -22,9 +22,8 @@ _RESNET = ("zoo/resnet", "dataset.name=mnist")
 _VIT = (
     "zoo/vit_tiny",
     "dataset.name=mnist",
-    "model.layers.patches.kernel=4",
-    "model.layers.patches.stride=4",
-    "model.layers.first.cropping=[0,49,0,0]",  # the class token, before 7 * 7 patches
+    "model.params.patch=4",
+    "model.params.patches=49",
     "model.layers.head.units=10",
     "model.layers.head.init=lecun_normal",  # zeros would stop the first gradients
 )

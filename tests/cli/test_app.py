@@ -378,7 +378,8 @@ def test_mistakes_end_in_a_message_and_a_code(words, code, message):
         (["latent", "x", "--walk", "1"], "--walk: the value is missing; write --walk N M."),
         (
             ["predict", "a"],
-            "cnnbench predict: IMAGE is missing; write: cnnbench predict RUN IMAGE...",
+            "predict: IMAGE is missing; name one or more image files, or add --worst 16 for test"
+            " images.",
         ),
         (
             ["show"],

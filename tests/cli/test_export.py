@@ -227,8 +227,8 @@ def test_a_model_that_differs_is_not_written(
     Path("tiny-seed-5.onnx").write_text("what was there")
     whole = onnx_model
 
-    def spoilt(plan: Any, weights: Any, scale: Any, notes: Any) -> Any:
-        return whole(plan, dict(weights) | {"out.bias": weights["out.bias"] + 0.01}, scale, notes)
+    def spoilt(plan: Any, weights: Any, *others: Any) -> Any:
+        return whole(plan, dict(weights) | {"out.bias": weights["out.bias"] + 0.01}, *others)
 
     monkeypatch.setattr("cnnbench.export.onnx.onnx_model", spoilt)
     done = export("tiny", "onnx")

@@ -54,6 +54,10 @@ LINES = (
     Line("data prepare imagenette", 2, "imagenette: has images of various sizes"),
     Line("data prepare cmaterdb", 1, "cmaterdb"),
     Line("data inspect pics --output pics.png --data-dir data", says="Exact duplicates: 11."),
+    *(
+        Line(f"data inspect mnist_5k --task {task}", 2, "--task: is for array files")
+        for task in ("classify", "multilabel", "reconstruct", "regress")
+    ),
     Line("data export mnist_5k digits --data-dir data", says="digits"),
     Line("schema", says='"$schema"'),
     Line("schema --output schema.json"),
@@ -150,6 +154,7 @@ LINES = (
         says="digit.png",
     ),
     *(Line(f"predict tiny digit.png --format {form}") for form in ("table", "md", "csv", "json")),
+    Line("predict tiny --worst 3 --data-dir data", says="the 3 of"),
     *(Line(f"predict code digit.png --invert {swap}") for swap in ("auto", "no")),
     Line("gradcheck tiny.yaml --layer conv1 --float64 --data-dir data", says="conv1"),
     *(Line(f"gradcheck tiny.yaml --format {form}", says="conv1") for form in ("table", "json")),

@@ -154,7 +154,7 @@ def test_the_first_unreadable_image_is_named(folder: Path) -> None:
     _, errors = process.communicate()
     assert process.returncode == 1
     assert len([line for line in errors.splitlines() if "7.png" in line]) == 1
-    assert "is damaged, or not a PNG" in " ".join(errors.split())
+    assert "is a damaged or unsupported PNG file" in " ".join(errors.split())
     assert "Traceback" not in errors
 
 

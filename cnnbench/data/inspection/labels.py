@@ -41,9 +41,9 @@ def target_distributions(
       splits: targets by split, (n, k).
       target: the column.
 
-    >>> found = target_distributions({"train": np.array([[0.0], [1.0], [16.0]])}, 0)["train"]
+    >>> found = target_distributions({"train": np.array([[0.0], [1.0], [12.0]])}, 0)["train"]
     >>> found.histogram[:2], found.histogram[-1], found.high
-    ((1, 1), 1, 16.0)
+    ((1, 1), 1, 12.0)
     """
     columns = {
         name: values[:, target].astype(np.float64) for name, values in splits.items() if len(values)
