@@ -22,7 +22,7 @@ from cnnbench.errors import UsageError
 from cnnbench.report.over.files import csv_over, json_over, over_lines
 from cnnbench.report.over.latex import latex_over
 from cnnbench.report.over.table import markdown_over, terminal_over
-from cnnbench.runs.over import OverRuns, arms_of_folders, find_over, over_of, parse_over
+from cnnbench.runs.over import Over, OverRuns, arms_of_folders, find_over, over_of, parse_over
 from cnnbench.runs.records import RunResult
 
 if TYPE_CHECKING:
@@ -121,9 +121,8 @@ def compare_over(
     require_test(test)
     criteria = Criteria(baseline, metric, alpha, parse_effect(number_text(min_effect)), test=test)
     items = named_runs(runs, "name experiments that were trained")
-    text = over_text(over) or ""
-    wanted = parse_over(text)
-    found = _found(items, text, Path(results_dir))
+    wanted = parse_over(over_text(over) or "")
+    found = _found(items, wanted, Path(results_dir))
     if len(found.arms) < 2:
         message = "over: compares experiments at each value"
         raise UsageError(f"{message}; name two, or compare the runs of one with compare(runs).")
@@ -132,13 +131,12 @@ def compare_over(
     return OverResult(compare_groups(found.key, found.values, groups, criteria))
 
 
-def _found(items: Sequence[RunLike], text: str, results_dir: Path) -> OverRuns:
+def _found(items: Sequence[RunLike], wanted: Over, results_dir: Path) -> OverRuns:
     """Finds the runs at each value.
 
     Raises:
       UsageError: results and names are mixed, or results have no folder.
     """
-    wanted = parse_over(text)
     results = [item for item in items if isinstance(item, RunResult)]
     if not results:
         return find_over([str(item) for item in items], wanted, results_dir)

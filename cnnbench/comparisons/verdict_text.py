@@ -276,7 +276,7 @@ def look_line(verdict: Verdict, place: int, reason: Reason | None, *, several: b
     Args:
       verdict: the verdict at the look, with the rule that stops its run.
       place: number of the look, from 1.
-      reason: why no more seeds are trained; None if the run goes on.
+      reason: why no more seeds are trained; None if training continues.
       several: True if several runs are judged at each look.
     """
     stopped = verdict.stopped

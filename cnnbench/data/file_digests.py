@@ -1,8 +1,8 @@
 """Digests of files, remembered in the cache directory until a file changes.
 
 Reading a folder of many GB takes minutes, and each command needs its digest. As in git's index, a
-file counts as unchanged if its size, times and inode are, except for files that were changed just
-before they were read ("racily clean"): a later change could have the same time.
+file with the same size, times and inode counts as unchanged, unless it was changed just before it
+was read ("racily clean"): a later change could have the same time.
 """
 
 import hashlib

@@ -112,7 +112,7 @@ class _Arm:
       earlier: finished runs of both whose seeds count, too.
 
     Attributes:
-      reason: why no more seeds are trained; None as long as the run goes on.
+      reason: why no more seeds are trained; None while training continues.
     """
 
     def __init__(

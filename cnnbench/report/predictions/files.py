@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -148,13 +148,25 @@ def csv_of(entries: Sequence[Mapping[str, object]]) -> str:
 
 def json_text(found: Predictions) -> str:
     """JSON: everything, unrounded, with the prediction of each seed."""
+    return json_of(found, _entries(found))
+
+
+def json_of(found: Predictions, images: Iterable[Mapping[str, object]], **counts: int) -> str:
+    """JSON of predictions.
+
+    Args:
+      found: the predictions.
+      images: fields of each image.
+      counts: numbers of images.
+    """
     whole = {
         "run_id": found.record.run_id,
         "name": found.record.name,
         "seeds": found.seeds,
         "loss": found.loss,
+        **counts,
         "test_augment": found.record.test_augment or None,
-        "images": tuple(_entries(found)),
+        "images": tuple(images),
     }
     return codec.encode_document(whole).decode()
 

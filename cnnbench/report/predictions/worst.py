@@ -12,12 +12,12 @@ from cnnbench.report.predictions.files import (
     cells,
     csv_of,
     fields,
+    json_of,
     percent,
     table_of,
     title,
 )
 from cnnbench.report.table import WrappedTable, markdown_table
-from cnnbench.runs import codec
 from cnnbench.runs.records import DatasetRecord, RunRecord
 
 ARROW = "\N{RIGHTWARDS ARROW}"
@@ -112,16 +112,7 @@ def csv_text(found: WorstPredictions) -> str:
 
 def json_text(found: WorstPredictions) -> str:
     """JSON: everything, unrounded, with the prediction of each seed."""
-    whole = {
-        "run_id": found.record.run_id,
-        "name": found.record.name,
-        "seeds": found.seeds,
-        "loss": found.loss,
-        "num_test": found.record.dataset.num_test,
-        "test_augment": found.record.test_augment or None,
-        "images": tuple(_entries(found)),
-    }
-    return codec.encode_document(whole).decode()
+    return json_of(found.predictions, _entries(found), num_test=found.record.dataset.num_test)
 
 
 def _grid(found: WorstPredictions) -> list[list[str]]:
