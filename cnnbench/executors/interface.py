@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 Emit = Callable[[Any], None]
-Task = Callable[[Emit], None]
+WorkerTask = Callable[[Emit], None]
 """A picklable callable that runs in a worker. It passes picklable values to the driver with its
 argument, raises `CnnbenchError` for a mistake of the user, and ends when it returns."""
 
@@ -74,7 +74,7 @@ class Executor(Protocol):
     def slots(self) -> int:
         """Number of tasks that run at the same time; it can change when machines come and go."""
 
-    def submit(self, number: int, task: Task) -> None:
+    def submit(self, number: int, task: WorkerTask) -> None:
         """Queues a task.
 
         Args:
