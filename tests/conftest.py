@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,9 +58,23 @@ def known(flag: str) -> bool:
 LONGEST = ("test_frameworks", "test_docs", "test_faults", "test_app", "test_trainer", "test_parity")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item, place in zip(items, case_numbers(items), strict=True):
+        sampled = item.get_closest_marker("sampled")
+        if sampled and place >= sampled.args[0]:
+            item.add_marker("slow")
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def case_numbers(items: list[pytest.Item]) -> Iterator[int]:
+    """Number of each item among the cases of its test function, from 0."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        yield seen[function]
+        seen[function] += 1
 
 
 def pytest_sessionfinish() -> None:

@@ -236,6 +236,7 @@ def test_outputs_have_the_accuracy_of_the_run(
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.sampled(1)
 def test_batch_statistics_are_kept(folder: Path, precision: str) -> None:
     (folder / "norm.yaml").write_text(NORM)
     path, run, told = train(
@@ -251,6 +252,7 @@ def test_batch_statistics_are_kept(folder: Path, precision: str) -> None:
     assert load_trained(path).outputs(np.zeros((1, 28, 28, 1), np.uint8)).dtype == np.float32
 
 
+@pytest.mark.slow
 def test_an_autoencoder_reconstructs_again(folder: Path) -> None:
     path, run, told = train(EXPERIMENTS / "autoencoder.yaml", folder)
     assert set(told.weights[3]) == {

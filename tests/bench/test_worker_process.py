@@ -93,6 +93,7 @@ def test_measured_values(task):
     assert measured.metrics == pytest.approx({"accuracy": 0.1, "loss": loss})
 
 
+@pytest.mark.slow
 def test_failing_variants_are_reported_and_the_others_continue(task):
     names = ("refuses", "dies", "a", "is-killed", "refuses-later")
     notes: list[str] = []
@@ -132,6 +133,7 @@ def test_a_budget_bounds_rounds_and_steps(task):
     assert spent <= 1.5
 
 
+@pytest.mark.slow
 def test_matrix_products_are_measured_in_the_same_run(task, monkeypatch):
     settings = Settings(rounds=3, budget_s=1, pause_s=0.0, most_steps=1, libraries=("numpy",))
     done = run_benchmark(task, fakes("a"), settings, lambda _: None)

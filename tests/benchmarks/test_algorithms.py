@@ -3,6 +3,8 @@
 import itertools
 import math
 
+import pytest
+
 from benchmarks import algorithms
 
 
@@ -15,6 +17,7 @@ def test_shapes_are_reproducible_and_not_too_large() -> None:
         assert kernel != (1, 1)
 
 
+@pytest.mark.slow
 def test_a_shape_is_timed_by_every_algorithm() -> None:
     found = algorithms.measure(algorithms.ConvShape((4, 4), (4, 4), 4, 4))
     times = found["microseconds"]

@@ -182,6 +182,7 @@ def test_the_engine_that_was_asked_for_is_recorded(engine):
     assert (recorded["requested"], recorded["form"], recorded["step_s"]) == (engine, engine, {})
 
 
+@pytest.mark.slow
 def test_programs_are_compiled_once_and_found_again(tmp_path):
     """Two processes and a cache folder of their own."""
     words = ["run", "tiny.yaml", "--seeds", "1", "--epochs", "1", "--quiet"]
@@ -684,6 +685,7 @@ def test_networks_of_the_zoo_have_the_parameters_that_their_headers_state():
         assert f"{plan.num_params:,}" == stated
 
 
+@pytest.mark.slow
 def test_resolved_experiments_are_plain_yaml():
     for path in EXPERIMENTS.rglob("*.yaml"):
         text = load_experiment(path).resolved()

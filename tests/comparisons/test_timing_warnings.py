@@ -306,6 +306,7 @@ SECONDS = st.sampled_from([0.0, 1.0, math.nan])
 @settings(max_examples=60)
 @given(seconds=st.lists(SECONDS, min_size=12, max_size=12), cost=st.sampled_from([COST, NOTHING]))
 @pytest.mark.filterwarnings("error")
+@pytest.mark.slow
 def test_no_zero_that_was_measured_divides(seconds: list[float], cost: Cost) -> None:
     """Whatever took no time, costs nothing or was not measured: every table, page and file."""
     runs = [make_run(seeds=(0, 1)), make_run("wide", "Wide", seeds=(0, 1))]

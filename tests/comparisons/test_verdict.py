@@ -51,6 +51,7 @@ def within_error(count: int, share: float) -> bool:
         ("unpaired", 6, 0.01, 8 / 924),
     ],
 )
+@pytest.mark.sampled(1)
 def test_false_positive_rate_is_alpha(
     test: Pairing, num_seeds: int, alpha: float, attained: float
 ) -> None:
@@ -69,6 +70,7 @@ def test_false_positive_rate_is_alpha(
 
 
 @pytest.mark.parametrize("test", ["paired", "unpaired"])
+@pytest.mark.sampled(1)
 def test_intervals_have_their_nominal_coverage(test: Pairing) -> None:
     """Spreads differ, and with pairs of the same seeds also the values correlate."""
     rng = np.random.default_rng(2)
@@ -82,6 +84,7 @@ def test_intervals_have_their_nominal_coverage(test: Pairing) -> None:
     assert within_error(hits, exact)
 
 
+@pytest.mark.slow
 def test_holm_controls_the_family_wise_error_rate() -> None:
     rng = np.random.default_rng(1)
     alarms = sum(

@@ -34,6 +34,7 @@ IN_ORDER = {ROOT / "docs" / "tutorial" / "own-data.md"}  # test_own_data runs th
 SHORT = ["--dataset", "mnist_5k", "--epochs", "1", "dataset.train_examples=500"]
 # Pages whose commands take longest; the others use the same commands with other options.
 SLOW = {"README.md", "augment.md", "autoencoders.md", "early-stopping.md", "gradient.md"}
+SLOW |= {"datasets.md", "first-idea.md", "reproductions.md"}
 SLOW |= {"post.md", "spec.md", "sweeps.md", "training-recipes.md", "tune.md"}
 
 

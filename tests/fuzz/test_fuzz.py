@@ -19,6 +19,7 @@ def run(command):
     return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_no_generated_input_is_a_fault():
     seed = 0 if "CNNBENCH_TEST_DETERMINISTIC" in os.environ else time.time_ns() % 10**6
     done = run([sys.executable, "-m", "tests.fuzz.fuzz", "--inputs", "600", "--seed", str(seed)])

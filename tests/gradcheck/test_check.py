@@ -84,7 +84,13 @@ def invoke(*words: str) -> Any:
     return CliRunner().invoke(app, ["gradcheck", *words], catch_exceptions=False)
 
 
-SLOW = {"denoising", "untied", "vae"}  # Their operations are in the others too.
+SLOW = {
+    "autoencoder",
+    "denoising",
+    "untied",
+    "vae",
+    "vae_2d",
+}  # Their operations are in the others too.
 
 
 @pytest.mark.parametrize(
@@ -110,6 +116,7 @@ def test_shipped_experiments_agree(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.sampled(2)
 def test_other_layers_agree(tmp_path: Path, dtype: Any) -> None:
     found = check(spec(tmp_path, LAYERS), dtype)
     assert found.right
@@ -231,6 +238,7 @@ def test_a_wrong_backward_pass_is_found(
 
 
 @pytest.mark.parametrize("zero", ["zeros", "{name: constant, value: 0}"])
+@pytest.mark.sampled(1)
 def test_kernels_of_zeros_do_not_hide_a_wrong_backward_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zero: str
 ) -> None:
@@ -315,6 +323,7 @@ def test_insufficient_float32_precision_is_not_called_wrong(
 
 
 @pytest.mark.parametrize("norm", ["batch_norm", "group_norm, groups: 4"])
+@pytest.mark.sampled(1)
 def test_channels_far_from_zero_are_not_called_wrong(norm: str, tmp_path: Path) -> None:
     """Their means are hundreds of standard deviations, and are sums of 2,304 values."""
     layers = f"""\
@@ -350,6 +359,7 @@ def test_a_small_bug_is_found_despite_insufficient_float64_precision(
 
 
 @pytest.mark.parametrize("size", [1e-1, 1e-3])
+@pytest.mark.sampled(1)
 def test_a_bug_is_found_despite_insufficient_float32_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float
 ) -> None:
@@ -364,6 +374,7 @@ def test_a_bug_is_found_despite_insufficient_float32_precision(
 
 
 @pytest.mark.parametrize("size", [1e-1, 1e-3])
+@pytest.mark.sampled(1)
 def test_a_bug_in_float32_only_is_not_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float
 ) -> None:

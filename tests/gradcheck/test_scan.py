@@ -395,6 +395,7 @@ SHORT: dict[str, tuple[Graph, str, set[str]]] = {
 
 
 @pytest.mark.parametrize("case", SHORT)
+@pytest.mark.sampled(1)
 def test_bad_conditioning_is_imprecise_and_float64_is_suggested(case: str) -> None:
     graph, condition, short = SHORT[case]
     loaded = loaded_graph(graph, loss="binary_cross_entropy")

@@ -218,6 +218,7 @@ def shell(command: str, **options):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_deleted_working_directory(tmp_path):
     here = f"mkdir gone; cd gone; rmdir ../gone; export PYTHONPATH={ROOT}; $PY -m cnnbench"
     said = "the working directory was deleted; change to another one\n"
@@ -313,6 +314,7 @@ main()
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory used is unknown")
+@pytest.mark.slow
 def test_real_memory_exhaustion_is_one_line(tmp_path):
     """Outputs of 24x24x256 values need 9 GiB, and 2 are available."""
     words = ["run", str(STANDARD), "model.conv1.filters=256", "train.batch_size=4000"]

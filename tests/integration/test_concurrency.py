@@ -154,6 +154,7 @@ def test_a_run_is_locked_before_others_can_see_it(
 # Compiled programs.
 
 
+@pytest.mark.slow
 def test_a_damaged_program_is_reported_once_and_recompiled(
     server: Server, task: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -202,6 +202,7 @@ def test_every_call_of_the_file_layer_may_fail(server, reference, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.sampled(1)
 def test_a_signal_marks_the_run_and_prints_how_to_resume(server, reference, tmp_path, number, code):
     place = last_epoch(reference.calls)
     done = server(begin(tmp_path), *RUN, signals=[[place, number]])
@@ -292,6 +293,7 @@ def test_another_experiment_is_refused(server, stopped, tmp_path):
 
 
 @pytest.mark.parametrize("every", [0, 2])
+@pytest.mark.sampled(1)
 def test_fewer_checkpoints_give_the_same_result(server, reference, tmp_path, every):
     spec = TINY + f"checkpoint: {{every: {every}, keep: 2}}\n"
     done = server(begin(tmp_path, spec), *RUN, kill=last_epoch(reference.calls) - 14)
@@ -387,6 +389,7 @@ def test_an_extended_run_equals_a_run_with_more_epochs(server, shorter, longer, 
     assert len(list(run.parent.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_run_is_extended_twice(server, shorter, longer, tmp_path):
     run = copied(shorter, tmp_path)
     for epochs in ("3", "4"):
@@ -456,6 +459,7 @@ FROM_SCRATCH = "train from scratch with: cnnbench run tiny.yaml --engine direct 
         ([], "0", "command line: train.epochs: 0 is too small; use 1 or more.\n"),
     ],
 )
+@pytest.mark.sampled(1)
 def test_a_run_that_cannot_be_extended_is_unchanged(server, tmp_path, words, epochs, message):
     assert server(begin(tmp_path), *RUN, *words)["code"] == 0
     run = only_run(tmp_path)

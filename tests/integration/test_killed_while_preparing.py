@@ -88,6 +88,7 @@ def partial(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("way", ["files", "name"])
 @pytest.mark.parametrize("stop", ["decoding", "writing"])
+@pytest.mark.sampled(1)
 def test_one_of_the_others_takes_over(
     way: str, stop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

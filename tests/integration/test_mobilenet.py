@@ -54,6 +54,7 @@ def shifted_step(images: Any) -> Any:
     return step(make(shifted=True), images)
 
 
+@pytest.mark.slow
 def test_both_convolutions_give_the_same_outputs_and_gradients(
     images: Any, shifted_step: Any
 ) -> None:

@@ -121,6 +121,7 @@ def numpy_loss(name: str, weights: oracles.Weights) -> tuple[Array, float]:
 
 
 @pytest.mark.parametrize(("name", "form", "dtype"), CASES)
+@pytest.mark.sampled(4)
 def test_outputs_and_loss_match_numpy(name: str, form: convolution.EngineName, dtype: type) -> None:
     outputs, loss = numpy_loss(name, oracles.random_weights(name, 0))
     got = measured(name, form, dtype)

@@ -66,6 +66,7 @@ def net(plan: Plan, form: convolution.EngineName) -> GraphNet:
 # Coverage of the generator.
 
 
+@pytest.mark.slow
 def test_the_generator_covers_the_whole_layer_language() -> None:
     seen: set[Any] = set()
 

@@ -129,6 +129,7 @@ SLOW = {"residual, whole", "residual, rows", "random, rows"}
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
 )
+@pytest.mark.sampled(3)
 def test_a_loop_equals_the_unrolled_layers(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same names, random values and running statistics."""
     looped, rules = network_of(*CASES[case])

@@ -98,6 +98,7 @@ def of_the_batch(name: str) -> Any:
 
 @pytest.mark.parametrize("num_devices", [1, 2])
 @pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.sampled(4)
 def test_rows_have_the_statistics_of_the_batch(name: str, num_devices: int) -> None:
     mesh = make_mesh(pick_devices("cpu")[:num_devices])
     want, got = of_the_batch(name), measured(GRAPHS[name], Microbatching(3, mesh))

@@ -76,6 +76,7 @@ def test_operations_on_images_without_contrast_or_neighbors(image: Array) -> Non
         np.testing.assert_array_equal(found, image)
 
 
+@pytest.mark.slow
 def test_operations_follow_each_other_and_are_uniform() -> None:
     spec = Augment.model_validate({"rand_augment": {"num_ops": 3, "magnitude": 12}})
     draws = draw_augmentation(spec, first_stream(0), jnp.arange(3000), (8, 8))

@@ -454,6 +454,7 @@ def browser() -> Iterator[Any]:
     ],
 )
 @pytest.mark.usefixtures("page")
+@pytest.mark.sampled(1)
 def test_a_browser_shows_the_page(
     browser: Any, trained: Path, tmp_path: Path, width: int, scheme: str
 ) -> None:

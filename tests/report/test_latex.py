@@ -131,6 +131,7 @@ def test_a_code_has_its_column() -> None:
 @example("[2] CNN")
 @example("* CNN")
 @example(" *[a]")
+@pytest.mark.slow
 def test_no_title_breaks_a_table(title: str) -> None:
     """Four ampersands, balanced braces and dollars, nothing commented out: pairs of \\ aside."""
     text = latex([compare(pair(title=title or "x"))])

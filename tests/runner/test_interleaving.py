@@ -90,6 +90,7 @@ def test_seconds_of_a_run_are_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), CnnbenchError("the disk is full")])
+@pytest.mark.sampled(1)
 def test_what_was_measured_is_kept_when_one_breaks_down(
     tmp_path: Path, error: BaseException
 ) -> None:

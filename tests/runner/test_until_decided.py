@@ -184,6 +184,7 @@ def test_an_interrupted_run_goes_on_by_the_same_rule(tmp_path: Path) -> None:
     assert later == results
 
 
+@pytest.mark.slow
 def test_another_rule_or_none_starts_anew(tmp_path: Path) -> None:
     asked = requests(tmp_path, RULE)
     train(asked)

@@ -58,6 +58,7 @@ def test_it_is_a_schema():
 
 
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.sampled(12)
 def test_valid_files_and_their_resolved_forms_are_valid(path):
     for text in (path.read_text(), load_experiment(path).resolved()):
         data = read(text)

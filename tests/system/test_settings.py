@@ -191,6 +191,7 @@ def test_a_training_leaves_options_of_the_calling_program_as_they_were(spec: Pat
     assert {name for name in before if before[name] != after[name]} == set()
 
 
+@pytest.mark.slow
 def test_the_numbers_would_not_be_equal_without_pins(
     spec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +303,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("variable", REFUSED)
+@pytest.mark.sampled(1)
 def test_a_value_that_cannot_be_used_is_one_sentence(variable: str, spec: Path) -> None:
     name, _, value = variable.partition("=")
     done = command(spec, {name: value})

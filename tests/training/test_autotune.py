@@ -107,6 +107,7 @@ def test_other_networks_have_one_candidate_on_an_accelerator(layers, batch_size)
     assert strategy == Strategy("plain", None, 1, 100)
 
 
+@pytest.mark.slow
 def test_single_steps_are_timed_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program of an epoch is compiled only for the chosen engine."""
     monkeypatch.setattr(Job, "accelerator", True)

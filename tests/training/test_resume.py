@@ -94,6 +94,7 @@ def a_whole_run() -> tuple[Job, list[Any]]:
 @pytest.mark.parametrize(
     "after", [(0, 0, 0, 0), (1, 0, 0, 0), (3, 0, 0, 0), (3, 2, 0, 0), (3, 3, 3, 2), (3, 3, 3, 3)]
 )
+@pytest.mark.sampled(3)
 def test_a_resumed_training_is_bit_identical(after: tuple[int, ...]) -> None:
     job, whole = a_whole_run()
     epochs = dict(zip(SEEDS, after, strict=True))
@@ -127,6 +128,7 @@ def test_parallel_seeds_are_resumed_in_parallel(
     assert numbers(rest, dict.fromkeys(SEEDS, 0)) == numbers(whole, epochs)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_engine() -> None:
     job = make_job(STATEFUL, make_dataset(12, 3, 3), engine="plain", batch_size=6)
     whole = run_job(job)
@@ -139,6 +141,7 @@ def test_a_resumed_run_keeps_its_engine() -> None:
 
 
 @pytest.mark.parametrize("seeds", [(0, 1), (0, 1, 2, 3)])
+@pytest.mark.sampled(1)
 def test_a_diverged_seed_stops_and_the_others_continue(
     seeds: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +190,7 @@ EXTENDED: list[tuple[Layers, str, int, dict[str, Any]]] = [
         for i, case in enumerate(EXTENDED)
     ],
 )
+@pytest.mark.sampled(2)
 def test_an_extended_run_equals_one_with_more_epochs_from_the_start(
     layers: Layers, engine: str, num_devices: int, train: dict[str, Any]
 ) -> None:

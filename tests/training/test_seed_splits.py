@@ -80,6 +80,7 @@ def by_seed(events: Sequence[Event]) -> list[Any]:
         (FOLDS, NOISE, LINEAR, SEEDS[:2], {"engine": "plain", "drop_last": False}),
     ],
 )
+@pytest.mark.sampled(2)
 def test_a_seed_equals_a_training_on_its_images_alone(
     split: RandomSplit,
     drawn: Adjustments,
@@ -114,6 +115,7 @@ def _kernel(job: Job, seed: int) -> Any:
         (BY_SEED, NOISE, LINEAR, {"drop_last": False}),
     ],
 )
+@pytest.mark.sampled(1)
 def test_seeds_in_parallel_equal_seeds_one_by_one(
     split: RandomSplit,
     drawn: Adjustments,
@@ -146,6 +148,7 @@ def _values(events: Sequence[Event]) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.sampled(1)
 def test_a_resumed_training_is_bit_identical(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if at_once > 1:
         monkeypatch.setattr(Job, "accelerator", True)

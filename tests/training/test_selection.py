@@ -118,6 +118,7 @@ def test_the_weights_of_the_chosen_epoch_are_tested_and_stored() -> None:
 
 
 @pytest.mark.parametrize("after", [(2, 0, 0, 0), (99, 3, 0, 0), (99, 99, 99, 99)])
+@pytest.mark.sampled(1)
 def test_a_resumed_training_chooses_the_same_epochs(after: tuple[int, ...]) -> None:
     job, events = whole_run()
     lengths = {e.summary.seed: e.summary.num_epochs or 0 for e in events if isinstance(e, SeedDone)}

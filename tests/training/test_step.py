@@ -202,6 +202,7 @@ def test_statistics_of_batch_norm_stay_in_float32() -> None:
 
 
 @pytest.mark.parametrize(("microbatch", "num_devices"), [(3, 1), (4, 2), (None, 2)])
+@pytest.mark.sampled(1)
 def test_augmented_images_are_independent_of_microbatches_and_devices(
     microbatch: int | None, num_devices: int
 ) -> None:
@@ -656,6 +657,7 @@ def test_a_frozen_batch_norm_is_in_inference_mode() -> None:
 
 @pytest.mark.parametrize(("form", "row"), [("plain", None), ("direct", 4), ("fast", 3)])
 @pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.sampled(3)
 def test_dropout_is_the_same_for_every_strategy(
     form: convolution.EngineName, row: int | None, num_devices: int
 ) -> None:

@@ -240,6 +240,7 @@ NORMED: Layers = {
 
 
 @pytest.mark.parametrize(("engine", "num_devices"), [("plain", 1), ("direct", 2), ("fast", 1)])
+@pytest.mark.sampled(2)
 def test_an_incomplete_last_batch_is_trained_as_in_pytorch(engine: str, num_devices: int) -> None:
     """Means over its own images, its own batch statistics, and a step of the schedule."""
     torch = pytest.importorskip("torch", reason="needs the peers extra")
@@ -484,6 +485,7 @@ AUTOENCODER: Layers = {
         (AUTOENCODER, "reconstruct", 2, None),
     ],
 )
+@pytest.mark.sampled(2)
 def test_parallel_seeds_equal_sequential_seeds(
     layers: Layers,
     task: str,

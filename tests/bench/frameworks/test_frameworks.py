@@ -733,6 +733,7 @@ def test_the_cases_cover_every_operation_and_activation() -> None:
 
 # PyTorch's compiler imports a deprecated PyTorch module.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+@pytest.mark.slow
 def test_a_compiled_trainer_trains_the_same() -> None:
     need("torch-compile-nchw")
     got = measure(functools.partial(make_trainer, "torch-compile-nchw"), "tied")

@@ -131,6 +131,7 @@ def program(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.sampled(1)
 def test_no_process_survives_the_program(
     program: "subprocess.Popen[str]", number: signal.Signals
 ) -> None:

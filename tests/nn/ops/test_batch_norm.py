@@ -257,6 +257,7 @@ for num_devices in (4, 8):
 """
 
 
+@pytest.mark.slow
 def test_four_and_eight_devices_keep_the_digits() -> None:
     """In a subprocess, because the test process has two devices."""
     found = subprocess.run([sys.executable, "-c", MANY], capture_output=True, text=True, check=True)

@@ -81,6 +81,7 @@ def stateful_events() -> list[Event]:
     return run_job(stateful())
 
 
+@pytest.mark.slow
 def test_with_augmentation_and_incomplete_batches() -> None:
     after = dict.fromkeys(SEEDS, 0)
     assert numbers(run_job(as_stream(stateful())), after) == numbers(stateful_events(), after)
@@ -153,6 +154,7 @@ def test_checkpoints_within_an_epoch_change_no_numbers() -> None:
 
 
 @pytest.mark.parametrize(("seed", "epoch", "streams"), [(4, 0, True), (4, 1, False), (1, 1, True)])
+@pytest.mark.sampled(1)
 def test_resuming_within_an_epoch_is_bit_identical(seed: int, epoch: int, streams: bool) -> None:
     job, whole = parted()
     kind = as_stream(job) if streams else job
@@ -262,6 +264,7 @@ def test_a_thread_that_ends_does_not_block_its_caller() -> None:
         ahead.take()
 
 
+@pytest.mark.slow
 def test_sampled_codes_and_reconstructions() -> None:
     """Codes are sampled by the number of the image, not by its place in a batch."""
     dataset = make_dataset(8, 4, 14)
