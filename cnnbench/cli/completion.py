@@ -38,7 +38,7 @@ def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
         entries = list_runs(Path(results_dir)).entries
     except CnnbenchError:
         return []
-    records = [entry.record for entry in entries]
+    records = [entry.facts for entry in entries]
     names = [record.name for record in records]
     tags = [tag for record in records for tag in record.tags]
     tagged = [f"{record.name}@{tag}" for record in records for tag in record.tags]

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnnbench.comparisons.comparison import Comparison, Row
-from cnnbench.errors import StoreError
 from cnnbench.formatting import clean, diverged_text, epochs_text, seconds_text
-from cnnbench.runs.folder import RunEntry, read_epochs
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.summary import lost_seeds, with_missing
 from cnnbench.spec.metrics import heading, metric_text
@@ -155,21 +153,3 @@ def bands_text(shown: Sequence[Curve]) -> str:
         case [number]:
             return f"Lines: mean over {number} seeds. Bands: minimum to maximum over seeds."
     return "Lines: mean over seeds. Bands: minimum to maximum over seeds."
-
-
-def read_curve(entry: RunEntry) -> tuple[float, ...]:
-    """The headline metric after each epoch, mean over the seeds that have reached it.
-
-    The training loss without validation images; empty if the epochs cannot be read.
-    """
-    try:
-        epochs, _ = read_epochs(entry.path)
-    except StoreError:
-        return ()
-    first = next(iter(epochs[0].metrics), "loss") if epochs else "loss"
-    metric = entry.summary.headline if entry.summary else first
-    values: dict[int, list[float]] = {}
-    for epoch in epochs:
-        if metric == "loss" or metric in epoch.metrics or not epoch.validated:
-            values.setdefault(epoch.epoch, []).append(epoch.course(metric))
-    return tuple(mean(values[number]) for number in sorted(values))

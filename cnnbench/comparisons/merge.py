@@ -31,10 +31,10 @@ def finished_runs_of(name: str, results_dir: Path) -> list[RunResult]:
     Raises:
       StoreError: a folder cannot be read.
     """
-    found = [entry for entry in list_runs(results_dir).entries if entry.record.name == name]
-    own = [entry for entry in found if not entry.record.is_trial]
-    done = [entry for entry in own if entry.record.status is Status.FINISHED]
-    return [read_run(e.path) for e in sorted(done, key=lambda entry: entry.record.run_id)]
+    found = [entry for entry in list_runs(results_dir).entries if entry.facts.name == name]
+    own = [entry for entry in found if not entry.facts.is_trial]
+    done = [entry for entry in own if entry.facts.status is Status.FINISHED]
+    return [read_run(e.path) for e in sorted(done, key=lambda entry: entry.facts.run_id)]
 
 
 def all_seeds(runs: Sequence[RunResult], results_dir: Path) -> list[RunResult]:

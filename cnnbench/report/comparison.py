@@ -4,7 +4,6 @@ Tables round, and explain their columns in notes; `csv_json` has the raw values.
 has the four columns of the blog post that this project implements; a `wide` table adds the others.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -31,14 +30,14 @@ from cnnbench.report.columns import (
 from cnnbench.report.sparkline import sparkline
 from cnnbench.report.table import WrappedTable, markdown_table, terminal_grid
 from cnnbench.runs.folder import RunEntry
+from cnnbench.runs.index.curves import CURVE_POINTS
+from cnnbench.runs.records import Facts
 from cnnbench.spec.metrics import metric_text, words
-from cnnbench.statistics.estimates import mean
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 _WIDTH = 80  # of a terminal
-_CURVE = 6  # characters, so that a list fits into it
 
 
 def terminal_table(
@@ -109,7 +108,7 @@ def list_table(
     table.add_column("Result", justify="right", no_wrap=True)
     for entry, curve in zip(entries, curves, strict=True):
         table.add_row(
-            *(Text(cell) for cell in _list_cells(entry, sparkline(curve, encoding, _CURVE)))
+            *(Text(cell) for cell in _list_cells(entry, sparkline(curve, encoding, CURVE_POINTS)))
         )
     return WrappedTable(table)
 
@@ -282,16 +281,19 @@ def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:
 
 def _list_cells(entry: RunEntry, curve: str) -> tuple[str, ...]:
     """Returns the cells of a run; the last one is its result, or why there is none."""
-    record, summary, result = entry.record, entry.summary, entry.status
-    if summary is not None and summary.seeds:
-        metric = summary.headline
-        values = [seed.final.get(metric, seed.test.get(metric, math.nan)) for seed in summary.seeds]
-        lost = sum(seed.diverged is not None for seed in summary.seeds)
-        on_test = "" if summary.seeds[0].final else "test "
-        views = f" (TTA {record.test_augment})" if record.test_augment else ""
-        result = f"{on_test}{metric_text(metric, mean(values))}{views}"
-        result = diverged_text(lost, len(summary.seeds)) or result
-    data = record.dataset
-    dataset = f"{data.name} for {data.stand_in_for}" if data.stand_in_for else data.name
-    counts = (str(record.epochs), str(len(record.seeds)))
-    return (record.run_id, record.name + record.tags_text, dataset, *counts, curve, result)
+    facts = entry.facts
+    dataset = f"{facts.dataset} for {facts.stand_in_for}" if facts.stand_in_for else facts.dataset
+    counts = (str(facts.epochs), str(len(facts.seeds)))
+    name = facts.name + facts.tags_text
+    return (facts.run_id, name, dataset, *counts, curve, _result(facts) or entry.status)
+
+
+def _result(facts: Facts) -> str:
+    """Returns the headline metric, or that seeds diverged; empty without results."""
+    if facts.result is None:
+        return ""
+    name, value = facts.result
+    views = f" (TTA {facts.test_augment})" if facts.test_augment else ""
+    on_test = "test " if name.startswith("test_") else ""
+    text = f"{on_test}{metric_text(facts.headline, value)}{views}"
+    return diverged_text(facts.num_diverged, len(facts.seeds)) or text

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 from cnnbench.formatting import MISSING
+from cnnbench.runs.index.curves import binned
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII = "_.-=+*#@"
@@ -30,9 +30,7 @@ def sparkline(values: Sequence[float], encoding: str = "utf-8", width: int = WID
     draws_blocks = encoding.lower().replace("_", "-") in {"utf-8", "utf8"}
     if len(values) < 2:
         return MISSING if draws_blocks else "-"
-    count = min(width, len(values))
-    edges = [round(place * len(values) / count) for place in range(count + 1)]
-    bins = [_mean(values[a:b]) for a, b in pairwise(edges)]
+    bins = binned(values, width)
     finite = [value for value in bins if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
     ramp = BLOCKS if draws_blocks else ASCII
@@ -52,11 +50,6 @@ def bars(counts: Sequence[int], encoding: str = "utf-8") -> str:
     ramp = BLOCKS if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else ASCII
     most = max(counts)
     return "".join(ramp[-(-count * len(ramp) // most) - 1] if count else " " for count in counts)
-
-
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
 
 
 def _character(value: float, low: float, high: float, ramp: str) -> str:

@@ -193,7 +193,7 @@ def existing_run(
     runs = [
         entry
         for entry in list_runs(results_dir).entries
-        if wanted == (entry.record.spec_digest, entry.record.dataset.digest)
+        if wanted == (entry.facts.spec_digest, entry.facts.dataset_digest)
         and _has_seeds(entry.record, loaded.experiment.seeds, looks)
         and _as_asked(entry.record, *asked)
     ]

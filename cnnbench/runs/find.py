@@ -1,10 +1,12 @@
 """Run selection: all runs, the newest of each experiment, or those that a user names."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 from cnnbench.errors import (
@@ -24,6 +26,7 @@ from cnnbench.runs.folder import (
     read_run,
     read_run_entry,
 )
+from cnnbench.runs.index.index import read_entries
 from cnnbench.runs.records import TRIAL, RunRecord, RunResult, Status
 from cnnbench.runs.settings import leaves
 from cnnbench.spec.document import read_document
@@ -85,9 +88,9 @@ def newest_finished(results_dir: Path) -> Selection:
     Raises:
       StoreError: a folder or the epochs of a chosen run cannot be read.
     """
-    listings = [_without_trials(_run_folders(folder)) for folder in _folders(results_dir)]
+    listings = _by_experiment(results_dir)
     finished = sorted(filter(None, map(_finished, listings)), key=lambda runs: _start(runs[0]))
-    warnings = (w for or_list in listings for w in or_list.warnings)
+    warnings = (warning for listing in listings for warning in listing.warnings)
     return _select((runs[-1].path for runs in finished), warnings)
 
 
@@ -112,7 +115,7 @@ def newest_group(
     Raises:
       StoreError: a folder or the epochs of a chosen run cannot be read.
     """
-    all_runs = [_without_trials(_run_folders(folder)) for folder in _folders(results_dir)]
+    all_runs = _by_experiment(results_dir)
     warnings = [w for runs in all_runs for w in runs.warnings]
     finished = sorted(filter(_finished, all_runs), key=lambda runs: _start(_finished(runs)[0]))
     if not finished:
@@ -122,9 +125,9 @@ def newest_group(
         group = [_narrowed(runs, own, baseline) for runs, own in group]
     taken = _choose([entries for _, entries in group], [1] * len(group))
     for (runs, _), own in zip(group, taken, strict=True):
-        warnings += _skipped(_Named(own[-1].record.name, runs), own)
-    shown = [own[-1].record.name for own in taken]
-    names = [runs.entries[0].record.name for runs in finished]
+        warnings += _skipped(_Named(own[-1].facts.name, runs), own)
+    shown = [own[-1].facts.name for own in taken]
+    names = [runs.entries[0].facts.name for runs in finished]
     if left := [name for name in names if name not in shown]:
         everything = commands.cnnbench(command, "--all", *commands.results_dir_option(results_dir))
         apart = f"skipped, not comparable with {enumeration(shown)}: {enumeration(left)}"
@@ -147,7 +150,7 @@ def _shown_group(finished: Sequence[Listing], baseline: str | None) -> _Group:
     """
     groups: dict[object, _Group] = {}
     for runs in finished:
-        by_key = _by_key(_finished(runs), lambda entry: comparable_key(entry.record))
+        by_key = _by_key(_finished(runs), lambda entry: entry.facts.comparable)
         for key, entries in by_key.items():
             groups.setdefault(key, []).append((runs, entries))
 
@@ -169,10 +172,10 @@ def _narrowed(runs: Listing, own: list[RunEntry], baseline: str) -> tuple[Listin
 
 
 def _is_called(entry: RunEntry, name: str) -> bool:
-    record = entry.record
-    tags = [*record.tags, *(f"{record.name}@{tag}" for tag in record.tags)]
-    exact = (record.name, record.title, f"{record.name}/{record.run_id}", *tags)
-    return name in exact or record.run_id.startswith(name)
+    facts = entry.facts
+    tags = [*facts.tags, *(f"{facts.name}@{tag}" for tag in facts.tags)]
+    exact = (facts.name, facts.title, f"{facts.name}/{facts.run_id}", *tags)
+    return name in exact or facts.run_id.startswith(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +284,7 @@ def find_unfinished(argument: str, results_dir: Path) -> tuple[Path, tuple[str, 
     if named.path is not None:
         return named.path, ()
     runs = named.runs
-    open_ = [run for run in runs.entries if run.record.status is not Status.FINISHED]
+    open_ = [run for run in runs.entries if run.facts.status is not Status.FINISHED]
     if not open_:
         raise UsageError(_nothing_open(named.folder, runs))
     return open_[-1].path, runs.warnings
@@ -372,9 +375,9 @@ def _tagged(argument: str, name: str, tag: str, results_dir: Path) -> _Named:
       UsageError: there are none, or several experiments have them.
     """
     runs = list_runs(results_dir)
-    entries = [entry for entry in runs.entries if name in {"", entry.record.name}]
-    found = [entry for entry in entries if tag in entry.record.tags]
-    names = sorted({entry.record.name for entry in found})
+    entries = [entry for entry in runs.entries if name in {"", entry.facts.name}]
+    found = [entry for entry in entries if tag in entry.facts.tags]
+    names = sorted({entry.facts.name for entry in found})
     match names:
         case [_]:
             of = argument if name else f"{names[0]}@{tag}"
@@ -387,7 +390,7 @@ def _tagged(argument: str, name: str, tag: str, results_dir: Path) -> _Named:
 
 def _no_tag(name: str, tag: str, entries: Sequence[RunEntry]) -> str:
     of = f" of '{name}'" if name else ""
-    known = sorted({known for entry in entries for known in entry.record.tags})
+    known = sorted({known for entry in entries for known in entry.facts.tags})
     message = f"command line: no run{of} has the tag '{tag}'{did_you_mean(tag, known)}"
     if not known:
         give = commands.cnnbench("run", "--resume", "RUN", "--tag", tag)
@@ -410,10 +413,10 @@ def _by_id(argument: str, results_dir: Path) -> _Named:
             return _Named(argument, Listing((), ()), path)
         case []:
             entries = _list_folders(runs).entries
-            if any(argument in entry.record.tags for entry in entries):
+            if any(argument in entry.facts.tags for entry in entries):
                 return _tagged(argument, "", argument, results_dir)
             ids = [path.name for path in runs]
-            ids += sorted({tag for entry in entries for tag in entry.record.tags})
+            ids += sorted({tag for entry in entries for tag in entry.facts.tags})
             raise UsageError(_unknown(argument, results_dir, [f.name for f in experiments], ids))
     newest = max(path.name for path in matches)
     message = f"command line: {argument!r} matches {len(matches)} run IDs"
@@ -436,7 +439,7 @@ def _choose(
     newest = [tuple(group[-count:]) for group, count in zip(groups, wanted, strict=True)]
     if len(groups) == 1 and wanted[0] == 1:
         return newest
-    for level in (_recipe_key, _setup_key, lambda entry: comparable_key(entry.record)):
+    for level in (_recipe_key, _setup_key, lambda entry: entry.facts.comparable):
         key = _once(level)
         if len({key(entry) for entries in newest for entry in entries}) == 1:
             return newest
@@ -473,15 +476,6 @@ def _once(key: Callable[[RunEntry], object]) -> Callable[[RunEntry], object]:
     return cached
 
 
-def comparable_key(record: RunRecord) -> object:
-    """Everything that must be equal for runs to be comparable."""
-    data = record.dataset
-    images = (data.name, data.digest, data.num_train, data.num_validation, data.num_test)
-    steps = None if record.stop_metric else record.num_steps
-    loss = record.loss if record.task == "reconstruct" else ""
-    return (record.task, images, steps, loss, record.environment.device_kind)
-
-
 _OF_IMAGES = (  # parts of a recipe in `dataset`
     "pixel_scale",
     "normalize",
@@ -491,8 +485,8 @@ _OF_IMAGES = (  # parts of a recipe in `dataset`
 
 
 def _setup_key(entry: RunEntry) -> object:
-    record = entry.record
-    return (comparable_key(record), record.epochs, record.batch_size, record.seeds)
+    facts = entry.facts
+    return (facts.comparable, facts.epochs, facts.batch_size, facts.seeds)
 
 
 def _recipe_key(entry: RunEntry) -> object:
@@ -514,7 +508,7 @@ def _recipe(entry: RunEntry) -> dict[str, str]:
     images = {key: dataset.get(key) for key in _OF_IMAGES} if isinstance(dataset, dict) else {}
     parts = {"train": data.get("train"), "dataset": images, "evaluation": data.get("evaluation")}
     found = {path: str(value) for path, value in leaves(parts) if value not in (None, {})}
-    return found | {"train.epochs": str(entry.record.epochs)}
+    return found | {"train.epochs": str(entry.facts.epochs)}
 
 
 def _skipped(named: _Named, taken: Sequence[RunEntry]) -> Iterator[str]:
@@ -523,14 +517,14 @@ def _skipped(named: _Named, taken: Sequence[RunEntry]) -> Iterator[str]:
     newer = [entry for entry in named.runs.entries if _start(entry) > _start(own)]
     if not newer:
         return
-    names = [f"{entry.record.run_id} ({_reason(entry, own)})" for entry in newer[:-4:-1]]
+    names = [f"{entry.facts.run_id} ({_reason(entry, own)})" for entry in newer[:-4:-1]]
     names += [f"{len(newer) - 3} more"] * (len(newer) > 3)
-    yield f"{named.argument}: using {own.record.run_id}; skipped newer {enumeration(names)}"
+    yield f"{named.argument}: using {own.facts.run_id}; skipped newer {enumeration(names)}"
 
 
 def _reason(entry: RunEntry, taken: RunEntry) -> str:
     """The reason why a newer run was skipped."""
-    if entry.record.status is not Status.FINISHED:
+    if entry.facts.status is not Status.FINISHED:
         return entry.status
     found = list(_differences(entry.record, taken.record))
     if not found:
@@ -606,7 +600,7 @@ def _unknown(argument: str, results_dir: Path, names: list[str], others: list[st
 
 
 def _finished(runs: Listing) -> list[RunEntry]:
-    return [entry for entry in runs.entries if entry.record.status is Status.FINISHED]
+    return [entry for entry in runs.entries if entry.facts.status is Status.FINISHED]
 
 
 def _select(paths: Iterable[Path], warnings: Iterable[str]) -> Selection:
@@ -616,26 +610,40 @@ def _select(paths: Iterable[Path], warnings: Iterable[str]) -> Selection:
 
 
 def _list_folders(folders: Iterable[Path]) -> Listing:
+    return _listing(read_entries(list(folders)))
+
+
+def _listing(found: Iterable[RunEntry | StoreError]) -> Listing:
     entries, warnings = [], []
-    for folder in folders:
-        try:
-            entries.append(read_run_entry(folder))
-        except StoreError as error:
-            warnings.append(f"{_SKIPPED}: {error}")
+    for one in found:
+        if isinstance(one, StoreError):
+            warnings.append(f"{_SKIPPED}: {one}")
+        else:
+            entries.append(one)
     entries.sort(key=_start)
     return Listing(tuple(entries), (*filter(None, map(_from_future, entries[-1:])), *warnings))
 
 
 def _without_trials(folders: Iterable[Path]) -> Listing:
     """Lists runs except trials of tuning, which only their RUN-ID, folder or tag refers to."""
-    listing = _list_folders(folders)
-    entries = tuple(entry for entry in listing.entries if not entry.record.is_trial)
+    return _no_trials(_list_folders(folders))
+
+
+def _no_trials(listing: Listing) -> Listing:
+    entries = tuple(entry for entry in listing.entries if not entry.facts.is_trial)
     return Listing(entries, listing.warnings)
+
+
+def _by_experiment(results_dir: Path) -> list[Listing]:
+    """Lists the runs of each experiment except trials, reading all of them at once."""
+    folders = {experiment: _run_folders(experiment) for experiment in _folders(results_dir)}
+    found = iter(read_entries([path for own in folders.values() for path in own]))
+    return [_no_trials(_listing(islice(found, len(own)))) for own in folders.values()]
 
 
 def _from_future(newest: RunEntry) -> str | None:
     """A warning if a run starts in the future, which makes the order of runs unreliable."""
-    started = newest.record.started_at
+    started = newest.facts.started_at
     if started <= datetime.now(UTC) + SKEW:
         return None
     return (
@@ -645,17 +653,19 @@ def _from_future(newest: RunEntry) -> str | None:
 
 
 def _start(entry: RunEntry) -> tuple[datetime, str]:
-    return entry.record.started_at, entry.record.run_id
+    return entry.facts.started_at, entry.facts.run_id
 
 
 def _folders(parent: Path) -> list[Path]:
     with disk(parent, "read"):
         if not parent.exists():
             return []
-        return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+        with os.scandir(parent) as found:
+            names = [one.name for one in found if not one.name.startswith(".") and one.is_dir()]
+    return [parent / name for name in sorted(names)]
 
 
 def _run_folders(experiment: Path) -> list[Path]:
     with disk(experiment, "read"):
         folders = _folders(experiment) if experiment.is_dir() else []
-        return [f for f in folders if (f / RECORD_FILE).exists() or _RUN_ID.fullmatch(f.name)]
+        return [f for f in folders if _RUN_ID.fullmatch(f.name) or (f / RECORD_FILE).exists()]

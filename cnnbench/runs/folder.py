@@ -6,6 +6,7 @@ or the new one. `epochs.jsonl` is append-only: each line is on disk before the n
 
 import contextlib
 import errno
+import json
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,17 @@ from typing import TYPE_CHECKING, Any
 from cnnbench.errors import Location, StoreError
 from cnnbench.runs import codec
 from cnnbench.runs.predictions import decode_predictions, encode_predictions
-from cnnbench.runs.records import EpochRecord, RunRecord, RunResult, Status, Summary
+from cnnbench.runs.records import (
+    EpochRecord,
+    Facts,
+    RunRecord,
+    RunResult,
+    Status,
+    Summary,
+    facts_of,
+)
 from cnnbench.runs.weights import Weights, decode_weights, encode_weights
+from cnnbench.statistics.estimates import mean
 from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.files import append_durable, move, remove, sync_folder, write_atomic
 from cnnbench.system.locks import is_held
@@ -26,7 +36,7 @@ from cnnbench.system.locks import is_held
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RECORD_FILE, _SUMMARY, _EPOCHS = "run.json", "summary.json", "epochs.jsonl"
+RECORD_FILE, SUMMARY_FILE, EPOCHS_FILE = "run.json", "summary.json", "epochs.jsonl"
 TABLES = ("table.md", "table.csv")
 RESOLVED_FILE, WEIGHTS, PREDICTIONS = "resolved.yaml", "weights", "predictions"
 
@@ -59,7 +69,7 @@ class RunFolder:
 
     def write_summary(self, summary: Summary) -> None:
         """Writes `summary.json`, or replaces it."""
-        self.write(_SUMMARY, codec.encode_summary(summary))
+        self.write(SUMMARY_FILE, codec.encode_summary(summary))
 
     def write_tables(self, markdown: str, csv: str) -> None:
         """Writes `table.md` and `table.csv`, or replaces them."""
@@ -76,13 +86,13 @@ class RunFolder:
 
     def append_epoch(self, epoch: EpochRecord) -> None:
         """Appends a line to `epochs.jsonl`; it is on disk when this returns."""
-        path = self.path / _EPOCHS
+        path = self.path / EPOCHS_FILE
         with disk(path, "write"):
             append_durable(path, codec.encode_epoch(epoch))
 
     def write_epochs(self, epochs: Sequence[EpochRecord]) -> None:
         """Replaces `epochs.jsonl`."""
-        self.write(_EPOCHS, b"".join(map(codec.encode_epoch, epochs)))
+        self.write(EPOCHS_FILE, b"".join(map(codec.encode_epoch, epochs)))
 
     def set_summary_aside(self, epoch: int) -> None:
         """Renames the summary of a run that is extended to `summary-epoch-N.json`.
@@ -94,7 +104,7 @@ class RunFolder:
             for name in TABLES:
                 remove(self.path / name)
             with contextlib.suppress(FileNotFoundError):
-                move(self.path / _SUMMARY, kept)
+                move(self.path / SUMMARY_FILE, kept)
 
     def write(self, name: str, *parts: bytes | memoryview) -> None:
         """Writes a file of the run atomically."""
@@ -111,20 +121,123 @@ class RunFolder:
             sync_folder(folder.parent)
 
 
-@dataclass(frozen=True, slots=True)
 class RunEntry:
-    """A run without its epochs, as lists show it."""
+    """A run without its epochs, as lists show it; what is not known yet is read when it is used.
 
-    path: Path
-    record: RunRecord
-    summary: Summary | None
+    Args:
+      path: its folder.
+      record: configuration, status and environment; None to read them when they are used.
+      summary: results; None if there are none, or without a record.
+      facts: what an index knows of it; None to derive them from the record.
+      curve: the headline metric after each epoch, as an index has it; None to read it.
+    """
+
+    __slots__ = ("_curve", "_facts", "_files", "path")
+
+    def __init__(
+        self,
+        path: Path,
+        record: RunRecord | None,
+        summary: Summary | None,
+        facts: Facts | None = None,
+        curve: tuple[float, ...] | None = None,
+    ) -> None:
+        self.path, self._facts, self._curve = path, facts, curve
+        self._files = None if record is None else (record, summary)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RunEntry):
+            return NotImplemented
+        return (self.path, self.record, self.summary) == (other.path, other.record, other.summary)
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def __repr__(self) -> str:
+        return f"<RunEntry {self.path}: {self.facts.status}>"
+
+    @property
+    def record(self) -> RunRecord:
+        """Configuration, status and environment.
+
+        Raises:
+          StoreError: it is read now, and cannot be.
+        """
+        return self._read()[0]
+
+    @property
+    def summary(self) -> Summary | None:
+        """Results; None unless the run finished.
+
+        Raises:
+          StoreError: it is read now, and cannot be.
+        """
+        return self._read()[1]
+
+    @property
+    def facts(self) -> Facts:
+        """What lists and searches need to know."""
+        if self._facts is None:
+            self._facts = facts_of(*self._read())
+        return self._facts
+
+    @property
+    def curve(self) -> tuple[float, ...]:
+        """The headline metric after each epoch, mean over the seeds that have reached it.
+
+        The training loss without validation images; empty if the epochs cannot be read. Long
+        curves from an index have fewer points: means of neighbors.
+        """
+        if self._curve is None:
+            self._curve = _curve(self.path, self.facts.headline)
+        return self._curve
 
     @property
     def status(self) -> str:
         """The status; ``killed`` if the process of a running run is gone."""
-        if self.record.status is Status.RUNNING and not is_held(self.path):
+        if self.facts.status is Status.RUNNING and not is_held(self.path):
             return "killed"
-        return str(self.record.status)
+        return str(self.facts.status)
+
+    def _read(self) -> tuple[RunRecord, Summary | None]:
+        if self._files is None:
+            self._files = _read_files(self.path)
+        return self._files
+
+
+def _curve(path: Path, headline: str) -> tuple[float, ...]:
+    """The curve of `RunEntry`; what cannot be read has none."""
+    try:
+        *lines, _ = (_read_if_there(path / EPOCHS_FILE) or b"").split(b"\n")
+    except StoreError:
+        return ()
+    try:
+        epochs = json.loads(b"[%s]" % b",".join(lines))
+        name = "validation_loss" if headline == "loss" else codec.EPOCH_PREFIX + headline
+        if not headline or len({(each["seed"], each["epoch"]) for each in epochs}) != len(lines):
+            return _careful_curve(path, headline)
+        values: dict[int, list[float]] = {}
+        for each in epochs:
+            course = "train_loss" if each["validation_loss"] is None else name
+            if course in each:
+                values.setdefault(each["epoch"], []).append(float(each[course]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return _careful_curve(path, headline)
+    return tuple(mean(values[number]) for number in sorted(values))
+
+
+def _careful_curve(path: Path, headline: str) -> tuple[float, ...]:
+    """The curve from epochs whose every field is checked, which takes ten times as long."""
+    try:
+        epochs, _ = read_epochs(path)
+    except StoreError:
+        return ()
+    metric = headline or (next(iter(epochs[0].metrics), "loss") if epochs else "loss")
+    values: dict[int, list[float]] = {}
+    for epoch in epochs:
+        if metric == "loss" or metric in epoch.metrics or not epoch.validated:
+            values.setdefault(epoch.epoch, []).append(epoch.course(metric))
+    return tuple(mean(values[number]) for number in sorted(values))
 
 
 def create_run(results_dir: Path, name: str, now: datetime) -> RunFolder:
@@ -156,11 +269,15 @@ def read_run_entry(path: Path) -> RunEntry:
     Raises:
       StoreError: a file cannot be read, or this version cannot have written it.
     """
+    return RunEntry(path, *_read_files(path))
+
+
+def _read_files(path: Path) -> tuple[RunRecord, Summary | None]:
     record = codec.decode_record(_read(path / RECORD_FILE), str(path / RECORD_FILE))
-    summary = path / _SUMMARY
+    summary = path / SUMMARY_FILE
     content = _read_if_there(summary)
     decoded = None if content is None else codec.decode_summary(content, str(summary))
-    return RunEntry(path, record, decoded)
+    return record, decoded
 
 
 def read_run(path: Path) -> RunResult:
@@ -230,7 +347,7 @@ def read_epochs(folder: Path) -> tuple[tuple[EpochRecord, ...], tuple[str, ...]]
     Raises:
       StoreError: it cannot be read, or this version cannot have written a line.
     """
-    path = folder / _EPOCHS
+    path = folder / EPOCHS_FILE
     *lines, torn = (_read_if_there(path) or b"").split(b"\n")
     epochs: dict[tuple[int, int], EpochRecord] = {}
     for number, line in enumerate(lines, start=1):

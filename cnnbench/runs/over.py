@@ -204,7 +204,7 @@ def over_of(arms: Sequence[ArmRuns], over: Over) -> OverRuns:
     """
     arms = tuple(arms)
     keys = {
-        full_key(over.key, settings, entry.record.name)
+        full_key(over.key, settings, entry.facts.name)
         for arm in arms
         for entry, settings in arm.runs[-1:]
     }
@@ -229,9 +229,9 @@ def common_datasets(entries: Sequence[RunEntry]) -> tuple[list[str], list[str]]:
     """
     own: dict[str, dict[str, None]] = {}
     for entry in entries:
-        record = entry.record
-        if record.status is Status.FINISHED and not record.is_trial:
-            own.setdefault(record.name, {})[record.dataset.name] = None
+        facts = entry.facts
+        if facts.status is Status.FINISHED and not facts.is_trial:
+            own.setdefault(facts.name, {})[facts.dataset] = None
     names = [name for name, datasets in own.items() if len(datasets) > 1]
     shared = [data for data in own[names[0]] if all(data in own[n] for n in names)] if names else []
     return (names, shared) if len(names) > 1 and len(shared) > 1 else ([], [])
@@ -249,7 +249,7 @@ def arms_of_folders(paths: Sequence[Path]) -> list[ArmRuns]:
     own: dict[str, RunsWithSettings] = {}
     for path in paths:
         entry = read_run_entry(path)
-        name = entry.record.name + "".join(f"@{tag}" for tag in entry.record.tags)
+        name = entry.facts.name + "".join(f"@{tag}" for tag in entry.facts.tags)
         own.setdefault(name, []).append((entry, _settings(entry)))
     return [ArmRuns(name, tuple(runs)) for name, runs in own.items()]
 
@@ -264,7 +264,7 @@ def _arm(argument: str, results_dir: Path) -> ArmRuns:
     if spec and not (results_dir / name).exists():
         return ArmRuns(argument, (), argument)
     entries, _ = finished_runs_of(name, results_dir)
-    known = [entry for entry in entries if not entry.record.is_trial] or entries
+    known = [entry for entry in entries if not entry.facts.is_trial] or entries
     runs = tuple((entry, _settings(entry)) for entry in known)
     return ArmRuns(argument, runs, argument if spec else None)
 
@@ -280,7 +280,7 @@ def _name(spec: Path) -> str:
 
 def _settings(entry: RunEntry) -> Mapping[str, str]:
     """Settings of a run; an extended run has its present number of epochs."""
-    return {**read_settings(entry.path, nulls=True), "train.epochs": str(entry.record.epochs)}
+    return {**read_settings(entry.path, nulls=True), "train.epochs": str(entry.facts.epochs)}
 
 
 def _value(settings: Mapping[str, str], key: str) -> str | None:
@@ -356,7 +356,7 @@ def _newest_common(
         return None
     sets = [{rest(settings) for _, settings in runs} for runs in groups]
     common = set.intersection(*sets)
-    known = [(entry.record.started_at, rest(s)) for runs in groups for entry, s in runs]
+    known = [(entry.facts.started_at, rest(s)) for runs in groups for entry, s in runs]
     return max(((at, r) for at, r in known if r in common), default=(None, None))[1]
 
 

@@ -1,8 +1,9 @@
 """The results of a run as frozen values; `codec` converts them to JSON."""
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from html import escape
@@ -13,6 +14,7 @@ from cnnbench.data.splits import RandomSplit
 from cnnbench.formatting import clean, diverged_text, epochs_text
 from cnnbench.runs.cost import Cost
 from cnnbench.spec.metrics import heading, metric_text
+from cnnbench.statistics.estimates import mean
 from cnnbench.statistics.looks import Looks
 from cnnbench.system import commands
 from cnnbench.system.stopwatch import Timing
@@ -517,3 +519,133 @@ class RunResult:
             text = diverged_text(lost, len(values)) or metric_text(metric, fmean(values))
             facts[heading(metric)] = text
         return facts
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What lists and searches of runs need to know of each, in a form that is quick to read.
+
+    Args:
+      run_id: as of `RunRecord`; so are the names below that are not explained.
+      name: experiment name.
+      title: experiment title.
+      tags: tags, in order.
+      status: status as recorded.
+      started_at: start time.
+      finished_at: end time.
+      task: kind of task.
+      dataset: name of the dataset.
+      stand_in_for: the dataset that it replaced.
+      dataset_digest: digest of its images and labels.
+      spec_digest: digest of the experiment.
+      epochs: number of epochs requested.
+      batch_size: images per training step.
+      seeds: the seeds.
+      test_augment: test-time augmentation.
+      device_kind: `cpu`, `gpu` or `tpu`.
+      device: model name of the hardware.
+      comparable: text that is equal for runs that can be compared.
+      headline: the metric shown in tables; empty without a summary.
+      num_diverged: number of seeds that diverged.
+      values: means over the seeds: `test_`, `validation_` and `best_validation_` before the names
+        of metrics, `num_params`, `train_s`, `eval_s`, `compile_s`, and what `cost` has.
+    """
+
+    run_id: str
+    name: str
+    title: str
+    tags: tuple[str, ...]
+    status: Status
+    started_at: datetime
+    finished_at: datetime | None
+    task: str
+    dataset: str
+    stand_in_for: str | None
+    dataset_digest: str
+    spec_digest: str
+    epochs: int
+    batch_size: int
+    seeds: tuple[int, ...]
+    test_augment: str
+    device_kind: str
+    device: str
+    comparable: str
+    headline: str
+    num_diverged: int
+    values: Mapping[str, float]
+
+    @property
+    def is_trial(self) -> bool:
+        """As of `RunRecord`."""
+        return TRIAL in self.tags
+
+    @property
+    def tags_text(self) -> str:
+        """As of `RunRecord`."""
+        return "".join(f" @{tag}" for tag in self.tags)
+
+    @property
+    def result(self) -> tuple[str, float] | None:
+        """Name and mean of the value in lists: the headline metric, validation before test."""
+        names = (f"validation_{self.headline}", f"test_{self.headline}")
+        return next(((name, self.values[name]) for name in names if name in self.values), None)
+
+
+def facts_of(record: RunRecord, summary: Summary | None) -> Facts:
+    """Summarizes a run for lists and searches."""
+    data, seeds = record.dataset, summary.seeds if summary else ()
+    return Facts(
+        run_id=record.run_id,
+        name=record.name,
+        title=record.title,
+        tags=record.tags,
+        status=record.status,
+        started_at=record.started_at,
+        finished_at=record.finished_at,
+        task=record.task,
+        dataset=data.name,
+        stand_in_for=data.stand_in_for,
+        dataset_digest=data.digest,
+        spec_digest=record.spec_digest,
+        epochs=record.epochs,
+        batch_size=record.batch_size,
+        seeds=record.seeds,
+        test_augment=record.test_augment,
+        device_kind=record.environment.device_kind,
+        device=record.environment.device_model,
+        comparable=json.dumps(comparable_key(record)),
+        headline=summary.headline if summary else "",
+        num_diverged=sum(seed.diverged is not None for seed in seeds),
+        values=_means(summary) if summary and seeds else {},
+    )
+
+
+def comparable_key(record: RunRecord) -> tuple[object, ...]:
+    """Everything that must be equal for runs to be comparable."""
+    data = record.dataset
+    images = (data.name, data.digest, data.num_train, data.num_validation, data.num_test)
+    steps = None if record.stop_metric else record.num_steps
+    loss = record.loss if record.task == "reconstruct" else ""
+    return (record.task, images, steps, loss, record.environment.device_kind)
+
+
+def _means(summary: Summary) -> dict[str, float]:
+    """Means over seeds by name, in the order in which tables show them."""
+    seeds = summary.seeds
+    per_seed: list[dict[str, float]] = [
+        {
+            **{f"validation_{name}": value for name, value in seed.final.items()},
+            **{f"test_{name}": value for name, value in seed.test.items()},
+            **{f"best_validation_{name}": best.value for name, best in seed.best.items()},
+            **{name: getattr(seed, name) for name in ("train_s", "eval_s", "compile_s")},
+            **({} if seed.code_accuracy is None else {"code_accuracy": seed.code_accuracy}),
+        }
+        for seed in seeds
+    ]
+    common = [name for name in per_seed[0] if all(name in values for values in per_seed)]
+    cost = summary.cost and {f.name: getattr(summary.cost, f.name) for f in fields(Cost)}
+    return {
+        **{name: mean([values[name] for values in per_seed]) for name in common},
+        "num_params": summary.num_params,
+        **{name: value for name, value in (cost or {}).items() if value is not None},
+    }

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cnnbench.cli.app import app
 from cnnbench.cli.progress import epoch_line, headline, seed_line
 from cnnbench.comparisons.comparison import compare
-from cnnbench.comparisons.learning_curves import costs_text, curves, curves_text, read_curve
+from cnnbench.comparisons.learning_curves import costs_text, curves, curves_text
 from cnnbench.comparisons.thresholds import Threshold, check_threshold
 from cnnbench.comparisons.verdict import Criteria, Effect, Finding
 from cnnbench.errors import IncomparableError, Location, StoreError
@@ -255,11 +255,11 @@ def test_pages_and_lists(tmp_path: Path) -> None:
     assert "validation images" not in page.replace("No validation images", "")
     assert "reaches test accuracy 98.00%" in table_page([compare([without_validation(make_run())])])
     entry = read_run_entry(save(runs[0], tmp_path))
-    assert read_curve(entry) == (0.5, 0.25, 0.5 / 3)
+    assert entry.curve == (0.5, 0.25, 0.5 / 3)
     from rich.console import Console
 
     listed = io.StringIO()
-    Console(file=listed, width=90).print(list_table([entry], [read_curve(entry)], "utf-8"))
+    Console(file=listed, width=90).print(list_table([entry], [entry.curve], "utf-8"))
     assert "test 98.05%" in listed.getvalue()
 
 

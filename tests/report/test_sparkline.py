@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnbench.comparisons.learning_curves import read_curve
 from cnnbench.report.sparkline import ASCII, BLOCKS, sparkline
 from cnnbench.runs.folder import read_run_entry
 from tests.support.samples import make_run, save, with_record
@@ -66,7 +65,7 @@ def test_higher_values_never_look_lower(values: list[float]) -> None:
 
 def test_the_curve_of_a_run_is_the_mean_over_its_seeds(tmp_path) -> None:
     path = save(make_run(seeds=(0, 2)), tmp_path)
-    assert read_curve(read_run_entry(path)) == pytest.approx((0.9305, 0.9505, 0.9705))
+    assert read_run_entry(path).curve == pytest.approx((0.9305, 0.9505, 0.9705))
 
 
 def test_an_unfinished_run_has_the_curve_so_far(tmp_path) -> None:
@@ -74,10 +73,10 @@ def test_an_unfinished_run_has_the_curve_so_far(tmp_path) -> None:
     (path / "summary.json").unlink()
     lines = (path / "epochs.jsonl").read_text().splitlines(keepends=True)
     (path / "epochs.jsonl").write_text("".join(lines[:2]) + lines[2][:20])
-    assert read_curve(read_run_entry(path)) == pytest.approx((0.93, 0.95))
+    assert read_run_entry(path).curve == pytest.approx((0.93, 0.95))
 
 
 def test_a_damaged_run_has_none(tmp_path) -> None:
     path = save(make_run(), tmp_path)
     (path / "epochs.jsonl").write_text("nothing\n")
-    assert read_curve(read_run_entry(path)) == ()
+    assert read_run_entry(path).curve == ()

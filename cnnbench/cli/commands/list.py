@@ -4,7 +4,6 @@ from pathlib import Path
 
 from cnnbench.cli.options import ResultsDir
 from cnnbench.cli.terminal import stdout, tell, warn
-from cnnbench.comparisons.learning_curves import read_curve
 from cnnbench.report.comparison import list_table
 from cnnbench.runs import find
 from cnnbench.system import commands
@@ -19,5 +18,5 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
         tell(f"no runs in {results_dir}; start one with: {start}", err=False)
         return
     console = stdout()
-    curves = [read_curve(entry) for entry in listing.entries]
+    curves = [entry.curve for entry in listing.entries]
     console.print(list_table(listing.entries, curves, console.encoding))
