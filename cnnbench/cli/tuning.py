@@ -162,7 +162,9 @@ def tune_experiments(
 def _check(options: TuneOptions) -> None:
     if not options.keys:
         name = "--trials" if options.trials is not None else "--tune-seeds"
-        raise UsageError(f"{name}: has no effect without --tune; add --tune learning_rate.")
+        or_values = " or several values of a key" if options.trials is not None else ""
+        message = f"{name}: has no effect without --tune{or_values}"
+        raise UsageError(f"{message}; add --tune learning_rate.")
     if given := next((name for name, value in options.others.items() if value), None):
         remedy = _REMEDIES.get(given, "remove one of them")
         raise UsageError(f"--{given}: cannot be combined with --tune; {remedy}.")

@@ -114,8 +114,9 @@ def _what_differs(runs: Sequence[tuple[RunRecord, Path | None]]) -> list[str]:
         settings = [read_settings(path) for _, path in runs]
         if all(settings) and (found := _differing(settings)[:_MOST]):
             own, differing = settings, found
+    names = {key: short_setting(key, differing) for key in differing}
     return [
-        ", ".join(f"{_short(key, differing)}={each[key]}" for key in differing if key in each)
+        ", ".join(f"{name}={each[key]}" for key, name in names.items() if key in each)
         for each in own
     ]
 
@@ -141,15 +142,16 @@ def _with_defaults(
     return full
 
 
-def _short(key: str, keys: Sequence[str]) -> str:
+def short_setting(key: str, keys: Sequence[str]) -> str:
     """The end of a key that no other key has; for an option, with the name of what has it.
 
     Options of optimizers and schedules are known by their names.
 
-    >>> _short("train.optimizer.learning_rate", []), _short("model.layers.drop1.rate", [])
-    ('learning_rate', 'drop1.rate')
-    >>> _short("train.ema.decay", []), _short("dataset.name", []), _short("model.params.n", [])
-    ('ema.decay', 'name', 'n')
+    >>> short_setting("train.optimizer.learning_rate", [])
+    'learning_rate'
+    >>> keys = "model.layers.drop1.rate", "train.ema.decay", "dataset.name", "model.params.n"
+    >>> [short_setting(key, []) for key in keys]
+    ['drop1.rate', 'ema.decay', 'name', 'n']
     """
     parts = key.split(".")
     others = [other.split(".") for other in keys if other != key]

@@ -6,7 +6,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from cnnbench.data.catalog import KNOWN
 from cnnbench.errors import StoreError
@@ -78,10 +79,9 @@ def create(
     results_dir: Path,
     command: Sequence[str],
     tags: Sequence[str] = (),
-    session: str = "",
-    looks: Looks | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Opened]:
-    """Creates the folder of a new run.
+    """Creates the folder of a new run, whose record has `more` fields.
 
     The folder is locked before other processes can see it; they would take it for a run that was
     killed. The record is written last, so that a run with a record can be resumed.
@@ -95,7 +95,7 @@ def create(
     folder = create_run(results_dir, loaded.experiment.name, datetime.now(UTC))
     with alone(folder):
         record = _first_record(job, folder.run_id, ran_on, source, tags)
-        record = dataclasses.replace(record, session=session, looks=looks)
+        record = dataclasses.replace(record, **more)
         folder.write_spec(loaded.text)
         folder.write_resolved(loaded.resolved())
         if source:

@@ -32,7 +32,7 @@ from cnnbench.runner.open_run import (
 )
 from cnnbench.runner.recorder import Listener, Recorder
 from cnnbench.runs.folder import TABLES, RunFolder, read_run
-from cnnbench.runs.records import RunResult, Status
+from cnnbench.runs.records import RunResult, Status, SweepTrial
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.statistics.looks import Looks
 from cnnbench.system import commands, settings
@@ -67,6 +67,7 @@ class Request:
       session: the same for requests with other command lines that are interleaved with this one.
       again: the command line that continues after an interrupt, if it trains more than this run.
       looks: rule that stops the runs of a command; None to train all seeds.
+      sweep: the trial of a sweep that this is; None without one.
       known: what `load` has read, shared with the requests that `dataclasses.replace` makes.
     """
 
@@ -87,6 +88,7 @@ class Request:
     session: str = ""
     again: Sequence[str] = ()
     looks: Looks | None = None
+    sweep: SweepTrial | None = None
     known: dict[object, Loaded] = field(default_factory=dict, compare=False, repr=False)
 
     def load(self) -> Loaded:
@@ -472,8 +474,8 @@ class TrainingRun:
             )
         else:
             where, tags = request.results_dir, request.tags
-            more = request.session, request.looks
-            new = create(job, loaded, where, request.command, tags, *more)
+            more = {"session": request.session, "looks": request.looks, "sweep": request.sweep}
+            new = create(job, loaded, where, request.command, tags, more)
             opened = self._folder.enter_context(new)
         job = _continued(job, opened)
         self.recorder = Recorder(job, opened, self._listener)

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from cnnbench.errors import Diagnostic, Location, StoreError, did_you_mean, or_list
 from cnnbench.runs.records import FORMAT_VERSION, EpochRecord, RunRecord, Summary
@@ -24,6 +24,7 @@ from cnnbench.spec.metrics import DEFAULT_METRICS
 _NON_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 EPOCH_PREFIX = "validation_"  # of metrics in epochs.jsonl
 _TASKS = tuple(DEFAULT_METRICS)
+_T = TypeVar("_T")
 _DAMAGED = "restore the file from a copy, or remove the run's folder"
 
 
@@ -190,6 +191,21 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _constant(name: str) -> NoReturn:
     _mismatch("", f"not JSON: a bare {name}")
+
+
+def encode_fields(value: Any) -> bytes:
+    """Encodes a dataclass as a JSON file."""
+    return encode_document(_plain_fields(value))
+
+
+def decode_document(kind: type[_T], content: bytes, path: str) -> _T:
+    """Decodes what `encode_fields` writes.
+
+    Raises:
+      StoreError: `encode_fields` of this version cannot have written it.
+    """
+    decoded: _T = _decode_document(kind, content, path)
+    return decoded
 
 
 def _decode_document(kind: Any, content: bytes, path: str) -> Any:

@@ -1,6 +1,5 @@
 """Runs of several experiments at several values of one key: `--over KEY=VALUE,VALUE`."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from cnnbench.runs.records import Status
 from cnnbench.runs.settings import LAYERS, as_override, read_settings
 from cnnbench.spec.document import read_document
 from cnnbench.spec.shipped import ENDINGS, find_shipped
+from cnnbench.spec.sweeps import same_value, split_values
 from cnnbench.spec.vocabulary import KEY
 
 DATASET = "dataset.name"
@@ -59,7 +59,7 @@ def parse_over(text: str) -> Over:
     (Over(key='epochs', values=('1', '10')), ('[1,2]', '[2,2]'))
     """
     key, equals, rest = text.partition("=")
-    values = tuple(value.strip() for value in _split(rest)) if equals else ()
+    values = tuple(split_values(rest)) if equals else ()
     example = "write, for example, train_examples=1000,2000,4000"
     if not key.strip() or not all(values):
         raise UsageError(f"--over: {quoted(text)} is not KEY=VALUE,VALUE; {example}.")
@@ -69,22 +69,6 @@ def parse_over(text: str) -> Over:
         if any(same_value(value, other) for other in values[:place]):
             raise UsageError(f"--over {key}: {value} is given twice; remove one of them.")
     return Over(key.strip(), values)
-
-
-def _split(text: str) -> list[str]:
-    """Splits at commas outside of brackets."""
-    return re.split(r",(?![^\[{]*[\]}])", text)
-
-
-def same_value(one: str, other: str) -> bool:
-    """True if two texts are the same value of a setting.
-
-    >>> same_value("1e-2", "0.01"), same_value("sgd", "adam"), same_value("[1,2]", "[1, 2]")
-    (True, False, True)
-    """
-    if is_number(one) and is_number(other):
-        return float(one) == float(other)
-    return one.replace(" ", "").lower() == other.replace(" ", "").lower()
 
 
 def full_key(key: str, settings: Mapping[str, str], where: str) -> str:

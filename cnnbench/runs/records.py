@@ -252,6 +252,21 @@ class Extension:
 
 
 @dataclass(frozen=True, slots=True)
+class SweepTrial:
+    """The trial of a sweep that a run is.
+
+    Args:
+      sweep: the sweep; its plan is in `.sweeps` of the folder of results.
+      trial: its number, from 1.
+      values: the value of each key of the sweep.
+    """
+
+    sweep: str
+    trial: int
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """Configuration, status and environment of a run: `run.json`.
 
@@ -287,6 +302,7 @@ class RunRecord:
       session: the same for runs that were trained interleaved although their command lines differ;
         otherwise empty.
       looks: how the run was stopped by `--until-decided` or `--anytime`; None without them.
+      sweep: the trial of a sweep that the run was trained for; None without one.
     """
 
     run_id: str
@@ -317,6 +333,7 @@ class RunRecord:
     folds: tuple[int, ...] = ()
     session: str = ""
     looks: Looks | None = None
+    sweep: SweepTrial | None = None
 
     @property
     def split_text(self) -> str:

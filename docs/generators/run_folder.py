@@ -16,7 +16,7 @@ from generators.markdown import arguments, code, rows
 FILES = {"run-json": RunRecord, "epochs-jsonl": EpochRecord, "summary-json": Summary}
 WORDS = {str: "string", int: "integer", float: "number", bool: "boolean", datetime: "time"}
 # Names of the keys of objects, unless they are metrics.
-NAMES = {"step_s": "FORM", "settings": "NAME", "resumed_with": "NAME"}
+NAMES = {"step_s": "FORM", "values": "KEY", "settings": "NAME", "resumed_with": "NAME"}
 METRIC = "METRIC"
 VERSION = ("`format_version`", "integer", "[version of the format](#format-versions)")
 

@@ -84,6 +84,15 @@ LINES = (
     Line("run tiny.yaml --seeds 2 --epochs 2 --dataset mnist_5k --device cpu", says="+/-"),
     Line("run tiny.yaml --seeds 2 --tag long --verbose", says="seed 1, epoch 1/1"),
     Line(
+        "run tiny.yaml 'train.optimizer.learning_rate=log(0.001..0.1)' --trials 2 --sweep-seed 1"
+        " --seeds 1 --results-dir swept",
+        says="Best of 2: ",
+    ),
+    Line(
+        "run tiny.yaml 'train.optimizer.learning_rate=0.01,0.1' --dry-run",
+        says="2 trainings x 2 seeds.",
+    ),
+    Line(
         "run tiny.yaml wide.yaml --until-decided --looks 3,4 --max-seeds 4 --alpha 0.4"
         " --metric loss --min-effect 2% --results-dir looks --quiet",
         says="Verdict (planned looks at 3, 4; alpha 0.4)",

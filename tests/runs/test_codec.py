@@ -30,6 +30,7 @@ from cnnbench.runs.records import (
     SeedSummary,
     Status,
     Summary,
+    SweepTrial,
 )
 from cnnbench.runs.summary import summarize_seed
 from cnnbench.statistics.looks import Looks, Reason
@@ -393,7 +394,8 @@ class TestDocumentation:
         looks = Looks(
             (4,), (0.03,), 0.05, "unpaired", 1, "", "0", (0, 1, 2, 3), (0.01,), Reason.DECIDED
         )
-        record = dataclasses.replace(record, dataset=dataset, looks=looks)
+        sweep = SweepTrial("1fcb27c9", 1, {"KEY": "3"})
+        record = dataclasses.replace(record, dataset=dataset, looks=looks, sweep=sweep)
         fields = json.loads(codec.encode_record(record))
         assert leaves(documented("run-folder.md", "`run.json`")) == general_keys(fields)
 

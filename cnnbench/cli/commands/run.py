@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # the help must not wait for them
     from cnnbench.comparisons.comparison import Comparison
     from cnnbench.comparisons.verdict import Criteria
     from cnnbench.runner.run import Request
+    from cnnbench.runner.sweeps.space import SweepAxis
     from cnnbench.runs.records import RunResult
 
 
@@ -97,10 +98,20 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     trials: Annotated[
         int | None,
         typer.Option(
-            help="Trials of each experiment with --tune, spread over the combinations; default:"
-            " all.",
+            help="Trials of each experiment with --tune, or of a sweep such as"
+            " model.params.n=3,5 or 'train.optimizer.learning_rate=log(0.003..0.3)'; default: all"
+            " combinations.",
             metavar="N",
             min=1,
+            show_default=False,
+        ),
+    ] = None,
+    sweep_seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Seed of the trials of a sweep with --trials; default: 0.",
+            metavar="N",
+            min=0,
             show_default=False,
         ),
     ] = None,
@@ -221,15 +232,17 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         workers=workers,
         command=["cnnbench", *sys.argv[1:]],
     )
-    if resume:
-        requests = _resumed(make, resume, [*given, *(specs or ())])
-    else:
-        paths, overrides = split_words(specs or ())
-        # Options apply to the file; overrides after them may be more specific.
-        requests = [make(path, given + overrides, needed=needed) for path in paths]
+    requests, axes = _requested(make, specs or (), given, resume, needed=needed)
     points = (over, len(requests)) if over else None
     refused: dict[str, object] = {"--resume": resume, "--match": match, "--tune": tune}
     refused |= {"--until-decided": until_decided, "--anytime": anytime}
+    if axes or sweep_seed is not None:
+        _sweep(
+            (requests, axes, trials, sweep_seed),
+            refused | {"--over": over, "--profile": profile, "--tune-seeds": tune_seeds},
+            (dry_run, json, quiet, verbose),
+        )
+        return
     requests = _at_each_value(requests, over, refused)
     if match:
         requests = _matched(requests, match)
@@ -288,6 +301,32 @@ def _tune(
     keys, trials, seeds, others = space
     options = TuneOptions(keys, trials, seeds, others, criteria)
     tune_experiments(requests, options, TuneDisplay(*display))
+
+
+def _requested(
+    make: "partial[Request]",
+    words: Sequence[str],
+    given: list[str],
+    resume: Sequence[str] | None,
+    *,
+    needed: bool,
+) -> "tuple[list[Request], tuple[SweepAxis, ...]]":
+    """Requests of a command line, and the keys that it gives several values."""
+    from cnnbench.runner.sweeps.space import parse_axes
+
+    if resume:
+        return _resumed(make, resume, [*given, *words]), ()
+    paths, overrides = split_words(words)
+    axes, overrides = parse_axes(overrides)
+    # Options apply to the file; overrides after them may be more specific.
+    return [make(path, given + overrides, needed=needed) for path in paths], axes
+
+
+def _sweep(planned: Sequence[Any], refused: Mapping[str, object], display: Sequence[Any]) -> None:
+    from cnnbench.cli.sweeps.running import SweepOptions, train_sweep
+
+    requests, axes, trials, seed = planned
+    train_sweep(requests, axes, SweepOptions(trials, seed, refused, *display))
 
 
 def _stopped_by(

@@ -1,0 +1,1 @@
+"""`cnnbench run` of several values, and `cnnbench sweep`."""

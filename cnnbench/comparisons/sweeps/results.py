@@ -1,0 +1,165 @@
+"""The trials of a sweep with the metric of each seed, ranked."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnnbench.comparisons.comparability import TEST, finished_runs, run_path, values
+from cnnbench.comparisons.labels import short_setting
+from cnnbench.comparisons.tuning import Trial, TunedArm
+from cnnbench.runs.folder import read_run
+from cnnbench.runs.records import Direction, RunResult
+from cnnbench.runs.sweeps.plans import SweepPlan, trained_runs
+from cnnbench.statistics.best_of import expected_best
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRow:
+    """A trial of one experiment.
+
+    Args:
+      number: of the trial, from 1.
+      title: the experiment's title.
+      values: the value of each key, as in an override.
+      scores: the metric for each seed; NaN for a seed that diverged. Empty if it is not trained.
+      seeds: the seeds.
+      run: its folder in the results.
+      seconds: training and evaluation, over all seeds.
+    """
+
+    number: int
+    title: str
+    values: tuple[str, ...]
+    scores: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+    run: str = ""
+    seconds: float = 0.0
+
+    @property
+    def trial(self) -> Trial:
+        """The trial as in a tuning."""
+        return Trial((), self.values, written=False, values=self.scores, run=self.run)
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds; NaN if a seed diverged or none is trained."""
+        return self.trial.value.mean if self.scores else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """The results of a sweep.
+
+    Args:
+      plan: what was to be trained.
+      metric: the metric that ranks, on the validation images, or with `test_` on the test images.
+      higher: True if higher values are better.
+      rows: the trials, those of one experiment after those of another.
+    """
+
+    plan: SweepPlan
+    metric: str
+    higher: bool
+    rows: tuple[SweepRow, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Short names of the keys."""
+        return tuple(short_setting(key, self.plan.keys) for key in self.plan.keys)
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Titles of the experiments."""
+        return tuple(dict.fromkeys(row.title for row in self.rows))
+
+    @property
+    def trained(self) -> tuple[SweepRow, ...]:
+        """The trials with results."""
+        return tuple(row for row in self.rows if row.scores)
+
+    @property
+    def ranked(self) -> tuple[SweepRow, ...]:
+        """The trials from best to worst, then those that diverged and those without results."""
+        sign = -1 if self.higher else 1
+
+        def key(row: SweepRow) -> tuple[int, float]:
+            lost = not math.isfinite(row.mean)
+            return (lost + (not row.scores), 0.0 if lost else sign * row.mean)
+
+        return tuple(sorted(self.rows, key=key))
+
+    @property
+    def best(self) -> SweepRow | None:
+        """The best trial; None if all diverged or none is trained."""
+        first = self.ranked[0]
+        return first if math.isfinite(first.mean) else None
+
+    @property
+    def by_test(self) -> bool:
+        """True if the test images rank, since there are no validation images."""
+        return self.metric.startswith(TEST)
+
+    def of(self, title: str) -> tuple[SweepRow, ...]:
+        """The trials of one experiment that are trained."""
+        return tuple(row for row in self.trained if row.title == title)
+
+    def expected(self, title: str) -> tuple[float, ...]:
+        """Expected best mean of k trials of an experiment, for each k."""
+        return expected_best([row.mean for row in self.of(title)], higher=self.higher)
+
+    def arm(self, title: str) -> TunedArm:
+        """The trials of one experiment, as of a tuning."""
+        return TunedArm(title, tuple(row.trial for row in self.of(title)), self.higher)
+
+
+def sweep_result(
+    plan: SweepPlan, runs: Sequence[Sequence[RunResult | None]], metric: str | None = None
+) -> SweepResult:
+    """The results of a sweep from its runs.
+
+    Args:
+      plan: the sweep.
+      runs: the run of each experiment for each trial; None where there is none.
+      metric: the metric that ranks; None for the headline metric.
+
+    Raises:
+      CnnbenchError: a run is damaged, or does not have the metric.
+    """
+    name, higher, rows = metric or "", True, []
+    for place, own in enumerate(zip(*runs, strict=True)):
+        for number, (run, trial) in enumerate(zip(own, plan.trials, strict=True), start=1):
+            row = SweepRow(number, trial.runs[place].title, tuple(trial.values.values()))
+            if run is not None:
+                row, name, higher = _row(row, run, metric)
+            rows.append(row)
+    return SweepResult(plan, name, higher, tuple(rows))
+
+
+def _row(row: SweepRow, run: RunResult, metric: str | None) -> tuple[SweepRow, str, bool]:
+    (finished,) = finished_runs([run], metric, images=False)
+    found = values(finished, finished.metric)
+    spent = sum(epoch.train_s + epoch.eval_s for epoch in run.epochs)
+    name = finished.metric.removeprefix(TEST)
+    higher = finished.summary.metrics.get(name) is Direction.HIGHER
+    trained = SweepRow(
+        row.number,
+        row.title,
+        row.values,
+        tuple(found.values()),
+        tuple(found),
+        run_path(run.record),
+        spent,
+    )
+    return trained, finished.metric, higher
+
+
+def read_sweep(plan: SweepPlan, results_dir: Path, metric: str | None = None) -> SweepResult:
+    """Reads the results of a sweep.
+
+    Raises:
+      CnnbenchError: as `sweep_result`.
+    """
+    entries = trained_runs(plan, results_dir)
+    runs = [[read_run(entry.path) if entry else None for entry in row] for row in entries]
+    return sweep_result(plan, runs, metric)

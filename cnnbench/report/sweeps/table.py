@@ -1,0 +1,102 @@
+"""The table of a sweep: a row for each trial, the best first, and sentences below it."""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cnnbench.comparisons.sweeps.results import SweepResult, SweepRow
+from cnnbench.formatting import MISSING, clean, diverged_text, seconds_text
+from cnnbench.report.columns import estimate_text
+from cnnbench.report.table import terminal_grid
+from cnnbench.spec.metrics import heading, metric_text, words
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+BUDGETS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 100)  # columns of the expected best
+_ALL = 8  # trials; up to so many, every budget has a column
+
+
+def score_text(result: SweepResult, row: SweepRow) -> str:
+    """The metric of a trial over its seeds, or how many of them diverged."""
+    if not row.scores:
+        return "not trained"
+    lost = sum(not math.isfinite(value) for value in row.scores)
+    text = diverged_text(lost, len(row.scores))
+    return text or estimate_text(result.metric, row.trial.value)
+
+
+def metric_heading(result: SweepResult) -> str:
+    """The heading of the metric, which says on what images."""
+    return heading(result.metric if result.by_test else f"validation_{result.metric}")
+
+
+def sweep_grid(result: SweepResult) -> list[list[str]]:
+    """The cells of the table, headers first."""
+    several = len(result.titles) > 1
+    first = ["Type"] if several else []
+    header = ["Trial", *first, *result.keys, metric_heading(result), "Seeds", "Time"]
+    rows = []
+    for row in result.ranked:
+        title = [clean(row.title)] if several else []
+        time = seconds_text(row.seconds) if row.scores else MISSING
+        seeds = str(len(row.scores)) if row.scores else MISSING
+        cells = [str(row.number), *title, *map(clean, row.values)]
+        rows.append([*cells, score_text(result, row), seeds, time])
+    return [header, *rows]
+
+
+def expected_grid(result: SweepResult) -> list[list[str]]:
+    """The cells of the table of the expected best by number of trials, headers first."""
+    number = max(len(result.of(title)) for title in result.titles)
+    few = range(1, number + 1) if number <= _ALL else sorted({*BUDGETS, number})
+    budgets = [k for k in few if k <= number]
+    header = ["Expected best of", *(f"{k}{' trials' * (k == budgets[-1])}" for k in budgets)]
+    return [header, *([clean(t), *_expected(result, t, budgets)] for t in result.titles)]
+
+
+def _expected(result: SweepResult, title: str, budgets: list[int]) -> Iterator[str]:
+    values = result.expected(title) if result.of(title) else ()
+    for k in budgets:
+        known = k <= len(values) and math.isfinite(values[k - 1])
+        yield metric_text(result.metric, values[k - 1]) if known else MISSING
+
+
+def notes(result: SweepResult) -> Iterator[str]:
+    """What the table means, a sentence each."""
+    number = len(result.trained)
+    seeds = {row.seeds for row in result.trained}
+    several = f"{len(next(iter(seeds)))} seeds" if len(seeds) == 1 else "seeds"
+    images = "test" if result.by_test else "validation"
+    spread = f"mean ± standard deviation over {several}"
+    yield f"{metric_heading(result)}: {images} set; {spread}."
+    yield "Time: training and evaluation, all seeds."
+    if result.by_test:
+        yield "Ranked by the test images, since there are no validation images."
+    best = result.best
+    if best is None or number < 2:
+        return
+    label = best_label(result)
+    yield f"Best of {number}: {label}, {words(result.metric)} {score_text(result, best)}."
+
+
+def best_label(result: SweepResult) -> str:
+    """The best trial by name."""
+    best = result.best
+    assert best
+    title = f"{clean(best.title)} " if len(result.titles) > 1 else ""
+    pairs = zip(result.keys, best.values, strict=True)
+    return title + " ".join(f"{key}={clean(value)}" for key, value in pairs)
+
+
+def terminal_sweep(result: SweepResult) -> "Iterator[RenderableType]":
+    """Yields what a terminal shows: trials, expected best, and sentences."""
+    from rich.text import Text
+
+    header, *rows = sweep_grid(result)
+    yield terminal_grid(header, rows, first=1)
+    if len(result.trained) > 1:
+        header, *rows = expected_grid(result)
+        yield terminal_grid(header, rows)
+    for line in notes(result):
+        yield Text(line)

@@ -1,0 +1,194 @@
+"""Plans a sweep: the same trials for every experiment, all checked before the first is trained."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cnnbench.comparisons.labels import short_setting
+from cnnbench.errors import SpecError, UsageError
+from cnnbench.runner.open_run import model_source
+from cnnbench.runner.run import Request
+from cnnbench.runner.sweeps.space import SweepAxis, TrialValues, choose_points
+from cnnbench.runner.tuning_space import flattened
+from cnnbench.runs.records import SweepTrial
+from cnnbench.runs.sweeps.plans import RunPlan, SweepPlan, TrialPlan, now, sweep_id
+from cnnbench.spec.inheritance import read_with_parents
+from cnnbench.spec.sweeps import Range
+from cnnbench.system import commands
+
+OPTIONS = ("--trials", "--sweep-seed", "--sampler")  # of a sweep, not of its runs
+FLAGS = ("--race",)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRequests:
+    """A trial of a sweep.
+
+    Args:
+      number: from 1.
+      point: the value of each key.
+      label: what differs, such as `n=5 learning_rate=0.03`.
+      requests: a run for each experiment.
+    """
+
+    number: int
+    point: TrialValues
+    label: str
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSweep:
+    """A sweep that is about to train.
+
+    Args:
+      plan: as it is written.
+      trials: with the requests of their runs.
+    """
+
+    plan: SweepPlan
+    trials: tuple[TrialRequests, ...]
+
+    @property
+    def results_dir(self) -> Path:
+        """Folder of all results."""
+        return self.trials[0].requests[0].results_dir
+
+    @property
+    def again(self) -> str:
+        """The command line that continues the sweep."""
+        return commands.command_line(commands.with_needed(self.plan.command))
+
+
+def plan_sweep(
+    requests: Sequence[Request], axes: Sequence[SweepAxis], trials: int | None, seed: int
+) -> PlannedSweep:
+    """Plans the same trials for every experiment, and checks them.
+
+    Args:
+      requests: the experiments, without the keys of the sweep.
+      axes: the keys, at least one.
+      trials: number of trials; None for all combinations.
+      seed: of the points in ranges.
+
+    Raises:
+      UsageError: the space is not valid, or a trial is not.
+      SpecError: no trial of an experiment is valid.
+    """
+    whole = [replace(axis, whole=_is_whole(axis, requests[0])) for axis in axes]
+    return plan_points(requests, choose_points(whole, trials, seed))
+
+
+def plan_points(requests: Sequence[Request], points: Sequence[TrialValues]) -> PlannedSweep:
+    """Plans the trials at given points, as `plan_sweep` does.
+
+    Raises:
+      UsageError: a trial is not valid.
+      SpecError: no trial of an experiment is valid.
+    """
+    keys = list(points[0])
+    labels = [point_label(point, keys) for point in points]
+    drafts = [[_trial_request(request, point) for request in requests] for point in points]
+    for place, request in enumerate(requests):
+        _check([row[place] for row in drafts], labels, request.path)
+    plans = [
+        TrialPlan(point, tuple(map(_run_plan, row)))
+        for point, row in zip(points, drafts, strict=True)
+    ]
+    command = tuple(requests[0].command)
+    plan = SweepPlan(sweep_id(plans), now(), command, tuple(keys), tuple(plans))
+    return PlannedSweep(
+        plan,
+        tuple(
+            TrialRequests(
+                number, point, label, tuple(_of(plan.sweep, number, point, r) for r in row)
+            )
+            for number, (point, label, row) in enumerate(
+                zip(points, labels, drafts, strict=True), start=1
+            )
+        ),
+    )
+
+
+def point_label(point: TrialValues, keys: Sequence[str]) -> str:
+    """What differs, as the name of a trial.
+
+    >>> point_label({"model.params.n": "5", "train.optimizer.learning_rate": "0.1"}, [])
+    'n=5 learning_rate=0.1'
+    """
+    return " ".join(f"{short_setting(key, keys)}={value}" for key, value in point.items())
+
+
+def _is_whole(axis: SweepAxis, request: Request) -> bool:
+    """True if a range is of integers: those of the file, or if unknown, its own ends."""
+    if not isinstance(axis.values, Range):
+        return False
+    value: object = read_with_parents(request.path).data
+    for part in axis.key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if value is None:
+        value = dict(flattened(request.load().experiment)).get(axis.key)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return isinstance(value, int)
+    return axis.values.low.is_integer() and axis.values.high.is_integer()
+
+
+def _trial_request(request: Request, point: TrialValues) -> Request:
+    changes = [f"{key}={value}" for key, value in point.items()]
+    command = trial_command(request.command, point)
+    overrides = [*request.overrides, *changes]
+    again = commands.with_needed(request.command)
+    return replace(request, overrides=overrides, command=command, again=again)
+
+
+def trial_command(command: Sequence[str], point: TrialValues) -> list[str]:
+    """The command line of one trial.
+
+    >>> words = ["cnnbench", "run", "a.yaml", "train.epochs=1,2", "--trials", "2", "--seeds", "3"]
+    >>> trial_command(words, {"train.epochs": "2"})
+    ['cnnbench', 'run', 'a.yaml', 'train.epochs=2', '--seeds', '3']
+    """
+    words, found, skip = [], set(), False
+    for word in command:
+        key, equals, _ = word.partition("=")
+        if skip or key in OPTIONS or word in FLAGS:
+            skip = not skip and word in OPTIONS
+            continue
+        if equals and key.strip() in point:
+            found.add(key.strip())
+            word = f"{key.strip()}={point[key.strip()]}"  # noqa: PLW2901
+        words.append(word)
+    return [*words, *(f"{key}={value}" for key, value in point.items() if key not in found)]
+
+
+def _of(sweep: str, number: int, point: TrialValues, request: Request) -> Request:
+    return replace(request, sweep=SweepTrial(sweep, number, dict(point)))
+
+
+def _check(requests: Sequence[Request], labels: Sequence[str], path: Path) -> None:
+    """Loads all trials of an experiment.
+
+    Raises:
+      SpecError: all are invalid for the same reason.
+      UsageError: some are invalid.
+    """
+    errors: dict[int, SpecError] = {}
+    for number, request in enumerate(requests, start=1):
+        try:
+            request.load()
+        except SpecError as error:
+            errors[number] = error
+    if not errors:
+        return
+    first, found = next(iter(errors.items()))
+    if len(errors) == len(requests) and len(set(map(str, errors.values()))) == 1:
+        raise found
+    more = f", and {len(errors) - 1} more of {len(requests)}" if len(errors) > 1 else ""
+    what = f"trial {first} of {len(requests)}, {labels[first - 1]}{more}"
+    raise UsageError(f"{what}: not valid for {path}:\n{found}")
+
+
+def _run_plan(request: Request) -> RunPlan:
+    spec = request.load().experiment
+    source = model_source(spec.model.python or "", request.path.resolve().parent)
+    return RunPlan(spec.name, spec.type_title, spec.digest(source), spec.seeds)

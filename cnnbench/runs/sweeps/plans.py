@@ -1,0 +1,172 @@
+"""The plan of a sweep: `RESULTS/.sweeps/ID.json`, and the finished runs that belong to it."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cnnbench.errors import UsageError, quoted
+from cnnbench.runs import codec
+from cnnbench.runs.find import list_runs
+from cnnbench.runs.folder import RunEntry, disk
+from cnnbench.runs.records import Status
+from cnnbench.system import commands
+from cnnbench.system.files import write_atomic
+
+FOLDER = ".sweeps"
+_DIGITS = 8  # of an id
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A run of a sweep.
+
+    Args:
+      name: name of the experiment.
+      title: its title.
+      spec_digest: as in `run.json`; with the seeds, it says whether the run is there already.
+      seeds: the seeds.
+    """
+
+    name: str
+    title: str
+    spec_digest: str
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPlan:
+    """A trial of a sweep.
+
+    Args:
+      values: the value of each key.
+      runs: a run for each experiment.
+    """
+
+    values: Mapping[str, str]
+    runs: tuple[RunPlan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPlan:
+    """What a sweep trains.
+
+    Args:
+      sweep: the id: a digest of experiments, seeds and trials.
+      created_at: when the sweep was started for the first time.
+      command: its command line, one string per argument.
+      keys: the keys whose values differ.
+      trials: the trials, in the order of training.
+    """
+
+    sweep: str
+    created_at: datetime
+    command: tuple[str, ...]
+    keys: tuple[str, ...]
+    trials: tuple[TrialPlan, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the experiments."""
+        return tuple(run.name for run in self.trials[0].runs)
+
+    def path(self, results_dir: Path) -> Path:
+        """The file of the plan."""
+        return results_dir / FOLDER / f"{self.sweep}.json"
+
+
+def sweep_id(trials: Sequence[TrialPlan]) -> str:
+    """The id of a sweep, from what it trains."""
+    content = [[[run.name, run.spec_digest, run.seeds] for run in each.runs] for each in trials]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_DIGITS]
+
+
+def write_plan(plan: SweepPlan, results_dir: Path) -> None:
+    """Writes a plan, unless it is there already.
+
+    Raises:
+      StoreError: the disk cannot be written.
+    """
+    path = plan.path(results_dir)
+    with disk(path, "write"):
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, codec.encode_fields(plan))
+
+
+def read_plans(results_dir: Path) -> list[SweepPlan]:
+    """Reads the plans of all sweeps, oldest first.
+
+    Raises:
+      StoreError: a plan is damaged, or the disk cannot be read.
+    """
+    folder = results_dir / FOLDER
+    with disk(folder, "read"):
+        paths = sorted(folder.glob("*.json"))
+        contents = [path.read_bytes() for path in paths]
+    pairs = zip(paths, contents, strict=True)
+    plans = [codec.decode_document(SweepPlan, content, str(path)) for path, content in pairs]
+    return sorted(plans, key=lambda plan: (plan.created_at, plan.sweep))
+
+
+def find_plan(word: str | None, results_dir: Path) -> SweepPlan:
+    """The sweep that a word refers to: an id or its beginning, or the newest of an experiment.
+
+    Args:
+      word: the word; None for the newest sweep.
+      results_dir: folder of all results.
+
+    Raises:
+      UsageError: there is none, or the beginning of an id is ambiguous.
+      StoreError: a plan cannot be read.
+    """
+    plans = read_plans(results_dir)
+    if not plans:
+        example = commands.cnnbench("run", "FILE", "KEY=1,2")
+        raise UsageError(f"no sweeps in {results_dir}; start one with: {example}")
+    if word is None:
+        return plans[-1]
+    if named := [plan for plan in plans if word in plan.names]:
+        return named[-1]
+    found = [plan for plan in plans if plan.sweep.startswith(word)]
+    if len(found) == 1:
+        return found[0]
+    see = commands.cnnbench("sweep", "list", *commands.results_dir_option(results_dir))
+    what = "is the beginning of several sweeps" if found else "is neither a sweep nor an experiment"
+    raise UsageError(f"{quoted(word)} {what}; list all with: {see}")
+
+
+def now() -> datetime:
+    """The time of a new plan."""
+    return datetime.now(UTC)
+
+
+def trained_runs(plan: SweepPlan, results_dir: Path) -> tuple[tuple[RunEntry | None, ...], ...]:
+    """The newest finished run of each trial and experiment; None where there is none.
+
+    Raises:
+      StoreError: the folder of results cannot be read.
+    """
+    wanted = {run.spec_digest for trial in plan.trials for run in trial.runs}
+    known: dict[tuple[str, str], list[RunEntry]] = {}
+    for entry in list_runs(results_dir).entries:
+        record = entry.record
+        if record.status is Status.FINISHED and record.spec_digest in wanted:
+            known.setdefault((record.name, record.spec_digest), []).append(entry)
+    return tuple(
+        tuple(_newest(known.get((run.name, run.spec_digest), ()), run) for run in trial.runs)
+        for trial in plan.trials
+    )
+
+
+def _newest(entries: Iterable[RunEntry], run: RunPlan) -> RunEntry | None:
+    """The newest run with the seeds; one that was stopped by looks has the first of them."""
+    fitting = [entry for entry in entries if _has_seeds(entry, run.seeds)]
+    return fitting[-1] if fitting else None
+
+
+def _has_seeds(entry: RunEntry, seeds: tuple[int, ...]) -> bool:
+    own, looks = entry.record.seeds, entry.record.looks
+    return own == seeds or (looks is not None and own == seeds[: len(own)])

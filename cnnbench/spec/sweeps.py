@@ -1,0 +1,221 @@
+"""Values of a sweep: `KEY=1,2,3`, `choice(..)`, `range(..)`, `log(a..b)` and `uniform(a..b)`."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from cnnbench.errors import UsageError, did_you_mean, or_list, quoted
+from cnnbench.formatting import is_number
+
+CHOICE, RANGE, LOG, UNIFORM = "choice", "range", "log", "uniform"
+FUNCTIONS = (CHOICE, RANGE, LOG, UNIFORM)
+MOST_VALUES = 1000  # of range(..)
+_CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
+_TEXTS = ("name", "title")  # a comma is part of the text
+# Functions of Hydra, Guild and Ray Tune, and what to write instead.
+_FOREIGN = {
+    "interval": "uniform(0.1..0.5)",
+    "tag": "log(0.001..0.1)",
+    "shuffle": "the values in any order",
+    "sort": "the values in order",
+    "glob": "the values, separated by commas",
+    "loguniform": "log(0.001..0.1)",
+    "logspace": "log(0.001..0.1), with --trials N",
+    "linspace": "uniform(0..1), with --trials N",
+    "randint": "uniform(1..10)",
+    "grid_search": "the values, separated by commas",
+}
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Values to try.
+
+    Args:
+      values: each as in an override.
+    """
+
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A range to draw values from.
+
+    Args:
+      low: smallest value.
+      high: largest value.
+      log: True to draw the logarithm uniformly.
+      text: as it was written.
+    """
+
+    low: float
+    high: float
+    log: bool
+    text: str
+
+    def at(self, share: float, *, whole: bool) -> str:
+        """The value at a share of the range, with four significant digits.
+
+        Args:
+          share: from 0 for `low` to 1 for `high`.
+          whole: True for an integer; every integer of a linear range then has an equal share.
+
+        >>> decades = Range(0.003, 0.3, True, "log(0.003..0.3)")
+        >>> decades.at(0.5, whole=False), Range(1, 3, False, "").at(0.99, whole=True)
+        ('0.03', '3')
+        """
+        more = 0.5 if whole and (self.low >= 1 or not self.log) else 0.0
+        low, high = self.low - more, self.high + more
+        value = low * (high / low) ** share if self.log else low + (high - low) * share
+        if whole:
+            return str(min(math.floor(self.high), max(math.ceil(self.low), round(value))))
+        return f"{float(f'{value:.4g}'):g}"
+
+
+Swept = Choices | Range
+
+
+def split_values(text: str) -> list[str]:
+    """Splits at commas outside of brackets and quotes.
+
+    >>> split_values("3,[3,5],'a,b',{x: 1, y: 2}")
+    ['3', '[3,5]', "'a,b'", '{x: 1, y: 2}']
+    """
+    parts, start, closing, quote = [], 0, [], ""
+    for place, char in enumerate(text):
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"" and not text[start:place].strip(" [{(,:"):
+            quote = char
+        elif char in _CLOSING:
+            closing.append(_CLOSING[char])
+        elif closing and char == closing[-1]:
+            closing.pop()
+        elif char == "," and not closing:
+            parts.append(text[start:place].strip())
+            start = place + 1
+    return [*parts, text[start:].strip()]
+
+
+def parse_values(key: str, text: str) -> Swept | None:
+    """Parses the value of an override.
+
+    Args:
+      key: its key, for messages.
+      text: its value.
+
+    Returns:
+      The values or the range of a sweep; None for a single value.
+
+    Raises:
+      UsageError: values are missing, given twice, or a function is not valid.
+
+    >>> parse_values("a", "1,2"), parse_values("a", "range(1,7,2)"), parse_values("a", "[1,2]")
+    (Choices(values=('1', '2')), Choices(values=('1', '3', '5')), None)
+    >>> parse_values("a", "log(0.1..10)")
+    Range(low=0.1, high=10.0, log=True, text='log(0.1..10)')
+    """
+    if key in _TEXTS:
+        return None
+    parts = split_values(text)
+    if len(parts) > 1:
+        _refuse_calls(key, parts)
+        return choices(key, parts)
+    if not (call := _CALL.fullmatch(text)):
+        return None
+    name, inside = call.groups()
+    match name:
+        case "choice":
+            return choices(key, split_values(inside))
+        case "range":
+            return choices(key, _progression(key, text, split_values(inside)))
+        case "log" | "uniform":
+            return _range(key, name, text.strip(), inside)
+    if instead := _FOREIGN.get(name):
+        raise UsageError(f"{key}: {name}(..) is not a function of sweeps; write {instead}.")
+    if hint := did_you_mean(name, FUNCTIONS):
+        raise UsageError(f"{key}: unknown function {quoted(name)}{hint}; write {_names()}.")
+    return None
+
+
+def _names() -> str:
+    return or_list([f"{name}(..)" for name in FUNCTIONS])
+
+
+def _refuse_calls(key: str, parts: Sequence[str]) -> None:
+    for part in parts:
+        if (call := _CALL.fullmatch(part)) and call[1] in {*FUNCTIONS, *_FOREIGN}:
+            message = f"{key}: {part} stands among other values"
+            raise UsageError(f"{message}; write either values or a function.")
+
+
+def choices(key: str, values: Sequence[str]) -> Choices:
+    """Values to try, without repetitions.
+
+    Raises:
+      UsageError: a value is missing, or given twice.
+    """
+    if not all(values):
+        message = f"{key}: a value is missing in {quoted(','.join(values))}"
+        raise UsageError(f"{message}; write, for example, {key}=1,2, or null for no value.")
+    for place, value in enumerate(values):
+        if any(same_value(value, other) for other in values[:place]):
+            raise UsageError(f"{key}: {value} is given twice; remove one of them.")
+    return Choices(tuple(values))
+
+
+def same_value(one: str, other: str) -> bool:
+    """True if two texts are the same value of a setting.
+
+    >>> same_value("1e-2", "0.01"), same_value("sgd", "adam"), same_value("[1,2]", "[1, 2]")
+    (True, False, True)
+    """
+    if is_number(one) and is_number(other):
+        return float(one) == float(other)
+    return one.replace(" ", "").lower() == other.replace(" ", "").lower()
+
+
+def _progression(key: str, text: str, words: Sequence[str]) -> list[str]:
+    """The values of `range(start,stop,step)` without `stop`, as in Hydra and Python."""
+    if len(words) not in {1, 2, 3} or not all(map(is_number, words)):
+        message = f"{key}: {quoted(text)} is not range(START,STOP,STEP) in numbers"
+        raise UsageError(f"{message}; write, for example, range(1,10,2), which ends before 10.")
+    start, stop, step = {1: ("0", *words, "1"), 2: (*words, "1"), 3: tuple(words)}[len(words)]
+    first, end, by = float(start), float(stop), float(step)
+    number = math.ceil(round((end - first) / by, 9)) if by else 0
+    if not 0 < number <= MOST_VALUES:
+        found = "no values" if number <= 0 else f"{number:,} values; at most {MOST_VALUES:,}"
+        raise UsageError(f"{key}: {text} has {found}; write another start, stop or step.")
+    return [f"{float(f'{first + place * by:.12g}'):.12g}" for place in range(number)]
+
+
+def _range(key: str, name: str, text: str, inside: str) -> Range:
+    ends = [part.strip() for part in inside.split("..")]
+    example = f"{name}(0.001..0.1)"
+    if len(ends) != 2 or not all(map(is_number, ends)):
+        message = f"{key}: {quoted(text)} is not {name}(LOW..HIGH) in numbers"
+        raise UsageError(f"{message}; write, for example, {example}.")
+    low, high = map(float, ends)
+    if not low < high:
+        message = f"{key}: in {text} the low end is not below the high end"
+        raise UsageError(f"{message}; write, for example, {example}.")
+    if name == LOG and low <= 0:
+        message = f"{key}: {text} has an end that is not positive, and no logarithm"
+        raise UsageError(f"{message}; write a positive low end, or uniform({ends[0]}..{ends[1]}).")
+    return Range(low, high, name == LOG, text)
+
+
+def sweep_texts(sweep: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """The overrides of `sweep:` in a file: key and text of the values.
+
+    >>> list(sweep_texts({"train.epochs": ["1", "2"], "model.params.n": "log(1..9)"}))
+    [('train.epochs', 'choice(1,2)'), ('model.params.n', 'log(1..9)')]
+    """
+    for key, values in sweep.items():
+        if isinstance(values, str):
+            yield key, values
+        elif isinstance(values, Sequence):
+            yield key, f"{CHOICE}({','.join(map(str, values))})"

@@ -1,0 +1,98 @@
+"""Several values of keys in ``cnnbench run``: trials, table, failures, and what --needed keeps."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cnnbench.cli.app import app
+from cnnbench.runs.find import list_runs
+from cnnbench.runs.records import RunRecord
+
+NET = """\
+name: a
+title: Net
+task: classify
+dataset: {name: mnist_5k, train_examples: 100}
+model:
+  params: {units: 4}
+  layers:
+    hidden: {op: dense, units: $units, activation: relu}
+    out: {op: dense, units: 10}
+train: {epochs: 1, batch_size: 50, optimizer: {name: sgd, learning_rate: 0.02}}
+seeds: [0, 1]
+"""
+RATES = "train.optimizer.learning_rate=0.01,0.1"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("CNNBENCH_ENGINE", "plain")
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    Path("a.yaml").write_text(NET)
+
+
+def invoke(*words: str):
+    return CliRunner().invoke(app, list(words), prog_name="cnnbench", catch_exceptions=False)
+
+
+def records() -> list[RunRecord]:
+    return [entry.record for entry in list_runs(Path("results")).entries]
+
+
+def test_trials_are_trained_once():
+    done = invoke("run", "a.yaml", RATES, "--seeds", "1")
+    assert done.exit_code == 0
+    assert "Sweep " in done.stderr
+    assert "2 trainings x 1 seed." in done.stderr
+    assert "Best of 2: learning_rate=" in done.stdout
+    trials = [record.sweep for record in records()]
+    assert [(t.trial, list(t.values.values())) for t in trials if t] == [
+        (1, ["0.01"]),
+        (2, ["0.1"]),
+    ]
+    again = invoke("run", "a.yaml", RATES, "--seeds", "1", "--needed")
+    assert again.exit_code == 0
+    assert "; 2 of 2 are there already." in again.stderr
+    assert again.stdout == done.stdout
+    assert len(records()) == 2
+
+
+def test_dry_run_lists_the_trials():
+    words = ("train.optimizer.learning_rate=log(0.001..0.1)", "model.params.units=2,4")
+    done = invoke("run", "a.yaml", *words, "--trials", "3", "--dry-run")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith(": 3 trainings x 2 seeds.")
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["would", "try", f"{n}:"] for n in (1, 2, 3)
+    ]
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ("train.optimizer.learning_rate=0.1,-1",),
+            "trial 2 of 2, learning_rate=-1: not valid for a.yaml:\n",
+        ),
+        (("train.nothing=1,2",), "train.nothing: unknown key"),
+        (("model.params.units=log(2..8)",), "takes a number of trials; add, for example, --trials"),
+        (
+            (RATES, "--until-decided"),
+            "--until-decided: cannot be combined with several values of"
+            " train.optimizer.learning_rate; remove one.",
+        ),
+        (("--sweep-seed", "1"), "--sweep-seed: has no effect without values"),
+        (("--trials", "2"), "--trials: has no effect without --tune or several values of a key;"),
+    ],
+)
+def test_mistakes_are_found_before_training(words, says):
+    done = invoke("run", "a.yaml", *words)
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert not Path("results").exists()
