@@ -64,6 +64,7 @@ from cnnbench.nn.ops import batch_norm, convolution, dense, layout, norm, quanti
 from cnnbench.nn.ops.activation import relu6, softplus
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
+from cnnbench.nn.scopes import layer_scope
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda x: x,
@@ -161,7 +162,8 @@ class GraphNet(nnx.Module):
     def _prepare(self, node: Node, own: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         values = dict(own)
         if isinstance(node.op, Conv | ConvTranspose):
-            values["kernel"] = self.lowering.prepare(node, values["kernel"])
+            with layer_scope(node.name):
+                values["kernel"] = self.lowering.prepare(node, values["kernel"])
         if isinstance(node.op, BatchNorm) and values:
             values = batch_norm.fixed(node.op.epsilon, **values)
         if isinstance(node.op, Dense):
@@ -290,15 +292,26 @@ class GraphNet(nnx.Module):
         parts = self.parts if parts is None else parts
         for node in nodes:
             inputs = [values[name] for name in node.inputs]
-            part = parts.get(node.owner)
-            if isinstance(part, RandomLayer):
-                values[node.name] = self._apply_noise(node, part, inputs, numbers)
-            elif part:
-                # Running statistics are float32, but must not promote a bfloat16 network.
-                values[node.name] = part(*inputs).astype(inputs[0].dtype)
-            else:
-                values[node.name] = self.apply(node, inputs, weights)
+            with layer_scope(node.name):
+                values[node.name] = self._output(node, parts, inputs, weights, numbers)
         return values
+
+    def _output(
+        self,
+        node: Node,
+        parts: Modules,
+        inputs: Sequence[jax.Array],
+        weights: LayerParams,
+        numbers: jax.Array,
+    ) -> jax.Array:
+        part = parts.get(node.owner)
+        if isinstance(part, RandomLayer):
+            return self._apply_noise(node, part, inputs, numbers)
+        if part:
+            # Running statistics are float32, but must not promote a bfloat16 network.
+            normalized: jax.Array = part(*inputs).astype(inputs[0].dtype)
+            return normalized
+        return self.apply(node, inputs, weights)
 
     def _apply_noise(
         self, node: Node, part: RandomLayer, inputs: Sequence[jax.Array], numbers: jax.Array

@@ -35,6 +35,7 @@ from cnnbench.nn.ops.batch_norm import (
 )
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
+from cnnbench.nn.scopes import layer_scope
 
 LayerValues = dict[str, jax.Array]
 _Carry = tuple[LayerValues, dict[str, Sums]]
@@ -258,9 +259,12 @@ def _sums(found: tuple[jax.Array, jax.Array], values: jax.Array) -> Sums:
 
 def _drawn(nodes: Iterable[Node], parts: Mapping[str, Any], n: int) -> LayerValues:
     """Random values for the whole batch, independent of rows and devices."""
-    return {
-        node.name: parts[node.name].draw((n, *node.layout.shape)) for node in nodes if node.op.draws
-    }
+    drawn = {}
+    for node in nodes:
+        if node.op.draws:
+            with layer_scope(node.name):
+                drawn[node.name] = parts[node.name].draw((n, *node.layout.shape))
+    return drawn
 
 
 def _run(
@@ -270,17 +274,23 @@ def _run(
     found = {INPUT: net.to_layout(fixed.images)} | values
     for node in stage.nodes:
         inputs = [found[name] for name in node.inputs]
-        if node.op.uses_batch:
-            found[node.name] = normalize(inputs[0], **weights[node.name])
-        elif not isinstance(node.op, Random):
-            found[node.name] = net.apply(node, inputs, weights)
-        elif node.op.draws:
-            drawn = fixed.drawn[node.name]
-            drawn = net.to_layout(drawn) if drawn.ndim == 4 else drawn
-            found[node.name] = apply_noise(node.op, drawn, *inputs)
-        else:
-            (found[node.name],) = inputs
+        with layer_scope(node.name):
+            found[node.name] = _output(net, node, inputs, fixed, weights)
     return {name: found[name] for name in stage.gives}
+
+
+def _output(
+    net: Layers, node: Node, inputs: Sequence[jax.Array], fixed: _Fixed, weights: LayerParams
+) -> jax.Array:
+    if node.op.uses_batch:
+        return normalize(inputs[0], **weights[node.name])
+    if not isinstance(node.op, Random):
+        return net.apply(node, inputs, weights)
+    if not node.op.draws:
+        return inputs[0]
+    drawn = fixed.drawn[node.name]
+    drawn = net.to_layout(drawn) if drawn.ndim == 4 else drawn
+    return apply_noise(node.op, drawn, *inputs)
 
 
 def _result(

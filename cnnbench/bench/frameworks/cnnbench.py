@@ -24,6 +24,7 @@ from cnnbench.training.executables import Executables, Job, compile_train, set_u
 from cnnbench.training.inference import outputs_of
 from cnnbench.training.state import Arrays, Network, TrainState, Tree
 from cnnbench.training.step import pick
+from cnnbench.training.strategy import Strategy
 
 ENGINE = "fast"
 
@@ -107,6 +108,24 @@ class OwnTrainer:
         tree = nnx.to_pure_dict(gradients)
         layers = tree.get("weights", {}) | tree.get("parts", {})
         return float(loss), jax.tree.map(np.asarray, layers)
+
+    @property
+    def strategy(self) -> Strategy:
+        """How a step is executed; known after the first one."""
+        assert self._setup is not None
+        return self._setup.strategy
+
+    @property
+    def program_text(self) -> str:
+        """The compiled step as HLO, after the first one."""
+        return str(self._program.as_text())
+
+    @property
+    def repeats(self) -> dict[str, tuple[str, ...]]:
+        """Layers that run in a loop, by that of its first repetition; known after a step."""
+        network = self._network
+        model: Any = nnx.merge(network.training, network.params, network.rest, copy=True)
+        return {names[0]: names for loop in model.loops for names in zip(*loop.names, strict=True)}
 
     def _set_up(self, images: NDArray[Any], labels: NDArray[Any]) -> Executables:
         """Devices and initial state, created once the batch size is known."""

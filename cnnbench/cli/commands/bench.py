@@ -1,6 +1,7 @@
 """``cnnbench bench``: training speed of a network in several frameworks."""
 
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,11 +9,15 @@ from typing import Annotated, Literal
 import typer
 
 from cnnbench.bench import session
+from cnnbench.bench.by_layer import measure_by_layer
+from cnnbench.bench.by_layer_report import json_by_layer, markdown_by_layer, terminal_by_layer
 from cnnbench.bench.report import Report, json_text, markdown, terminal_table
 from cnnbench.bench.scheduler import Settings
 from cnnbench.cli.completion import complete_datasets
 from cnnbench.cli.options import DataDir, Format, Specs, option_overrides, split_words
 from cnnbench.cli.terminal import print_document, start_jax, stdout, tell
+from cnnbench.errors import UsageError
+from cnnbench.spec.loader import Loaded
 from cnnbench.system import commands
 
 BenchFormat = Literal[Format.TABLE, Format.JSON, Format.MD]
@@ -41,6 +46,13 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
         ),
     ] = None,
     data_dir: DataDir = None,
+    by_layer: Annotated[
+        bool,
+        typer.Option(
+            "--by-layer",
+            help="Show what each layer costs in a training step, and what limits it.",
+        ),
+    ] = False,
     rounds: Annotated[
         int, typer.Option(min=3, help="Maximum number of timed rounds.", metavar="N")
     ] = 7,
@@ -52,6 +64,9 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Benchmark training speed against PyTorch, Keras and plain Flax."""
     paths, overrides = split_words(specs)
     overrides += option_overrides(None, None, dataset)
+    if by_layer:
+        _by_layer(session.load_all(paths, overrides, data_dir), data_dir, against, format)
+        return
     families = session.choose_families(against)
     experiments = session.load_all(paths, overrides, data_dir)
     if families.missing:
@@ -70,6 +85,32 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
         kept = session.write_report(report, output)  # later experiments may fail
     _print(report, format)
     _note(f"wrote {kept} and {kept.stem}.md")
+
+
+def _by_layer(
+    experiments: Sequence[Loaded],
+    data_dir: Path | None,
+    against: str | None,
+    format: BenchFormat,  # noqa: A002
+) -> None:
+    """Measures and prints the layers of each experiment.
+
+    Raises:
+      UsageError: other frameworks are named, too.
+    """
+    if against:
+        message = "--against: cannot be combined with --by-layer, which measures cnnbench alone"
+        raise UsageError(f"{message}; remove one of them.")
+    start_jax()
+    found = []
+    for loaded in experiments:
+        found.append(measure_by_layer(session.make_task(loaded, data_dir, _note)))
+        if format is Format.TABLE:
+            stdout().print(terminal_by_layer(found[-1]))
+        elif format is Format.MD:
+            print_document(markdown_by_layer(found[-1]))
+    if format is Format.JSON:
+        print_document(json_by_layer(found), "json")
 
 
 def _print(report: Report, format: BenchFormat) -> None:  # noqa: A002
