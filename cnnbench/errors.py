@@ -135,6 +135,10 @@ class OutOfMemoryError(CnnbenchError):
     """Not enough memory for training."""
 
 
+class ProcessLostError(CnnbenchError):
+    """A process that trained together with this one has ended; the run can be resumed."""
+
+
 class IncomparableError(CnnbenchError):
     """No runs to compare, or runs that are not comparable."""
 

@@ -9,6 +9,7 @@ from cnnbench._version import __version__
 from cnnbench.cli.file_progress import file_display
 from cnnbench.cli.parser import App, LazyCommand, LazyGroup
 from cnnbench.cli.terminal import exit_at_once, open_streams, tell
+from cnnbench.executors.processes import num_processes
 from cnnbench.system.progress import shown_by
 from cnnbench.system.signals import CODES
 
@@ -121,6 +122,6 @@ def main() -> None:
         with shown_by(file_display()):
             app(prog_name="cnnbench")
     except SystemExit as end:
-        if end.code in CODES:
-            exit_at_once(end.code)
+        if end.code in CODES or (end.code and num_processes() > 1):  # others wait, or are lost
+            exit_at_once(int(end.code))
         raise

@@ -64,6 +64,17 @@ All = Annotated[
     typer.Option("--all", help="Use all experiments, in groups of comparable runs."),
 ]
 
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes that train each network together, on disjoint cores; under srun or mpirun,"
+        " all that it starts unless this is 1.",
+        metavar="N",
+        min=1,
+        show_default=False,
+    ),
+]
+
 OverOption = Annotated[
     str | None,
     typer.Option(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
+from cnnbench.errors import ProcessLostError
 from cnnbench.formatting import depthwise_advice
 from cnnbench.graph.autoencoder import code_layer
 from cnnbench.runner.open_run import Opened, checkpoints_of, total_timing
@@ -153,7 +154,8 @@ class Recorder:
           error: the exception that ended it; None if another run raised it.
         """
         # SystemExit: standard error is closed.
-        self.interrupted = error is None or isinstance(error, KeyboardInterrupt | SystemExit)
+        resumable = KeyboardInterrupt | SystemExit | ProcessLostError
+        self.interrupted = error is None or isinstance(error, resumable)
         if self.interrupted:
             self._end(Status.INTERRUPTED)
         else:

@@ -18,6 +18,7 @@ from cnnbench.comparisons.merge import finished_runs_of
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.data.streaming.source import StreamOptions
 from cnnbench.errors import ModelError
+from cnnbench.executors import processes
 from cnnbench.report import comparison, csv_json
 from cnnbench.report.columns import TableOptions
 from cnnbench.runner import tensorboard
@@ -30,6 +31,7 @@ from cnnbench.runner.open_run import (
     reopen,
     with_tags,
 )
+from cnnbench.runner.processes.messages import Given
 from cnnbench.runner.recorder import Listener, Recorder
 from cnnbench.runs.folder import TABLES, RunFolder, read_run
 from cnnbench.runs.records import RunResult, Status, SweepTrial
@@ -191,6 +193,8 @@ def opened_runs(
         def pin() -> None:
             """Pins JAX's settings once the first run needs JAX; importing it takes seconds."""
             settings.start(listeners[0].note)
+            if group := processes.expected():
+                processes.join(group, listeners[0].note)
             stack.enter_context(settings.pinned())
 
         if wanted := _chosen_devices(requests):
@@ -456,7 +460,7 @@ class TrainingRun:
         if path and self._is_finished(path):
             return
         self._pin()
-        from cnnbench.training.trainer import Trainer  # imports JAX
+        from cnnbench.runner.processes.lead import trainer_of  # imports JAX
 
         job = _job(loaded, self._dataset, request, self._watch, note)
         if path:
@@ -480,7 +484,8 @@ class TrainingRun:
         job = _continued(job, opened)
         self.recorder = Recorder(job, opened, self._listener)
         self.recorder.start()
-        trainer = Trainer(job, self.recorder.event)
+        given = Given(loaded.resolved(), request.data_dir, request.device, opened.folder.path)
+        trainer = trainer_of(job, self.recorder.event, given)
         trainer.prepare()
         self._trainer = trainer
 

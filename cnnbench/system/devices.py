@@ -33,6 +33,8 @@ def use_all_cores(notify: Callable[[str], None]) -> None:
 def pick_devices(kind: str) -> tuple[jax.Device, ...]:
     """All devices of a kind: ``auto``, ``cpu``, ``gpu`` or ``tpu``.
 
+    If several processes train together, the devices of all of them, in their order.
+
     Raises:
       UsageError: no such device, or JAX is configured to use others.
     """
@@ -48,7 +50,14 @@ _NONE = (RuntimeError, AssertionError)  # AssertionError: none of JAX_PLATFORMS 
 
 
 def _devices(backend: str | None) -> tuple[jax.Device, ...]:
+    if jax.process_count() > 1:
+        return tuple(sorted(jax.devices(backend), key=lambda each: (each.process_index, each.id)))
     return tuple(jax.local_devices(backend=backend))
+
+
+def own_device(devices: Sequence[jax.Device]) -> jax.Device:
+    """The first of some devices that belongs to this process."""
+    return next(each for each in devices if each.process_index == jax.process_index())
 
 
 def _cpus() -> tuple[jax.Device, ...]:

@@ -200,7 +200,16 @@ _CHANGED = (
     "jax_platforms",
 )
 _FAMILIES = ("JAX_", "FLAX_", "NNX_")
-_CLASSIFIED = frozenset(name.upper() for name in (*PINNED, *DEVICE_OPTIONS, *USER_OPTIONS))
+# Variables that number processes that train together; runs record how many there are.
+_OF_PROCESSES = (
+    "jax_coordinator_bind_address",
+    "jax_local_device_ids",
+    "jax_num_processes",
+    "jax_process_id",
+)
+_CLASSIFIED = frozenset(
+    name.upper() for name in (*PINNED, *DEVICE_OPTIONS, *USER_OPTIONS, *_OF_PROCESSES)
+)
 # XLA flags for dumps and the number of CPU devices, which runs record anyway.
 _HARMLESS = ("--xla_dump_", "--xla_force_host_platform_device_count")
 _TRY = "from jaxlib import xla_client; xla_client.CompileOptions()"  # only parses XLA_FLAGS

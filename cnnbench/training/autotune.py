@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from cnnbench._version import __version__
+from cnnbench.executors.processes import leads, num_processes, shared
 from cnnbench.graph.plan import Plan
 from cnnbench.graph.repeats import shortened
 from cnnbench.nn.step_cost import has_slow_convolutions, step_ns
@@ -29,7 +30,7 @@ from cnnbench.system.settings import current
 from cnnbench.training.executables import Job, compilations, lower_train, set_up
 from cnnbench.training.footprint import footprint, require_memory
 from cnnbench.training.optim.optimizer import build_optimizer
-from cnnbench.training.strategy import Strategy, candidates, convolves, requested_strategy
+from cnnbench.training.strategy import Strategy, candidates, convolves, requested_strategy, spread
 
 STEPS = 3  # timed steps per candidate, after one warm-up step
 HOPELESS = 3.0  # stop timing a candidate this many times slower than the best
@@ -56,23 +57,33 @@ def known_choice(job: Job) -> Choice | None:
     A resumed run keeps its strategy.
     """
     if job.resume and job.resume.strategy and job.resume.engine:
-        return Choice(job.resume.strategy, job.resume.engine.step_s)
-    found = _candidates(job)
+        return Choice(_as_before(job, job.resume.strategy), job.resume.engine.step_s)
+    found = shared(lambda: _candidates(job))
     asked = requested_strategy(job.engine, found)
     if asked is not None:
         return Choice(asked, {})
-    step_s = _read(job, found)
+    step_s = shared(lambda: _read(job, found))
     return Choice(fastest(found, step_s), step_s) if step_s else None
+
+
+def _as_before(job: Job, strategy: Strategy) -> Strategy:
+    """The strategy of a resumed run, which may have had another number of devices."""
+    if job.num_processes == 1 or strategy.num_devices == len(job.devices):
+        return strategy
+    found = requested_strategy(strategy.form, shared(lambda: _candidates(job)))
+    return found or strategy
 
 
 def measure(job: Job) -> Choice:
     """Measure the fastest strategy and cache it."""
-    found = _candidates(job)
+    found = shared(lambda: _candidates(job))
     step_s: dict[str, float] = {}
     for strategy, program in zip(found, _programs(job, found), strict=True):
         best = min(step_s.values(), default=math.inf)
         step_s[strategy.form] = _step_seconds(job, strategy, program, best)
     path, content = _path(job, found), {"for": _situation(job, found), "step_s": step_s}
+    if not leads():
+        return Choice(fastest(found, step_s), step_s)
     with suppress(OSError):  # without the cache it is measured again
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(content, indent=2).encode() + b"\n")
@@ -119,9 +130,11 @@ def _fitting(job: Job) -> tuple[Strategy, ...]:
     counts = (job.batch_size, _steps_per_call(job), len(job.devices))
     precision = job.experiment.train.precision
     found = candidates(job.plan, *counts, accelerator=job.accelerator, precision=precision)
+    if job.num_processes > 1:
+        found = spread(found, *counts[::2])
     asked = requested_strategy(job.engine, found)
     found = (asked,) if asked else found
-    free = free_memory(job.devices[0])
+    free = free_memory(job.device)
     if (plan := job.plan) is None or free is None:
         return found
     slots = _slots(job, plan)
@@ -199,9 +212,9 @@ def _step_seconds(job: Job, strategy: Strategy, program: Callable[..., Any], bes
         state, losses = program(state, setup.arrays, indices)
         jax.block_until_ready((state, losses))
         seconds.append((job.watch.now() - start) * scale)
-        if min(seconds) > HOPELESS * best:
+        if shared(lambda: min(seconds) > HOPELESS * best):
             break
-    return min(seconds)
+    return shared(lambda: min(seconds))
 
 
 def _situation(job: Job, found: Sequence[Strategy]) -> dict[str, Any]:
@@ -210,6 +223,7 @@ def _situation(job: Job, found: Sequence[Strategy]) -> dict[str, Any]:
     return {
         "versions": [__version__, jax.__version__, version("jaxlib")],
         "device": [device.platform, device.device_kind, processor(), len(job.devices)],
+        **({"processes": number} if (number := num_processes()) > 1 else {}),
         "settings": current(),
         "task": experiment.task.value,
         "model": experiment.model.model_dump(mode="json"),

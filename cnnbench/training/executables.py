@@ -35,7 +35,7 @@ from cnnbench.system.compile_cache import (
     compiled_together,
     rare_collections,
 )
-from cnnbench.system.devices import make_mesh
+from cnnbench.system.devices import make_mesh, own_device
 from cnnbench.system.host import num_cpus
 from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.feed.feed import Feed
@@ -128,6 +128,16 @@ class Job:
     def num_seen(self) -> int:
         """Training images per epoch."""
         return self.num_full * self.batch_size + self.num_last
+
+    @property
+    def device(self) -> jax.Device:
+        """The first device of this process."""
+        return own_device(self.devices)
+
+    @property
+    def num_processes(self) -> int:
+        """Number of processes that train together."""
+        return len({device.process_index for device in self.devices})
 
     @property
     def accelerator(self) -> bool:
@@ -233,7 +243,7 @@ class Executables:
         """Shapes and devices of `state`, to trace programs before it is computed."""
         optimizer = build_optimizer(self.job.experiment.train, self.job.num_steps, self.job.plan)
         shapes = jax.eval_shape(lambda: stack([init_state(each, optimizer) for each in networks]))
-        device = _sharding(self.mesh, self.job.devices[0])
+        device = _sharding(self.mesh, self.job.device)
         state: TrainState = jax.tree.map(lambda leaf: leaf.update(sharding=device), shapes)
         return state
 
@@ -243,7 +253,7 @@ class Executables:
 
     def place(self, tree: Any) -> Any:
         """Put values on every device."""
-        return _place(tree, self.mesh, self.job.devices[0])
+        return _place(tree, self.mesh, self.job.device)
 
     def rules(self, *, training: bool) -> StepConfig:
         """Configuration of a step; batch statistics need the whole batch in training."""
@@ -298,7 +308,7 @@ def _whiten(net: GraphNet, plan: Plan, job: Job, seed: int) -> None:
 def set_up(job: Job, strategy: Strategy) -> Executables:
     """Put the data on the devices of a strategy, without compiling anything."""
     mesh = make_mesh(job.devices[: strategy.num_devices])
-    place = partial(_place, mesh=mesh, first=job.devices[0])
+    place = partial(_place, mesh=mesh, first=job.device)
     if job.dataset.streamed:
         feed = Feed(job.dataset, job.schedule, job.workers, job.watch, place)
         setup = Executables(job, strategy, mesh, Arrays(*_NOTHING), feed=feed)
@@ -308,7 +318,24 @@ def set_up(job: Job, strategy: Strategy) -> Executables:
 
 
 def _place(tree: Any, mesh: Mesh | None, first: jax.Device) -> Any:
-    return jax.device_put(tree, _sharding(mesh, first))
+    sharding = _sharding(mesh, first)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(partial(_everywhere, sharding=sharding), tree)
+
+
+def _everywhere(leaf: Any, sharding: Sharding) -> jax.Array:
+    """A value that every process has, as one array on the devices of all processes."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf
+    found: jax.Array
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _everywhere(jax.random.key_data(leaf), sharding)
+        found = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    else:
+        host = np.asarray(leaf)
+        found = jax.make_array_from_process_local_data(sharding, host, host.shape)
+    return found
 
 
 def _sharding(mesh: Mesh | None, first: jax.Device) -> Sharding:

@@ -44,7 +44,7 @@ def measure_cost(executables: Executables) -> Cost:
     plain = replace(executables, strategy=PLAIN, mesh=None, at_once=1)
     network = plain.network(job.experiment.seeds[0])
     forward, backward = count_flops(plain, network)
-    rounds, products = interleave(_one_image(plain, network), _multipliers(job.devices[0]))
+    rounds, products = interleave(_one_image(plain, network), _multipliers(job.device))
     seconds = [second for turn in rounds for second in turn]
     best = min(products, key=min)
     return Cost(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
 from cnnbench.spec.experiment import Precision
 
@@ -89,6 +90,25 @@ def candidates(
     direct, fast = (Strategy(form, row, shares, 1) for form in _FORMS)
     winograd = convolves(plan) and precision == "float32"
     return (fast, direct, plain) if winograd else (direct, plain)
+
+
+def spread(found: Sequence[Strategy], batch_size: int, num_devices: int) -> tuple[Strategy, ...]:
+    """Strategies that use all devices, which is why there are several processes.
+
+    Args:
+      found: the strategies to choose from.
+      batch_size: images per step.
+      num_devices: devices of all processes.
+
+    Raises:
+      UsageError: the devices cannot have equal shares of a batch.
+    """
+    if batch_size % num_devices:
+        least = max(1, batch_size // num_devices) * num_devices
+        message = f"train.batch_size: {batch_size} images have no equal shares for {num_devices}"
+        raise UsageError(f"{message} devices; write {least}, or train with fewer processes.")
+    whole = (replace(each, num_devices=num_devices) for each in found if each.row is None)
+    return (*(each for each in found if each.row and each.num_devices == num_devices), *whole)
 
 
 def _patch_values(plan: Plan, batch_size: int) -> int:

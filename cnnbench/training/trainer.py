@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from cnnbench.data.batches import batches, last_batch
 from cnnbench.data.streaming.schedule import TEST, TRAIN, VALIDATION
-from cnnbench.errors import UsageError
+from cnnbench.errors import ProcessLostError, UsageError
+from cnnbench.executors.processes import LOST, meet
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import EngineRecord, EpochRecord
 from cnnbench.runs.selection import chosen_epoch, is_active, selects
@@ -69,6 +70,7 @@ from cnnbench.training.state import (
 from cnnbench.training.strategy import groups, seeds_at_once
 
 PROGRESS_INTERVAL_S = 0.1
+_COLLECTIVES = "Gloo", "NCCL"  # libraries that notice when a process has ended
 
 Records = dict[int, list[EpochRecord]]  # by seed
 
@@ -130,6 +132,7 @@ class Trainer:
             self._start_feed(self.remaining[0])
             with count_cache_hits() as cache:
                 self._sequential, self._first_state = _compile(setup, self.remaining[0])
+            meet()
             if setup.feed:
                 trim_malloc()
             self._engine = _engine(self.job, choice, tune_s, cache.state)
@@ -207,7 +210,7 @@ class Trainer:
             self._engine,
             seeds_at_once=self._parallel.at_once if self._parallel else 1,
             first_step_s=self.watch.first_step_s,
-            peak_memory_bytes=peak_memory(self.job.devices[0]),
+            peak_memory_bytes=peak_memory(self.job.device),
         )
         self.emit(Trained(engine, self._cost))
 
@@ -410,12 +413,14 @@ def _require_validation(job: Job) -> None:
 def _on_device(job: Job) -> Iterator[None]:
     """Use the job's first device and translate out-of-memory errors into `OutOfMemoryError`."""
     try:
-        with jax.default_device(job.devices[0]):
+        with jax.default_device(job.device):
             yield
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+    except (jax.errors.JaxRuntimeError, ValueError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise out_of_memory(job.plan, job.batch_size) from None
+        if job.num_processes == 1 or not any(name in str(error) for name in _COLLECTIVES):
             raise
-        raise out_of_memory(job.plan, job.batch_size) from None
+        raise ProcessLostError(LOST) from None
 
 
 def _engine(job: Job, choice: Choice, tune_s: float, compile_cache: str) -> EngineRecord:
@@ -464,7 +469,7 @@ def _parallel(sequential: Executables, seeds: Sequence[int], epoch_s: float) -> 
     size = seeds_at_once(min(first, len(seeds)))
     decided = job.resume.at_once if job.resume else None
     size = decided or size
-    if size < 2 or not job.accelerator or sequential.feed:
+    if size < 2 or not job.accelerator or sequential.feed or job.num_processes > 1:
         return None
     parallel, state = _compile(replace(sequential, at_once=size), seeds[:size])
     if decided:

@@ -125,6 +125,7 @@ LINES = (
     Line("run --resume stopped", says="Files: "),
     Line("run tiny.yaml --device gpu", 2, "--device gpu"),
     Line("run tiny.yaml --device tpu", 2, "--device tpu"),
+    Line("run tiny.yaml --seeds 1 --processes 2 --engine direct --results-dir several"),
     Line("run tiny.yaml --tensorboard", 2, TENSORBOARD),
     Line("list --results-dir results", says="tiny"),
     Line("check --results-dir results", says="ok"),

@@ -23,6 +23,7 @@ from cnnbench.cli.options import (
     MetricOption,
     MinEffect,
     OverOption,
+    ProcessesOption,
     ResultsDir,
     SeedTest,
     Tags,
@@ -32,6 +33,7 @@ from cnnbench.cli.options import (
     split_words,
     test_name,
 )
+from cnnbench.cli.processes import leading_others, take_part
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell, warn
 from cnnbench.errors import SpecError, UsageError
 from cnnbench.formatting import epochs_text
@@ -124,6 +126,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             show_default=False,
         ),
     ] = None,
+    processes: ProcessesOption = None,
     over: OverOption = None,
     profile: Annotated[
         Path | None,
@@ -216,8 +219,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Train experiments over several seeds and compare them."""
     from cnnbench.runner.run import Request
 
-    check_folders(data_dir, profile)
-    check_tags(tag or ())
+    _begin(processes, data_dir, profile, tag)
     given = option_overrides(seeds, epochs, dataset)
     make = partial(
         Request,
@@ -265,6 +267,15 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     _train_and_print(*shown, json=json, quiet=quiet, verbose=verbose)
 
 
+def _begin(
+    processes: int | None, data_dir: Path | None, profile: Path | None, tags: list[str] | None
+) -> None:
+    """Checks options, after starting other processes or following them."""
+    take_part(processes)
+    check_folders(data_dir, profile)
+    check_tags(tags or ())
+
+
 def _train_and_print(
     requests: "Sequence[Request]",
     results_dir: Path,
@@ -281,7 +292,7 @@ def _train_and_print(
     results: list[RunResult] = []
     folders: dict[Path, None] = {}
     try:
-        with handle_signals():
+        with handle_signals(), leading_others():
             _run_all(requests, results, folders, criteria, quiet=quiet, verbose=verbose)
     finally:
         over = points and _print_over(results, list(folders), points, criteria, json=json)

@@ -1,0 +1,68 @@
+"""`run --processes`: the part of this process among several that train together."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from cnnbench.cli.terminal import tell
+from cnnbench.errors import UsageError
+from cnnbench.executors import processes
+from cnnbench.executors.processes import ProcessGroup, end_with, group_of
+from cnnbench.runner.processes.messages import End
+
+
+class _State:
+    """The group that this process leads."""
+
+    group: ProcessGroup | None = None
+
+
+def take_part(number: int | None) -> None:
+    """Starts processes that train together, or follows the leader of some; returns if it is this.
+
+    Args:
+      number: `--processes`.
+
+    Raises:
+      CnnbenchError: the processes do not fit together, or this one has other files.
+      typer.Exit: the part of this process is done.
+    """
+    _State.group = group = None if number == 1 else group_of(os.environ)
+    if group is None:
+        if number and number > 1:
+            from cnnbench.runner.processes.launch import launch
+
+            raise typer.Exit(launch(number, tell))
+        return
+    _end_with_parent(group)
+    if number and number != group.number:
+        message = f"--processes {number}: {group.origin} has started {group.number}"
+        raise UsageError(f"{message}; leave --processes out, or use --processes 1.")
+    if group.place:
+        from cnnbench.runner.processes.follow import follow
+
+        follow(group)
+        raise typer.Exit
+
+
+def _end_with_parent(group: ProcessGroup) -> None:
+    """Ends this process if the one that launched it dies."""
+    if parent := os.environ.get("CNNBENCH_PARENT_PROCESS"):
+        end_with(int(parent), signal.SIGKILL if group.place else signal.SIGTERM)
+
+
+@contextmanager
+def leading_others() -> Iterator[None]:
+    """Leads the group of this process, if there is one, while its body runs."""
+    if _State.group is None:
+        yield
+        return
+    processes.expect(_State.group)
+    yield
+    if group := processes.expected():  # so that the others learn that there is nothing to do
+        processes.join(group, tell)
+    processes.publish(End())
+    processes.leave()

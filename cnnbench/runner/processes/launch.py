@@ -1,0 +1,153 @@
+"""Starts processes that train together on this machine, and ends all of them."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from cnnbench.executors.processes import COORDINATOR, NUMBER, PLACE
+from cnnbench.system import commands
+
+POLL_S = 0.05
+PATIENCE_S = 20.0  # for the first process to say why it ends
+PARENT = "CNNBENCH_PARENT_PROCESS"  # variable with the id of the process that launches
+
+
+def launch(number: int, note: Callable[[str], None]) -> int:
+    """Runs the command line of this process in several ones, on disjoint cores.
+
+    The first one prints and writes as usual. If another one ends early, all end.
+
+    Args:
+      number: number of processes.
+      note: called with messages for the user.
+
+    Returns:
+      The exit code.
+    """
+    cores = _cores()
+    if number > len(cores):
+        note(f"{number} processes share {len(cores)} cores, so they are slower than {len(cores)}")
+    with tempfile.TemporaryFile() as said:
+        group = _start(number, cores, said.fileno())
+        try:
+            code = _watched(group, note)
+            said.seek(0)
+            return code
+        finally:
+            for each in group:
+                _end(each, signal.SIGKILL)
+
+
+def shares(cores: Sequence[int], number: int) -> list[list[int]]:
+    """Cores of each process: as many for each, in order; shared if there are too few.
+
+    >>> shares([0, 1, 2, 3, 4], 2), shares([0, 1], 3)
+    ([[0, 1], [2, 3]], [[0], [1], [0]])
+    """
+    size = len(cores) // number
+    if not size:
+        return [[cores[place % len(cores)]] for place in range(number)]
+    return [list(cores[place * size : (place + 1) * size]) for place in range(number)]
+
+
+def _start(number: int, cores: Sequence[int], said: int) -> list[subprocess.Popen[bytes]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "cnnbench", *sys.argv[1:]]
+    found = []
+    for place, own in enumerate(shares(cores, number)):
+        values = {COORDINATOR[0]: address, NUMBER[0]: str(number), PLACE[0]: str(place)}
+        environ = {**os.environ, **values, PARENT: str(os.getpid())}
+        _use(own)  # inherited, and thus set before JAX counts the cores
+        if place:  # a group of its own: Ctrl-C is for the first process, which saves and says so
+            options: Any = {"stdout": subprocess.DEVNULL, "stderr": said, "process_group": 0}
+            found.append(
+                subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, **options)
+            )
+        else:
+            found.append(subprocess.Popen(command, env=environ))
+    _use(cores)
+    return found
+
+
+def _cores() -> list[int]:
+    """Cores that this process may use."""
+    known = getattr(os, "sched_getaffinity", None)  # Linux only
+    return sorted(known(0)) if known else list(range(os.cpu_count() or 1))
+
+
+def _use(cores: Sequence[int]) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+
+
+def _watched(group: Sequence[subprocess.Popen[bytes]], note: Callable[[str], None]) -> int:
+    """Waits for the first process, or ends all if another one has ended too early."""
+    leader, *others = group
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT,)}
+    before[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: _end(leader, signal.SIGTERM))
+    try:
+        while leader.poll() is None:
+            lost = [each for each in others if each.poll()]
+            if lost:
+                return _ended_early(group, lost[0], note)
+            time.sleep(POLL_S)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if leader.returncode < 0:
+        note(f"{_death(group, leader)}; {_advice()}")
+    return _code(leader.returncode)
+
+
+def _ended_early(
+    group: Sequence[subprocess.Popen[bytes]],
+    lost: subprocess.Popen[bytes],
+    note: Callable[[str], None],
+) -> int:
+    """Ends all processes after one has ended; the first may say what is left."""
+    leader, by_itself = group[0], False
+    for number in (None, signal.SIGTERM, signal.SIGKILL):
+        if number:
+            _end(leader, number)
+        with suppress(subprocess.TimeoutExpired):
+            leader.wait(PATIENCE_S / 2)
+            by_itself = number != signal.SIGKILL
+            break
+    note(_death(group, lost) if by_itself else f"{_death(group, lost)}; {_advice()}")
+    return max(1, _code(leader.returncode))
+
+
+def _death(group: Sequence[subprocess.Popen[bytes]], lost: subprocess.Popen[bytes]) -> str:
+    """Says how a process ended.
+
+    It is the first to say so, as no other process prints.
+    """
+    code = lost.returncode
+    how = f"killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+    was = "was " if code < 0 else ""
+    return f"process {group.index(lost)} of {len(group)} {was}{how}"
+
+
+def _advice() -> str:
+    again = commands.with_needed(["cnnbench", *sys.argv[1:]])
+    return f"continue with: {commands.command_line(again)}"
+
+
+def _code(returncode: int) -> int:
+    return 128 - returncode if returncode < 0 else returncode
+
+
+def _end(process: subprocess.Popen[bytes], number: int) -> None:
+    if process.poll() is None:
+        process.send_signal(number)
+        if number == signal.SIGKILL:
+            process.wait()

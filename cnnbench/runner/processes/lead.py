@@ -1,0 +1,51 @@
+"""The leader of several processes: what it trains, the others train at the same time."""
+
+import itertools
+from collections.abc import Callable
+
+from cnnbench.executors import processes
+from cnnbench.runner.open_run import source_of
+from cnnbench.runner.processes.messages import Begin, Close, Given, TrainSeeds
+from cnnbench.training.events import Event
+from cnnbench.training.executables import Job
+from cnnbench.training.trainer import Trainer
+
+_numbers = itertools.count()
+_SAME = ("folder", "engine", "reference", "workers")  # values of a job that all processes share
+
+
+def trainer_of(job: Job, emit: Callable[[Event], None], given: Given) -> Trainer:
+    """The trainer of a job, which leads the other processes if there are any."""
+    if job.num_processes == 1:
+        return Trainer(job, emit)
+    return LeadingTrainer(job, emit, given)
+
+
+class LeadingTrainer(Trainer):
+    """A trainer that tells the other processes what to do at the same time."""
+
+    def __init__(self, job: Job, emit: Callable[[Event], None], given: Given) -> None:
+        super().__init__(job, emit)
+        self._given, self._number = given, next(_numbers)
+
+    def prepare(self) -> None:
+        """Let all processes choose the strategy and compile."""
+        job = self.job
+        digests = job.experiment.digest(source_of(job)), job.dataset.digest
+        options = {name: getattr(job, name) for name in _SAME}
+        resume = None
+        if job.resume:
+            names = ("engine", "at_once", "epochs", "records", "steps")
+            resume = {name: getattr(job.resume, name) for name in names}
+        processes.publish(Begin(self._number, self._given, digests, options, resume))
+        super().prepare()
+
+    def train_seeds(self, seeds: tuple[int, ...]) -> None:
+        """Let all processes train a group of seeds."""
+        processes.publish(TrainSeeds(self._number, seeds))
+        super().train_seeds(seeds)
+
+    def finish(self) -> None:
+        """Let the other processes forget the training."""
+        processes.publish(Close(self._number))
+        super().finish()

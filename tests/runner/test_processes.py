@@ -1,0 +1,150 @@
+"""Several processes that train one network together: real ones, with gloo between them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnnbench.errors import UsageError
+from cnnbench.executors.processes import ProcessGroup, group_of
+from cnnbench.runner.processes.launch import shares
+from cnnbench.runs.find import list_runs
+from cnnbench.runs.folder import read_run
+from cnnbench.runs.records import RunResult
+from cnnbench.training.strategy import Strategy, spread
+from tests.support.paths import ROOT
+
+TINY = """\
+name: tiny
+task: classify
+dataset: {name: mnist_5k, train_examples: 250, splits: {validation: 100, test: 100}}
+model:
+  layers:
+    conv1: {op: conv, filters: 4, kernel: 5, stride: 3, use_bias: false}
+    norm1: {op: batch_norm}
+    relu1: {op: activation, activation: relu}
+    drop1: {op: dropout, rate: 0.5}
+    dense1: {op: dense, units: 10}
+train: {epochs: 2, batch_size: 60, optimizer: {name: adam, learning_rate: 0.01}}
+seeds: [0]
+"""
+
+
+def start(folder: Path, *words: str, **variables: str) -> "subprocess.Popen[str]":
+    """Starts a command line in a folder with the experiment."""
+    (folder / "tiny.yaml").write_text(TINY, "utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-m", "cnnbench", *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def trained(folder: Path, *words: str) -> RunResult:
+    """The run of a command line."""
+    process = start(folder, "run", "tiny.yaml", "--quiet", "--results-dir", "r", *words)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    return read_run(list_runs(folder / "r").entries[-1].path)
+
+
+def curve(run: RunResult) -> list[float]:
+    """All losses and metrics of a run."""
+    return [
+        value
+        for epoch in run.epochs
+        for value in (epoch.train_loss, epoch.validation_loss or 0.0, *epoch.metrics.values())
+    ]
+
+
+def test_two_processes_train_what_one_trains(tmp_path):
+    one = trained(tmp_path, "--engine", "direct")
+    two = trained(tmp_path, "--engine", "direct", "--processes", "2")
+    assert two.record.engine
+    assert two.record.engine.num_devices == two.record.environment.num_devices == 2
+    assert curve(two) == pytest.approx(curve(one), rel=1e-5)
+    assert len(list((tmp_path / "r" / "tiny").iterdir())) == 2
+
+
+def test_a_mistake_is_printed_once(tmp_path):
+    process = start(tmp_path, "run", "tiny.yaml", "train.batch_size=61", "--processes", "2")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    message = "train.batch_size: 61 images have no equal shares for 2 devices; write 60, or train"
+    assert err.count(message) == 1
+    assert "Gloo" not in out + err
+
+
+SLURM = {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}
+OWN = {"CNNBENCH_COORDINATOR": "n1:99", "CNNBENCH_NUM_PROCESSES": "3", "CNNBENCH_PROCESS_ID": "2"}
+JAX = {"JAX_COORDINATOR_ADDRESS": "n1:9", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
+OMPI = {
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911",
+}
+
+
+@pytest.mark.parametrize(
+    ("environ", "group"),
+    [
+        ({}, None),
+        (SLURM, ProcessGroup(2, 1, "", "SLURM_NTASKS=2")),
+        (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        ({name: SLURM[name] for name in ("SLURM_NTASKS", "SLURM_PROCID")}, None),  # no srun
+        (OMPI, ProcessGroup(4, 3, "", "OMPI_COMM_WORLD_SIZE=4")),
+        (OWN, ProcessGroup(3, 2, "n1:99", "CNNBENCH_COORDINATOR=n1:99")),
+        (JAX, ProcessGroup(2, 0, "n1:9", "JAX_COORDINATOR_ADDRESS=n1:9")),
+        (JAX | SLURM, ProcessGroup(2, 0, "n1:9", "JAX_COORDINATOR_ADDRESS=n1:9")),
+    ],
+)
+def test_environment_variables_describe_a_group(environ, group):
+    assert group_of(environ) == group
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        (
+            {"CNNBENCH_COORDINATOR": "n1:99", "CNNBENCH_PROCESS_ID": "0"},
+            "CNNBENCH_COORDINATOR is set, but CNNBENCH_NUM_PROCESSES is not; set it, or unset"
+            " CNNBENCH_COORDINATOR.",
+        ),
+        (
+            OWN | {"CNNBENCH_PROCESS_ID": "two"},
+            "CNNBENCH_PROCESS_ID='two' is not a whole number; correct or unset it.",
+        ),
+        (
+            OWN | {"CNNBENCH_PROCESS_ID": "3"},
+            "CNNBENCH_COORDINATOR=n1:99: process 3 is not one of 3 processes; number them from 0"
+            " to 2.",
+        ),
+        (
+            OWN | {"CNNBENCH_COORDINATOR": "n1"},
+            "CNNBENCH_COORDINATOR=n1: no port; write HOST:PORT of process 0.",
+        ),
+    ],
+)
+def test_impossible_variables_are_refused(environ, message):
+    with pytest.raises(UsageError) as error:
+        group_of(environ)
+    assert str(error.value) == message
+
+
+def test_cores_are_disjoint_if_there_are_enough():
+    assert shares([0, 2, 4, 6, 8], 2) == [[0, 2], [4, 6]]
+    assert shares([3, 5], 3) == [[3], [5], [3]]
+
+
+def test_only_strategies_with_all_devices_are_left():
+    fast, few, plain = (
+        Strategy("fast", 10, 4, 1),
+        Strategy("direct", 30, 2, 1),
+        Strategy("plain", None, 1, 1),
+    )
+    assert spread((fast, few, plain), 60, 4) == (fast, Strategy("plain", None, 4, 1))
