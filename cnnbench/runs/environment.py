@@ -1,5 +1,6 @@
 """The environment of a run: versions, hardware, devices, settings and git state."""
 
+import dataclasses
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnbench._version import __version__
-from cnnbench.runs.records import Environment
+from cnnbench.runs.records import Environment, Machine
 from cnnbench.system import settings
 from cnnbench.system.host import load_per_cpu, num_cpus, processor
 
@@ -23,23 +24,34 @@ def environment(devices: "Sequence[jax.Device]", command: Sequence[str]) -> Envi
       devices: the devices to train on.
       command: the command line, word by word.
     """
-    device = devices[0]
     commit, dirty = _git_state(Path())
     return Environment(
-        python=platform.python_version(),
-        cnnbench=__version__,
-        **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        **dataclasses.asdict(machine(devices)),
         platform=f"{platform.system()}-{platform.machine()}",
-        processor=processor(),
-        num_cpus=num_cpus(),
-        device_kind=device.platform,
-        device=device.device_kind if device.platform != "cpu" else processor(),
-        num_devices=len(devices),
         commit=commit,
         dirty=dirty,
         command=tuple(command),
         load_per_cpu=load_per_cpu(),
         settings=settings.current(),
+    )
+
+
+def machine(devices: "Sequence[jax.Device]") -> Machine:
+    """Describes the machine that trains, without its name.
+
+    Args:
+      devices: the devices to train on.
+    """
+    device = devices[0]
+    return Machine(
+        processor=processor(),
+        num_cpus=num_cpus(),
+        device_kind=device.platform,
+        device=device.device_kind if device.platform != "cpu" else processor(),
+        num_devices=len(devices),
+        python=platform.python_version(),
+        cnnbench=__version__,
+        **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
     )
 
 

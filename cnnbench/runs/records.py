@@ -235,6 +235,50 @@ class Environment:
         # JAX calls every processor "cpu"; its model name says more.
         return self.processor if self.device_kind == "cpu" else self.device
 
+    @property
+    def machine(self) -> "Machine":
+        """The machine that started the run."""
+        return Machine(**{f.name: getattr(self, f.name) for f in fields(Machine)})
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Hardware and software that trained a seed; deliberately without a host name.
+
+    Args:
+      processor: processor model.
+      num_cpus: number of CPUs available to the process.
+      device_kind: `cpu`, `gpu` or `tpu`.
+      device: device model, as reported by JAX; the processor model on a CPU.
+      num_devices: number of devices used for training.
+      python: Python version.
+      jax: jax version.
+      jaxlib: jaxlib version.
+      flax: flax version.
+      optax: optax version.
+      numpy: numpy version.
+      cnnbench: cnnbench version.
+    """
+
+    processor: str
+    num_cpus: int
+    device_kind: str
+    device: str
+    num_devices: int
+    python: str
+    jax: str
+    jaxlib: str
+    flax: str
+    optax: str
+    numpy: str
+    cnnbench: str
+
+    @property
+    def model(self) -> str:
+        """Model name of the hardware that trained, with the number of several devices."""
+        many = f"{self.num_devices} x " if self.num_devices > 1 else ""
+        return f"{many}{self.processor if self.device_kind == 'cpu' else self.device}"
+
 
 @dataclass(frozen=True, slots=True)
 class Extension:
@@ -435,6 +479,7 @@ class SeedSummary:
         them.
       chosen_epoch: the epoch whose weights are tested and stored, with `early_stopping` or
         `restore_best`; None without them, when it is the last one.
+      machine: what trained it; None in runs of older versions.
     """
 
     seed: int
@@ -449,6 +494,7 @@ class SeedSummary:
     weights_digest: str | None = None
     num_epochs: int | None = None
     chosen_epoch: int | None = None
+    machine: Machine | None = None
 
 
 @dataclass(frozen=True, slots=True)

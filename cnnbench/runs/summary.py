@@ -4,7 +4,14 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from cnnbench.runs.records import BestValue, Direction, EpochRecord, SeedSummary, Summary
+from cnnbench.runs.records import (
+    BestValue,
+    Direction,
+    EpochRecord,
+    Machine,
+    SeedSummary,
+    Summary,
+)
 
 
 def summarize_seed(
@@ -15,6 +22,7 @@ def summarize_seed(
     compile_s: float,
     code_accuracy: float | None = None,
     chosen: int | None = None,
+    machine: Machine | None = None,
 ) -> SeedSummary:
     """Summarizes one seed.
 
@@ -25,6 +33,7 @@ def summarize_seed(
       compile_s: seconds of compilation for this seed.
       code_accuracy: test accuracy of a linear classifier on the code; None without a code.
       chosen: the epoch that the validation images chose; None if they do not choose.
+      machine: what trained it; None if unknown.
 
     >>> epoch = EpochRecord(0, 1, 0.9, 0.5, {"accuracy": 0.8}, 2.0, 1.0, 25.0)
     >>> later = EpochRecord(0, 2, 0.7, 0.6, {"accuracy": 0.9}, 2.0, 1.0, 25.0)
@@ -48,6 +57,7 @@ def summarize_seed(
         code_accuracy=code_accuracy,
         num_epochs=len(epochs) if chosen else None,
         chosen_epoch=chosen,
+        machine=machine,
     )
 
 

@@ -145,7 +145,9 @@ def _summary(run: RunResult) -> Iterator[str]:
 def _again(run: RunResult, seed: SeedSummary) -> SeedSummary:
     assert run.summary is not None
     own = [epoch for epoch in run.epochs if epoch.seed == seed.seed]
-    given = {name: getattr(seed, name) for name in ("test", "compile_s", "code_accuracy")}
+    given = {
+        name: getattr(seed, name) for name in ("test", "compile_s", "code_accuracy", "machine")
+    }
     given["chosen"] = seed.chosen_epoch
     return summarize_seed(own, metrics=run.summary.metrics, **given)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.formatting import epochs_text
 from cnnbench.runs.checkpoints import Checkpoints
-from cnnbench.runs.records import EngineRecord, EpochRecord, RunResult, Status
+from cnnbench.runs.records import EngineRecord, EpochRecord, Machine, RunResult, Status
 from cnnbench.runs.selection import is_active
 from cnnbench.spec.experiment import Experiment, TrainSpec
 from cnnbench.spec.optimizers import depends_on_total
@@ -28,6 +28,7 @@ class Resume:
       records: the finished epochs by seed; fewer if the seed diverged.
       load: (seed, epoch), and the step unless it is zero, to the checkpoint to resume from.
       steps: number of finished steps of the next epoch by seed; none if they are all zero.
+      machine: what started the run; None if unknown.
     """
 
     engine: EngineRecord | None
@@ -36,6 +37,7 @@ class Resume:
     records: Mapping[int, tuple[EpochRecord, ...]]
     load: Callable[..., NamedArrays]
     steps: Mapping[int, int] = field(default_factory=dict)
+    machine: Machine | None = None
 
     @property
     def strategy(self) -> Strategy | None:
@@ -154,7 +156,8 @@ def plan_resume(
         seed: tuple(e for e in run.epochs if e.seed == seed and e.epoch <= epochs[seed])
         for seed in run.record.seeds
     }
-    return Resume(run.record.engine, at_once, epochs, records, checkpoints.load, steps)
+    machine = run.record.environment.machine
+    return Resume(run.record.engine, at_once, epochs, records, checkpoints.load, steps, machine)
 
 
 def _common(

@@ -21,7 +21,8 @@ from cnnbench.data.streaming.schedule import TEST, TRAIN, VALIDATION
 from cnnbench.errors import ProcessLostError, UsageError
 from cnnbench.executors.processes import LOST, meet
 from cnnbench.runs.cost import Cost
-from cnnbench.runs.records import EngineRecord, EpochRecord
+from cnnbench.runs.environment import machine
+from cnnbench.runs.records import EngineRecord, EpochRecord, Machine
 from cnnbench.runs.selection import chosen_epoch, is_active, selects
 from cnnbench.runs.summary import summarize_seed
 from cnnbench.runs.weights import Weights
@@ -376,6 +377,7 @@ class Trainer:
                 compile_s=0.0 if number else compile_s,
                 code_accuracy=worths[number],
                 chosen=chosen_epoch(train, records[seed]) if selects(train) else None,
+                machine=_machine(self.job, seed),
             )
             own = None if outputs is None else outputs[number]
             splits = {"validation": validations[number], "test": tests[number].images}
@@ -393,6 +395,14 @@ class Trainer:
         if self._parallel:
             at_once, stops = self._parallel.at_once, self.job.stops_of_others
             self.remaining = list(groups(others, at_once, stops))
+
+
+def _machine(job: Job, seed: int) -> Machine:
+    """The machine that trained the last epoch of a seed, maybe before an interruption."""
+    resume = job.resume
+    if resume and resume.machine and resume.epochs[seed] >= job.experiment.train.epochs:
+        return resume.machine
+    return machine(job.devices)
 
 
 def _require_validation(job: Job) -> None:

@@ -26,6 +26,7 @@ from cnnbench.runs.records import (
     Environment,
     EpochRecord,
     Extension,
+    Machine,
     RunRecord,
     SeedSummary,
     Status,
@@ -115,6 +116,11 @@ costs = st.builds(
 )
 
 
+machines = st.builds(
+    Machine, texts, counts, st.sampled_from(["cpu", "gpu"]), texts, counts, *[texts] * 7
+)
+
+
 def summaries_of(metrics: dict[str, Direction]) -> st.SearchStrategy[Summary]:
     """Each seed has a value of each metric."""
     values = st.fixed_dictionaries(dict.fromkeys(metrics, floats))
@@ -125,6 +131,7 @@ def summaries_of(metrics: dict[str, Direction]) -> st.SearchStrategy[Summary]:
         st.none() | counts,
         st.none() | floats,
         st.none() | texts,
+        machine=st.none() | machines,
     )
     metric = st.just(metrics)
     seeds_list = st.lists(seeds, max_size=3).map(tuple)

@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+from dataclasses import replace
 from importlib.metadata import version
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from cnnbench.runs import codec
 from cnnbench.runs.environment import environment as environment_of
+from cnnbench.runs.environment import machine
 from cnnbench.runs.records import Environment
 from cnnbench.system import host
 
@@ -73,3 +75,13 @@ def test_no_host_name():
     if len(name) < 4:
         pytest.skip("this machine's name is too short to be told from other words")
     assert name not in repr(codec.encode_document({"environment": str(environment())}))
+
+
+def test_the_machine_of_an_environment_is_that_of_its_seeds():
+    assert environment().machine == machine(jax.devices())
+
+
+def test_a_machine_of_several_devices_says_how_many():
+    one = machine(jax.devices()[:1])
+    assert one.model == host.processor()
+    assert replace(one, device_kind="gpu", device="H100", num_devices=4).model == "4 x H100"

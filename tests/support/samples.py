@@ -94,6 +94,7 @@ def make_run(
             metrics=metrics,
             test=dict.fromkeys(metrics, start + 0.07 + seed / 1000),
             compile_s=1.5,
+            machine=ENVIRONMENT.machine,
         )
         for seed in seeds
     )

@@ -21,6 +21,7 @@ from cnnbench.data.dataset import Dataset
 from cnnbench.data.splits import RandomSplit, Split, joined
 from cnnbench.errors import UsageError
 from cnnbench.nn.graph_net import GraphNet
+from cnnbench.runs.environment import machine
 from cnnbench.runs.records import BestValue, Direction, EngineRecord, EpochRecord
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.metrics import names_of
@@ -358,10 +359,12 @@ def test_a_seed_gives_the_same_bits_whatever_ran_before_it() -> None:
 
 
 def test_the_summary_matches_the_records() -> None:
-    events = run_job(make_job(LINEAR, make_dataset(20, 9, 4), batch_size=5, epochs=4))
+    job = make_job(LINEAR, make_dataset(20, 9, 4), batch_size=5, epochs=4)
+    events = run_job(job)
     records = [event for event in events if isinstance(event, EpochRecord)]
     done = events[-2]
     assert isinstance(done, SeedDone)
+    assert done.summary.machine == machine(job.devices)
     losses, accuracies = np.transpose([(r.validation_loss, r.metrics["accuracy"]) for r in records])
     lowest, highest = int(np.argmin(losses)), int(np.argmax(accuracies))
     assert done.summary.final == {"accuracy": accuracies[-1], "loss": losses[-1]}
