@@ -54,6 +54,14 @@ class Commands(LazyGroup):
             "cnnbench.cli.commands.report:write_report",
             "Write a self-contained HTML report of runs.",
         ),
+        "sweep": LazyCommand(
+            "cnnbench.cli.sweeps.commands:sweep_app",
+            "Show the sweeps that `cnnbench run` trained.",
+        ),
+        "confirm": LazyCommand(
+            "cnnbench.cli.sweeps.commands:confirm",
+            "Train the winner of a sweep and a baseline on seeds that it never saw, and judge.",
+        ),
         "bench": LazyCommand(
             "cnnbench.cli.commands.bench:bench",
             "Benchmark training speed against PyTorch, Keras and plain Flax.",

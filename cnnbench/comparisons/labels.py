@@ -67,7 +67,8 @@ def is_sweep(records: Sequence[RunRecord]) -> bool:
 
     Two runs are a comparison, and tags name runs.
     """
-    titles = {(record.name, record.title) for record in records}
+    # Trials of `run KEY=1,2` have titles of their own.
+    titles = {(record.name, "" if record.sweep else record.title) for record in records}
     settings = {record.spec_digest for record in records}
     tagged = any(record.tags for record in records)
     return len(records) > 2 and len(titles) == 1 and not tagged and len(settings) == len(records)

@@ -227,10 +227,10 @@ def _trial_request(request: Request, settings: Sequence[Setting], seeds: Sequenc
 
 def _alone(request: Request) -> Request:
     """The request with a command line of its own, that trains it if it is not trained yet."""
-    return replace(request, command=_command(request), again=request.command, needed=True)
+    return replace(request, command=own_command(request), again=request.command, needed=True)
 
 
-def _command(request: Request) -> tuple[str, ...]:
+def own_command(request: Request) -> tuple[str, ...]:
     """The command line that trains a run alone."""
     options = {
         "--device": "" if request.device == "auto" else request.device,

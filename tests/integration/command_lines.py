@@ -88,6 +88,19 @@ LINES = (
         " --seeds 1 --results-dir swept",
         says="Best of 2: ",
     ),
+    *(
+        Line(f"sweep show tiny --metric loss --sort-by trial --format {form} --results-dir swept")
+        for form in ("table", "md", "csv", "json", "html", "latex")
+    ),
+    Line("sweep show --output sweep.svg --results-dir swept", says="wrote sweep.svg"),
+    Line("sweep show --output sweep.png --results-dir swept", says="wrote sweep.png"),
+    Line("sweep show --output sweep.html --results-dir swept", says="wrote sweep.html"),
+    Line("sweep list --results-dir swept", says="2 of 2"),
+    Line(
+        "confirm tiny --against written --seeds 2 --metric accuracy --alpha 0.1 --min-effect 1pp"
+        " --device cpu --engine plain --data-dir data --allow-python --quiet --results-dir swept",
+        says="as the best of 2",
+    ),
     Line(
         "run tiny.yaml 'train.optimizer.learning_rate=0.01,0.1' --dry-run",
         says="2 trainings x 2 seeds.",

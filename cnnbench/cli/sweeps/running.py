@@ -3,22 +3,24 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import typer
 
 from cnnbench.cli.progress import listening
-from cnnbench.cli.terminal import stderr, stdout, tell
+from cnnbench.cli.terminal import print_document, stderr, stdout, tell
 from cnnbench.cli.tuning import trial_listening
-from cnnbench.comparisons.sweeps.results import read_sweep
+from cnnbench.comparisons.sweeps.results import read_sweep, sweep_result
 from cnnbench.errors import UsageError
-from cnnbench.report.sweeps.table import terminal_sweep
+from cnnbench.report.sweeps.files import json_sweep
+from cnnbench.report.sweeps.table import next_steps, score_text, terminal_sweep
 from cnnbench.runner.run import Request, check_all
+from cnnbench.runner.sweeps.cost import duration_text, sweep_cost
 from cnnbench.runner.sweeps.planning import PlannedSweep, TrialRequests, plan_sweep
 from cnnbench.runner.sweeps.space import SweepAxis
 from cnnbench.runner.sweeps.training import Failure, run_sweep
-from cnnbench.runs.sweeps.plans import trained_runs
-from cnnbench.system import commands
+from cnnbench.spec.metrics import words
 from cnnbench.system.signals import handle_signals
 
 if TYPE_CHECKING:
@@ -71,7 +73,9 @@ def train_sweep(
         key = axes[0].key
         raise UsageError(f"{given}: cannot be combined with several values of {key}; remove one.")
     sweep = plan_sweep(requests, axes, options.trials, options.seed or 0)
-    tell(_cost(sweep), err=not options.dry_run)
+    needed = requests[0].needed
+    cost = sweep_cost(sweep, needed=needed)
+    tell(f"Sweep {sweep.plan.sweep}: {cost.text(needed=needed)}.", err=not options.dry_run)
     if options.dry_run:
         for trial in sweep.trials:
             tell(f"would try {trial.number}: {trial.label}", err=False)
@@ -87,20 +91,10 @@ def train_sweep(
             tell(f"interrupted; continue with: {sweep.again}")
         raise
     finally:
-        _print(sweep)
+        _print(sweep, json=options.json)
     if failures:
         _report(failures, sweep)
         raise typer.Exit(1)
-
-
-def _cost(sweep: PlannedSweep) -> str:
-    runs = [run for trial in sweep.plan.trials for run in trial.runs]
-    seeds = {len(run.seeds) for run in runs}
-    each = f"{max(seeds)} seed{'s' * (max(seeds) != 1)}" if len(seeds) == 1 else "their seeds"
-    found = trained_runs(sweep.plan, sweep.results_dir)
-    known = sum(entry is not None for row in found for entry in row)
-    there = f"; {known} of {len(runs)} are there already" if known else ""
-    return f"Sweep {sweep.plan.sweep}: {len(runs)} trainings x {each}{there}."
 
 
 class _Board:
@@ -108,9 +102,7 @@ class _Board:
 
     def __init__(self, console: "Console", sweep: PlannedSweep, options: SweepOptions) -> None:
         self.console, self.sweep, self.options = console, sweep, options
-
-    def _title(self, trial: TrialRequests, request: Request) -> str:
-        return f"{request.load().experiment.type_title} {trial.label}"
+        self.started, self.done = monotonic(), 0
 
     @contextmanager
     def trial(self, trial: TrialRequests) -> "Iterator[Sequence[Silent]]":
@@ -122,34 +114,52 @@ class _Board:
             ) as listeners:
                 yield listeners
             return
-        title = self._title(trial, trial.requests[0])
+        title = trial.requests[0].load().experiment.type_title
         with trial_listening(self.console, title, quiet=quiet, verbose=verbose) as listener:
             yield [listener]
 
     def trained(self, trial: TrialRequests, runs: "Sequence[RunResult]") -> None:
-        """Prints a line on each run."""
-        del runs
-        self._say(f"trial {trial.number} of {len(self.sweep.trials)}: {trial.label}")
+        """Prints the value of each run, and the time left."""
+        self.done += 1
+        rows = sweep_result(self.sweep.plan, [runs] * len(self.sweep.trials))
+        values = [
+            f"{row.title} {score_text(rows, row)}" if len(runs) > 1 else score_text(rows, row)
+            for row in rows.rows
+            if row.number == trial.number
+        ]
+        name = words(rows.metric if rows.by_test else f"validation_{rows.metric}")
+        left = len(self.sweep.trials) - trial.number
+        seconds = (monotonic() - self.started) / self.done * left
+        time = f"; about {duration_text(seconds)} left" if left else ""
+        self._say(f"{self._place(trial)}: {name} {', '.join(values)}{time}")
+
+    def _place(self, trial: TrialRequests) -> str:
+        return f"trial {trial.number} of {len(self.sweep.trials)}, {trial.label}"
 
     def failed(self, failure: Failure) -> None:
         """Prints why a trial failed."""
-        trial = failure.trial
-        title = f"trial {trial.number} of {len(self.sweep.trials)}: {trial.label}"
-        self.console.print(f"{title} failed: {failure.reason}", markup=False, highlight=False)
+        text = f"{self._place(failure.trial)}: failed: {failure.reason}"
+        self.console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
 
     def _say(self, text: str) -> None:
         if not self.options.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _print(sweep: PlannedSweep) -> None:
+def _print(sweep: PlannedSweep, *, json: bool) -> None:
     result = read_sweep(sweep.plan, sweep.results_dir)
+    if json:
+        print_document(json_sweep(result), "json")
+        return
+    if not result.trained:
+        return
     for part in terminal_sweep(result):
         stdout().print(part)
+    for line in next_steps(result, sweep.results_dir):
+        tell(line, err=False)
 
 
 def _report(failures: Sequence[Failure], sweep: PlannedSweep) -> None:
     tell(f"{len(failures)} of {len(sweep.trials)} trials failed:")
     for failure in failures:
         tell(f"  trial {failure.trial.number}, {failure.trial.label}: {failure.reason}")
-    tell(f"Try them again with: {commands.command_line(commands.with_needed(sweep.plan.command))}")

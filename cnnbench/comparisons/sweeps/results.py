@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cnnbench.comparisons.comparability import TEST, finished_runs, run_path, values
 from cnnbench.comparisons.labels import short_setting
 from cnnbench.comparisons.tuning import Trial, TunedArm
+from cnnbench.errors import UsageError, did_you_mean, or_list, quoted
 from cnnbench.runs.folder import read_run
+from cnnbench.runs.over import in_order
 from cnnbench.runs.records import Direction, RunResult
 from cnnbench.runs.sweeps.plans import SweepPlan, trained_runs
 from cnnbench.statistics.best_of import expected_best
@@ -56,12 +58,14 @@ class SweepResult:
       metric: the metric that ranks, on the validation images, or with `test_` on the test images.
       higher: True if higher values are better.
       rows: the trials, those of one experiment after those of another.
+      order: the trials in the order of the table; empty for the best first.
     """
 
     plan: SweepPlan
     metric: str
     higher: bool
     rows: tuple[SweepRow, ...]
+    order: tuple[SweepRow, ...] = ()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -88,6 +92,11 @@ class SweepResult:
             return (lost + (not row.scores), 0.0 if lost else sign * row.mean)
 
         return tuple(sorted(self.rows, key=key))
+
+    @property
+    def shown(self) -> tuple[SweepRow, ...]:
+        """The trials in the order of the table."""
+        return self.order or self.ranked
 
     @property
     def best(self) -> SweepRow | None:
@@ -163,3 +172,34 @@ def read_sweep(plan: SweepPlan, results_dir: Path, metric: str | None = None) ->
     entries = trained_runs(plan, results_dir)
     runs = [[read_run(entry.path) if entry else None for entry in row] for row in entries]
     return sweep_result(plan, runs, metric)
+
+
+SORTS = ("trial", "time")
+
+
+def sorted_by(result: SweepResult, column: str) -> SweepResult:
+    """The sweep with its table in the order of a column.
+
+    Args:
+      result: the sweep.
+      column: `trial`, `time`, or a key.
+
+    Raises:
+      UsageError: there is no such column.
+    """
+    columns = (*SORTS, *result.keys)
+    name = dict(zip(result.plan.keys, result.keys, strict=True)).get(column, column).lower()
+    if name not in columns:
+        hint = did_you_mean(column, columns)
+        message = f"--sort-by: no column {quoted(column)}{hint}"
+        raise UsageError(f"{message}; write {or_list(columns)}.")
+    if name == "trial":
+        order = sorted(result.rows, key=lambda row: row.number)
+    elif name == "time":
+        order = sorted(result.rows, key=lambda row: row.seconds)
+    else:
+        place = result.keys.index(name)
+        names = list(dict.fromkeys(row.values[place] for row in result.rows))
+        places = {value: number for number, value in enumerate(in_order(names))}
+        order = sorted(result.ranked, key=lambda row: places[row.values[place]])
+    return replace(result, order=tuple(order))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnbench.comparisons.sweeps.results import SweepResult, SweepRow
@@ -9,6 +10,7 @@ from cnnbench.formatting import MISSING, clean, diverged_text, seconds_text
 from cnnbench.report.columns import estimate_text
 from cnnbench.report.table import terminal_grid
 from cnnbench.spec.metrics import heading, metric_text, words
+from cnnbench.system import commands
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,7 +39,7 @@ def sweep_grid(result: SweepResult) -> list[list[str]]:
     first = ["Type"] if several else []
     header = ["Trial", *first, *result.keys, metric_heading(result), "Seeds", "Time"]
     rows = []
-    for row in result.ranked:
+    for row in result.shown:
         title = [clean(row.title)] if several else []
         time = seconds_text(row.seconds) if row.scores else MISSING
         seeds = str(len(row.scores)) if row.scores else MISSING
@@ -74,10 +76,9 @@ def notes(result: SweepResult) -> Iterator[str]:
     if result.by_test:
         yield "Ranked by the test images, since there are no validation images."
     best = result.best
-    if best is None or number < 2:
-        return
-    label = best_label(result)
-    yield f"Best of {number}: {label}, {words(result.metric)} {score_text(result, best)}."
+    if best is not None and number > 1:
+        value = f"{words(result.metric)} {score_text(result, best)}"
+        yield f"Best of {number}: {best_label(result)}, {value}; as the winner, it is optimistic."
 
 
 def best_label(result: SweepResult) -> str:
@@ -100,3 +101,16 @@ def terminal_sweep(result: SweepResult) -> "Iterator[RenderableType]":
         yield terminal_grid(header, rows)
     for line in notes(result):
         yield Text(line)
+
+
+def next_steps(result: SweepResult, results_dir: Path) -> list[str]:
+    """What to do with a sweep: train what is missing, and confirm the winner."""
+    lines = []
+    where = commands.results_dir_option(results_dir)
+    if missing := len(result.rows) - len(result.trained):
+        again = commands.command_line(commands.with_needed(result.plan.command))
+        lines.append(f"{missing} of {len(result.rows)} are not trained; train them with: {again}")
+    if result.best is not None and len(result.trained) > 1:
+        confirm = commands.cnnbench("confirm", result.plan.sweep, *where)
+        lines.append(f"Best of {len(result.trained)}: confirm with fresh seeds: {confirm}")
+    return lines

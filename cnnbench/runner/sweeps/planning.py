@@ -1,5 +1,6 @@
 """Plans a sweep: the same trials for every experiment, all checked before the first is trained."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from cnnbench.runner.tuning_space import flattened
 from cnnbench.runs.records import SweepTrial
 from cnnbench.runs.sweeps.plans import RunPlan, SweepPlan, TrialPlan, now, sweep_id
 from cnnbench.spec.inheritance import read_with_parents
+from cnnbench.spec.shipped import short_path
 from cnnbench.spec.sweeps import Range
 from cnnbench.system import commands
 
@@ -88,15 +90,26 @@ def plan_points(requests: Sequence[Request], points: Sequence[TrialValues]) -> P
     """
     keys = list(points[0])
     labels = [point_label(point, keys) for point in points]
-    drafts = [[_trial_request(request, point) for request in requests] for point in points]
+    titles = [_title(request) for request in requests]
+    drafts = [
+        [_trial_request(r, p, f"{t} {label}") for r, t in zip(requests, titles, strict=True)]
+        for p, label in zip(points, labels, strict=True)
+    ]
     for place, request in enumerate(requests):
         _check([row[place] for row in drafts], labels, request.path)
     plans = [
-        TrialPlan(point, tuple(map(_run_plan, row)))
+        TrialPlan(point, tuple(map(_run_plan, row, titles)))
         for point, row in zip(points, drafts, strict=True)
     ]
-    command = tuple(requests[0].command)
-    plan = SweepPlan(sweep_id(plans), now(), command, tuple(keys), tuple(plans))
+    plan = SweepPlan(
+        sweep_id(plans),
+        now(),
+        tuple(requests[0].command),
+        tuple(short_path(request.path) for request in requests),
+        tuple(requests[0].overrides),
+        tuple(keys),
+        tuple(plans),
+    )
     return PlannedSweep(
         plan,
         tuple(
@@ -133,8 +146,27 @@ def _is_whole(axis: SweepAxis, request: Request) -> bool:
     return axis.values.low.is_integer() and axis.values.high.is_integer()
 
 
-def _trial_request(request: Request, point: TrialValues) -> Request:
-    changes = [f"{key}={value}" for key, value in point.items()]
+def _title(request: Request) -> str:
+    """The title of an experiment; its name in the file if it is not valid as it is."""
+    try:
+        return request.load().experiment.type_title
+    except SpecError:
+        data = read_with_parents(request.path).data
+    found = data.get("title") or data.get("name") if isinstance(data, Mapping) else None
+    return str(found or request.path.stem)
+
+
+def titled(title: str) -> str:
+    r"""The override that sets a title.
+
+    >>> print(titled('Net "a" n=3'))
+    title="Net \"a\" n=3"
+    """
+    return f"title={json.dumps(title, ensure_ascii=False)}"
+
+
+def _trial_request(request: Request, point: TrialValues, title: str) -> Request:
+    changes = [*(f"{key}={value}" for key, value in point.items()), titled(title)]
     command = trial_command(request.command, point)
     overrides = [*request.overrides, *changes]
     again = commands.with_needed(request.command)
@@ -188,7 +220,7 @@ def _check(requests: Sequence[Request], labels: Sequence[str], path: Path) -> No
     raise UsageError(f"{what}: not valid for {path}:\n{found}")
 
 
-def _run_plan(request: Request) -> RunPlan:
+def _run_plan(request: Request, title: str) -> RunPlan:
     spec = request.load().experiment
     source = model_source(spec.model.python or "", request.path.resolve().parent)
-    return RunPlan(spec.name, spec.type_title, spec.digest(source), spec.seeds)
+    return RunPlan(spec.name, title, spec.digest(source), spec.seeds)

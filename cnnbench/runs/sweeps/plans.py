@@ -57,6 +57,8 @@ class SweepPlan:
       sweep: the id: a digest of experiments, seeds and trials.
       created_at: when the sweep was started for the first time.
       command: its command line, one string per argument.
+      specs: the experiment files.
+      overrides: of all trials, `key=value` each.
       keys: the keys whose values differ.
       trials: the trials, in the order of training.
     """
@@ -64,6 +66,8 @@ class SweepPlan:
     sweep: str
     created_at: datetime
     command: tuple[str, ...]
+    specs: tuple[str, ...]
+    overrides: tuple[str, ...]
     keys: tuple[str, ...]
     trials: tuple[TrialPlan, ...]
 
@@ -71,6 +75,11 @@ class SweepPlan:
     def names(self) -> tuple[str, ...]:
         """Names of the experiments."""
         return tuple(run.name for run in self.trials[0].runs)
+
+    @property
+    def short_keys(self) -> tuple[str, ...]:
+        """The ends of the keys."""
+        return tuple(key.rpartition(".")[2] for key in self.keys)
 
     def path(self, results_dir: Path) -> Path:
         """The file of the plan."""
