@@ -191,7 +191,27 @@ def e_values(differences: Sequence[float], center: float = 0.0) -> tuple[float, 
     return tuple(map(float, _e_values(np.asarray(differences, float), np.array([center]))[:, 0]))
 
 
-def _e_values(differences: "NDArray[Any]", centers: "NDArray[Any]") -> "NDArray[Any]":
+def one_sided_e_values(differences: Sequence[float]) -> tuple[float, ...]:
+    """Evidence against "a difference is positive no more often than negative", after each.
+
+    The part of `e_values` that bets on positive differences: a supermartingale if, given its size,
+    no difference is positive with a probability above one half.
+
+    Args:
+      differences: one per pair, in the order in which they became known; finite.
+
+    >>> [round(e, 2) for e in one_sided_e_values([0.2, 0.1, 0.3, 0.1, 0.2, 0.4])]
+    [1.91, 3.58, 7.04, 13.47, 26.38, 52.53]
+    """
+    import numpy as np
+
+    values = np.asarray(differences, float)
+    return tuple(map(float, _e_values(values, np.zeros(1), sides=(1,))[:, 0]))
+
+
+def _e_values(
+    differences: "NDArray[Any]", centers: "NDArray[Any]", sides: tuple[int, ...] = (1, -1)
+) -> "NDArray[Any]":
     """E-values after each difference for several centers, (differences, centers)."""
     import numpy as np
 
@@ -200,14 +220,14 @@ def _e_values(differences: "NDArray[Any]", centers: "NDArray[Any]") -> "NDArray[
     scales = np.array([np.median(sizes[: n + 1], axis=0) for n in range(len(sizes))])
     scaled = np.divide(sizes, scales, out=np.zeros_like(sizes), where=scales > 0)
     total: NDArray[Any] = np.zeros_like(sizes)
-    for side in (1, -1):
+    for side in sides:
         # A difference of exactly zero is no evidence: its factor is 1.
         coins = np.where(signs == 0, 1.0, np.where(signs == side, 2.0, 0.0))
-        total += 0.5 * _SIGN * np.cumprod(coins, axis=0)
+        total += _SIGN / len(sides) * np.cumprod(coins, axis=0)
         for bet in _SIZES:
             # exp(x) / cosh(x) = 2 / (1 + exp(-2 x))
             gains = math.log(2) - np.logaddexp(0, -2 * side * bet * signs * scaled)
-            total += 0.5 * (1 - _SIGN) / len(_SIZES) * np.exp(np.cumsum(gains, axis=0))
+            total += (1 - _SIGN) / len(_SIZES) / len(sides) * np.exp(np.cumsum(gains, axis=0))
     return total
 
 
@@ -260,3 +280,79 @@ def _end(values: "NDArray[Any]", outer: float, inner: float, alpha: float) -> fl
         place = max(1, int(accepted[0]))
         outer, inner = centers[place - 1], centers[place]
     return float(outer)
+
+
+def race_threshold(arms: int, alpha: float) -> float:
+    """The evidence that drops an arm.
+
+    The best of k arms is dropped only if the evidence of one of the k - 1 others against it reaches
+    the threshold after any seed. By Ville's inequality and Bonferroni's, with the threshold
+    (k - 1) / alpha this happens with probability alpha at most, after any number of seeds, whoever
+    leads.
+
+    Args:
+      arms: number of arms at the start, at least 2.
+      alpha: probability that the best arm is dropped.
+
+    >>> race_threshold(12, 0.05)
+    220.0
+    """
+    return (arms - 1) / alpha
+
+
+def fewest_seeds(arms: int, alpha: float) -> int:
+    """Number of seeds after which an arm can be dropped at the earliest.
+
+    >>> fewest_seeds(2, 0.05), fewest_seeds(12, 0.05)
+    (5, 9)
+    """
+    number = 1
+    while one_sided_e_values([1.0] * number)[-1] < race_threshold(arms, alpha):
+        number += 1
+    return number
+
+
+def losers(
+    scores: Sequence[Sequence[float]], arms: int, alpha: float, *, higher: bool = True
+) -> tuple[int, ...]:
+    """The arms that are decided worse than the leader.
+
+    The leader is the arm with the best mean. An arm loses if the differences of equal seeds, from
+    the first to any seed so far, are evidence above `race_threshold`, or if a seed diverged while
+    the leader did not.
+
+    Args:
+      scores: for each arm that is still in the race, a value per seed; equally many. NaN for a
+        seed that diverged.
+      arms: number of arms at the start.
+      alpha: probability that the best arm is dropped.
+      higher: True if higher values are better.
+
+    Returns:
+      Their places in `scores`.
+
+    References:
+      Maron and Moore, "Hoeffding races", NIPS 1993; Ville, "Etude critique de la notion de
+      collectif", 1939.
+
+    >>> fast, slow = [0.9, 0.92, 0.91, 0.9, 0.93], [0.8, 0.81, 0.83, 0.8, 0.8]
+    >>> losers([slow, fast], 2, 0.05), losers([slow[:4], fast[:4]], 2, 0.05)
+    ((0,), ())
+    """
+    sign = 1 if higher else -1
+    means = [math.fsum(own) / len(own) for own in scores]
+    finite = [place for place, mean in enumerate(means) if math.isfinite(mean)]
+    if not finite:
+        return ()
+    leader = max(finite, key=lambda place: sign * means[place])
+    least = race_threshold(arms, alpha)
+    return tuple(
+        place
+        for place, own in enumerate(scores)
+        if place != leader
+        and (place not in finite or max(_evidence(scores[leader], own, sign)) >= least)
+    )
+
+
+def _evidence(leader: Sequence[float], own: Sequence[float], sign: int) -> tuple[float, ...]:
+    return one_sided_e_values([sign * (a - b) for a, b in zip(leader, own, strict=True)])

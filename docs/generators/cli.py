@@ -13,6 +13,7 @@ PROGRAM = "cnnbench"
 _FIRST_IDEA = "[Your first idea](../tutorial/first-idea.md)"
 _PREDICT = "[Predict and export](../how-to/predict-and-export.md)"
 _REPORTS = "[Reports and plots](../how-to/reports-and-plots.md)"
+_SWEEPS = "[Sweeps](../how-to/sweeps.md)"
 _RESUME = "[Resume and extend a run](../how-to/resume.md)"
 _TABLES = "[Tables, CSV and JSON](tables.md)"
 SEE_ALSO = {
@@ -29,6 +30,8 @@ SEE_ALSO = {
     ),
     "plot": (_REPORTS,),
     "report": (_REPORTS,),
+    "sweep": (_SWEEPS,),
+    "confirm": (_SWEEPS,),
     "bench": ("[Benchmarks](../../benchmarks/README.md)",),
     "inspect": ("[Inspect a network](../how-to/inspect.md)",),
     "gradcheck": ("[Backpropagation](../explanation/gradient.md)",),

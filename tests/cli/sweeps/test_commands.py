@@ -5,6 +5,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -41,7 +42,7 @@ def invoke(*words: str):
     return CliRunner().invoke(app, list(words), prog_name="cnnbench", catch_exceptions=False)
 
 
-def shown() -> dict:
+def shown() -> Any:
     return json.loads(invoke("sweep", "show", "--format", "json").stdout)
 
 
