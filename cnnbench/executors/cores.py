@@ -1,0 +1,43 @@
+"""Divides the cores of this machine among worker processes."""
+
+import os
+from collections.abc import Collection, Sequence
+
+from cnnbench.errors import UsageError
+
+
+def available_cores() -> tuple[int, ...]:
+    """Numbers of the cores that this process may use: those of `taskset`, a cpuset or SLURM."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return tuple(sorted(affinity(0))) if affinity else tuple(range(os.cpu_count() or 1))
+
+
+def divided(cores: Sequence[int], workers: int) -> list[tuple[int, ...]]:
+    """Divides cores evenly into disjoint sets of neighbors.
+
+    Args:
+      cores: numbers of the cores, in order.
+      workers: number of sets. Cores that are left over are not used, so that all workers are
+        equally fast.
+
+    Raises:
+      UsageError: there are fewer cores than workers.
+
+    >>> divided((0, 1, 2, 3, 6), 2)
+    [(0, 1), (2, 3)]
+    """
+    if workers > len(cores):
+        have = "1 core is" if len(cores) == 1 else f"{len(cores)} cores are"
+        message = f"--on: {workers} workers, but only {have} available to this process"
+        raise UsageError(f"{message}; write --on local:{len(cores)}, or --on local.")
+    share = len(cores) // workers
+    return [tuple(cores[i * share : (i + 1) * share]) for i in range(workers)]
+
+
+def pin(cores: Collection[int]) -> None:
+    """Restricts this process to some cores; no effect where the system has no affinity.
+
+    XLA sizes its thread pool by the affinity when JAX starts, so this has to come first.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)

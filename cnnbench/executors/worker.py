@@ -1,0 +1,84 @@
+"""A worker process of `executors.local`: runs tasks from its standard input, one after another.
+
+It ends with the process that started it: the end of its input kills it and its own children,
+whatever it is computing.
+"""
+
+import importlib
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+from cnnbench.executors import framing
+from cnnbench.executors.cores import pin
+from cnnbench.executors.failures import sent
+from cnnbench.executors.interface import WorkerTask
+
+
+class Kind(Enum):
+    """What a message of a worker says."""
+
+    READY = "ready"  # it waits for tasks
+    EMITTED = "emitted"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+def serve(cores: Sequence[int], preload: str) -> None:
+    """Runs tasks until the input ends.
+
+    Args:
+      cores: cores to run on.
+      preload: module to import before the first task; empty for none.
+    """
+    pin(cores)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
+    source, sink = _own_pipes()
+    tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_read_tasks, args=(source, tasks), daemon=True).start()
+    if preload:
+        importlib.import_module(preload)
+    framing.send(sink, (Kind.READY, -1, None))
+    while True:
+        number, task = pickle.loads(tasks.get())
+        _run(number, task, sink)
+
+
+def _own_pipes() -> tuple[int, int]:
+    """Moves the pipes out of the way of what tasks read and print."""
+    source, sink = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    return source, sink
+
+
+def _read_tasks(source: int, tasks: "queue.SimpleQueue[bytes]") -> None:
+    """Passes tasks on; at the end of the input, kills this process and its children."""
+    while (content := framing.receive(source)) is not None:
+        tasks.put(content)
+    os.killpg(0, signal.SIGKILL)  # it leads a group of its own
+
+
+def _run(number: int, task: WorkerTask, sink: int) -> None:
+    def emit(value: Any) -> None:
+        framing.send(sink, (Kind.EMITTED, number, value))
+
+    try:
+        task(emit)
+    except Exception as error:  # noqa: BLE001 - the driver raises it
+        framing.send(sink, (Kind.FAILED, number, sent(error)))
+    else:
+        framing.send(sink, (Kind.COMPLETED, number, None))
+
+
+def main() -> None:
+    """Serves with the cores and the module of the command line."""
+    cores, preload = sys.argv[1:]
+    serve(list(map(int, cores.split(","))), preload)
