@@ -24,9 +24,9 @@ from cnnbench.bench.worker import WorkerAnswer, read_weights
 from cnnbench.data.batches import batches
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
+from cnnbench.runs.experiment import loss_name
 from cnnbench.spec.experiment import Experiment, Task
 from cnnbench.spec.optimizers import Sgd
-from cnnbench.training.losses import loss_name
 
 VARIANTS = (
     "torch-eager-nchw",

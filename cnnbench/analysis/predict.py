@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from cnnbench.analysis.trained_network import Images, TrainedNetwork
 from cnnbench.errors import StoreError
 from cnnbench.layers.activation import softmax
+from cnnbench.runs.experiment import loss_name
 from cnnbench.spec.experiment import Task
-from cnnbench.training.losses import loss_name, per_image_loss
+from cnnbench.training.losses import per_image_loss
 
 THRESHOLD = 0.5  # probability from which a label is predicted
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from cnnbench.analysis.predict import Answer, finite_predictions, predict
 from cnnbench.analysis.trained_network import TrainedNetwork
 from cnnbench.data.splits import Split
+from cnnbench.runs.experiment import loss_name
 from cnnbench.spec.experiment import Task
-from cnnbench.training.losses import loss_name, per_image_loss
+from cnnbench.training.losses import per_image_loss
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value

@@ -1,6 +1,7 @@
 """`cnnbench.run`: trains experiments."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,8 @@ from cnnbench.comparisons.comparison import JUDGED, compare_groups
 from cnnbench.comparisons.merge import all_seeds
 from cnnbench.comparisons.samples import Pairing
 from cnnbench.comparisons.verdict import Criteria
-from cnnbench.runner.run import Request, check_all, run_by_turns
+from cnnbench.runner.distributed import run_requests
+from cnnbench.runner.run import Request, check_all
 from cnnbench.runner.until_decided import run_until_decided
 from cnnbench.runs.records import RunResult
 
@@ -88,6 +90,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     device: DeviceChoice = "auto",
     engine: EngineChoice | None = None,
     workers: int | None = None,
+    on: str | None = None,
     tags: str | Iterable[str] = (),
     needed: bool = False,
     tensorboard: bool = False,
@@ -123,6 +126,8 @@ def run(  # noqa: PLR0913 - one parameter per option
         ``CNNBENCH_ENGINE``, or ``"auto"``.
       workers: processes that decode the images of a dataset that is streamed; by default one per
         core.
+      on: train several seeds at a time in worker processes: ``"local"``, or ``"local:2"`` for two
+        of them.
       tags: a name for the runs, or several.
       needed: skip finished experiments and resume interrupted ones.
       tensorboard: also write event files.
@@ -156,6 +161,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     )
     effect, values = number_text(min_effect), over_text(over)
     options = {
+        "on": on,
         "over": values,
         "until-decided": until_decided,
         "anytime": anytime,
@@ -164,7 +170,8 @@ def run(  # noqa: PLR0913 - one parameter per option
         "metric": metric,
         **criteria_options(alpha, effect, test),
     }
-    requests = requests_of(experiments, training, option_words(options))
+    made = requests_of(experiments, training, option_words(options))
+    requests = [replace(request, on=on or "") for request in made]
     if values is not None:
         refuse_with_over({"--until-decided": until_decided, "--anytime": anytime})
         requests = over_requests(requests, values)
@@ -181,7 +188,7 @@ def _train(requests: Sequence[Request], criteria: Criteria, *, progress: bool) -
         if requests[0].looks:
             runs = RunList(run_until_decided(requests, listeners, listeners[0], criteria))
         else:
-            runs = RunList(run_by_turns(requests, listeners))
+            runs = RunList(run_requests(requests, listeners))
     runs.criteria = criteria
     if progress and (saved := saved_text(runs)):
         console.print(saved, highlight=False)

@@ -196,6 +196,17 @@ EngineOption = Annotated[
     ),
 ]
 
+OnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        help="Train several seeds at a time in worker processes: local, or local:N for N of them,"
+        " each on cores of its own (or a GPU).",
+        metavar="local[:N]",
+        show_default=False,
+    ),
+]
+
 ResultsDir = Annotated[Path, typer.Option(help="Folder of all runs.", metavar="DIR")]
 
 DataDir = Annotated[

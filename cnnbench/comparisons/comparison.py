@@ -26,7 +26,13 @@ from cnnbench.comparisons.labels import is_sweep, run_labels
 from cnnbench.comparisons.repetitions import contradiction, repeats
 from cnnbench.comparisons.stopping import judge_runs
 from cnnbench.comparisons.time_to_target import TimeToTarget, parse_target, time_to_target
-from cnnbench.comparisons.timing_warnings import Timed, TimingWarning
+from cnnbench.comparisons.timing_warnings import (
+    Timed,
+    TimingWarning,
+    timed_epochs,
+    times_remark,
+    with_typical_times,
+)
 from cnnbench.comparisons.verdict import (
     ANY,
     Arm,
@@ -386,6 +392,7 @@ def _comparison(
             *_test_augments(named),
             *chain.from_iterable(starmap(selection, named)),
             *_total_times(named),
+            *filter(None, (times_remark(label, run.epochs) for label, run in named)),
             *(_grounds(runs, arms, verdicts, criteria) if judged is None else ()),
             *_same(named, unequal),
         ),
@@ -438,7 +445,7 @@ def _cost_row(criteria: Criteria, run: Finished, label: str) -> CostRow:
         value = parse_target(criteria.target, run.metric)
         direction = run.summary.metrics[run.metric]
         tests = values(run, f"{TEST}{run.metric}")
-        target = time_to_target(run.epochs, run.metric, value, direction, tests)
+        target = time_to_target(with_typical_times(run.epochs), run.metric, value, direction, tests)
     speed, best = _images_per_s(run), _best_epoch(run)
     return CostRow(run.record, label, run.summary.cost, speed, target, best)
 
@@ -565,7 +572,7 @@ def _arm(run: Finished, label: str) -> Arm:
 
 def _epoch_s(run: Finished) -> dict[int, float]:
     """Median seconds of training per epoch, by seed, for seeds trained one at a time."""
-    sequential = [epoch for epoch in run.epochs if epoch.at_once == 1]
+    sequential = timed_epochs(run.epochs)
     return {
         seed: statistics.median(epoch.train_s for epoch in sequential if epoch.seed == seed)
         for seed in dict.fromkeys(epoch.seed for epoch in sequential)
@@ -574,7 +581,7 @@ def _epoch_s(run: Finished) -> dict[int, float]:
 
 def _images_per_s(run: Finished) -> float:
     """Median over epochs; seeds trained in parallel do not measure the time of one."""
-    return statistics.median(e.samples_per_s for e in run.epochs if e.at_once == 1)
+    return statistics.median(epoch.samples_per_s for epoch in timed_epochs(run.epochs))
 
 
 def _data_wait(run: Finished) -> float | None:
@@ -584,10 +591,17 @@ def _data_wait(run: Finished) -> float | None:
     return waited / spent if run.record.dataset.streamed and spent else None
 
 
-def _times(epochs: Sequence[EpochRecord]) -> list[float]:
-    """Seconds of training of seeds trained one at a time that had not diverged before."""
-    sequential = [epoch.train_s for epoch in epochs if epoch.at_once == 1]
-    return [value for value in sequential if math.isfinite(value)] or [math.nan]
+def _times(epochs: Sequence[EpochRecord], run: Finished) -> list[float]:
+    """Seconds of training of seeds trained one at a time that had not diverged before.
+
+    Args:
+      epochs: an epoch of each seed. If none of them was trained alone, all epochs of the run count.
+      run: the run.
+    """
+    found = [e.train_s for e in epochs if e.alone and math.isfinite(e.train_s)]
+    if not found and any(epoch.beside for epoch in run.epochs):
+        found = [epoch.train_s for epoch in timed_epochs(run.epochs)]
+    return found or [math.nan]
 
 
 def _rows(run: Finished, label: str) -> Iterator[Row]:
@@ -607,7 +621,7 @@ def _rows(run: Finished, label: str) -> Iterator[Row]:
             value=estimate((value(epoch, run.metric) for epoch in epochs), overlap)
             if validates
             else test,
-            train_s=estimate(_times(epochs)),
+            train_s=estimate(_times(epochs, run)),
             num_params=run.summary.num_params,
             images_per_s=_images_per_s(run),
             test=test if ended else None,

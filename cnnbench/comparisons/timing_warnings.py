@@ -7,7 +7,7 @@ loss depends on how long an epoch takes.
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from cnnbench.formatting import enumeration, epochs_text, percent_text
@@ -119,6 +119,64 @@ def summary(
     return "; ".join(filter(None, [f"timings are {enumeration(what)}", unaffected, details]))
 
 
+def timed_epochs(epochs: Sequence[EpochRecord]) -> tuple[EpochRecord, ...]:
+    """The epochs whose times tables show: those that were trained alone.
+
+    Of a run that has none, such as a trial of a sweep on workers, those that trained one seed.
+
+    Args:
+      epochs: the epochs of a run.
+    """
+    alone = tuple(epoch for epoch in epochs if epoch.alone)
+    return alone or tuple(epoch for epoch in epochs if epoch.at_once == 1)
+
+
+def with_typical_times(epochs: Sequence[EpochRecord]) -> tuple[EpochRecord, ...]:
+    """The epochs of a run, with the median time of those that were trained alone for all others.
+
+    Epochs that were trained together by one program keep their times, which nothing replaces.
+
+    Args:
+      epochs: the epochs of a run.
+
+    >>> first = EpochRecord(0, 1, 0.5, 0.25, {}, 2.0, 0.5, 2000.0)
+    >>> other = EpochRecord(1, 1, 0.5, 0.25, {}, 3.0, 0.5, 1333.0, beside=1)
+    >>> [epoch.train_s for epoch in with_typical_times([first, other])]
+    [2.0, 2.0]
+    """
+    times = [epoch.train_s for epoch in epochs if epoch.alone]
+    if not times:
+        return tuple(epochs)
+    usual = statistics.median(times)
+    return tuple(replace(e, train_s=usual, beside=0) if e.beside else e for e in epochs)
+
+
+def times_remark(label: str, epochs: Sequence[EpochRecord]) -> str:
+    """Says which epochs the times of a run come from; empty if all were trained alone.
+
+    Args:
+      label: its label in tables.
+      epochs: its epochs.
+
+    >>> first = EpochRecord(0, 1, 0.5, 0.25, {}, 2.0, 0.5, 2000.0)
+    >>> other = EpochRecord(1, 1, 0.5, 0.25, {}, 3.0, 0.5, 1333.0, beside=1)
+    >>> times_remark("A", [first, other])
+    'A: times are those of 1 of 2 epochs, trained alone; the others ran beside 1 other training.'
+    >>> times_remark("A", [other])
+    'A: times are those of epochs beside 1 other training, so they are not of an idle machine.'
+    """
+    most = max((epoch.beside for epoch in epochs), default=0)
+    if not most:
+        return ""
+    others = "1 other training" if most == 1 else f"up to {most} other trainings"
+    if alone := sum(epoch.alone for epoch in epochs):
+        which = f"those of {alone} of {epochs_text(len(epochs))}, trained alone"
+        return f"{label}: times are {which}; the others ran beside {others}."
+    return (
+        f"{label}: times are those of epochs beside {others}, so they are not of an idle machine."
+    )
+
+
 def _own_warnings(run: Timed) -> Iterator[TimingWarning]:
     yield from _clock(run)
     yield from _first_epoch(run)
@@ -135,7 +193,7 @@ def _between(runs: Sequence[Timed]) -> Iterator[TimingWarning]:
 
 def _seconds(run: Timed) -> tuple[float, ...]:
     """Training times of the epochs that trained one seed at a time, in order."""
-    return tuple(epoch.train_s for epoch in run.epochs if epoch.at_once == 1)
+    return tuple(epoch.train_s for epoch in timed_epochs(run.epochs))
 
 
 def _clock(run: Timed) -> Iterator[TimingWarning]:

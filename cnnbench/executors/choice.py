@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cnnbench.errors import UsageError, quoted
 from cnnbench.executors.cores import available_cores, divided
-from cnnbench.executors.local import LocalExecutor, Place
+from cnnbench.executors.local import LocalExecutor, WorkerPlace
 
 FORMS = "local or local:N"
 
@@ -22,7 +22,7 @@ class On:
     """
 
     text: str
-    places: tuple[Place, ...]
+    places: tuple[WorkerPlace, ...]
 
     def start(self, preload: str) -> LocalExecutor:
         """Starts the workers.
@@ -51,7 +51,7 @@ def parse_on(text: str, device: str = "auto") -> On:
     if gpus:
         return On(text, tuple(_beside_gpus(gpus, int(number or len(gpus)))))
     cores = available_cores()
-    return On(text, tuple(Place(own) for own in divided(cores, int(number or len(cores)))))
+    return On(text, tuple(WorkerPlace(own) for own in divided(cores, int(number or len(cores)))))
 
 
 def _gpus() -> list[str]:
@@ -65,7 +65,7 @@ def _gpus() -> list[str]:
     return sorted(p.name.removeprefix("nvidia") for p in Path("/dev").glob("nvidia[0-9]*"))
 
 
-def _beside_gpus(gpus: Sequence[str], workers: int) -> list[Place]:
+def _beside_gpus(gpus: Sequence[str], workers: int) -> list[WorkerPlace]:
     if workers > len(gpus):
         have = "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"
         message = f"--on: {workers} workers, but this process sees {have}"
@@ -73,6 +73,6 @@ def _beside_gpus(gpus: Sequence[str], workers: int) -> list[Place]:
     cores = available_cores()
     shares = divided(cores, workers) if workers <= len(cores) else [cores] * workers
     return [
-        Place(own, {"CUDA_VISIBLE_DEVICES": gpu})
+        WorkerPlace(own, {"CUDA_VISIBLE_DEVICES": gpu})
         for own, gpu in zip(shares, gpus[:workers], strict=True)
     ]

@@ -30,7 +30,7 @@ END_S = 5.0  # seconds for a killed process to disappear
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerPlace:
     """Where a worker runs.
 
     Args:
@@ -53,7 +53,7 @@ class LocalExecutor:
       preload: module that workers import while they wait for their first task; empty for none.
     """
 
-    def __init__(self, places: Sequence[Place], preload: str = "") -> None:
+    def __init__(self, places: Sequence[WorkerPlace], preload: str = "") -> None:
         self._preload = preload
         self._received: queue.Queue[tuple[_Worker, bytes | None]] = queue.Queue()
         self._waiting: deque[tuple[int, WorkerTask]] = deque()
@@ -114,7 +114,7 @@ class LocalExecutor:
         for worker in self._workers:
             worker.end()
 
-    def _started(self, number: int, place: Place) -> "_Worker":
+    def _started(self, number: int, place: WorkerPlace) -> "_Worker":
         worker = _Worker(number, place, self._preload)
         threading.Thread(target=worker.read, args=(self._received,), daemon=True).start()
         return worker
@@ -169,7 +169,7 @@ class _Worker:
       dropped: True once it was ended, when its messages do not count.
     """
 
-    def __init__(self, number: int, place: Place, preload: str) -> None:
+    def __init__(self, number: int, place: WorkerPlace, preload: str) -> None:
         self.number, self.place = number, place
         self.task: int | None = None
         self.ready = self.dropped = False

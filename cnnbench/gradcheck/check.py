@@ -28,12 +28,13 @@ from cnnbench.gradcheck.losses import Objective, divergence
 from cnnbench.gradcheck.roundoff import perturbed
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.parameters import is_kernel
+from cnnbench.runs.experiment import loss_name, objective_name
 from cnnbench.spec.experiment import AUTO, BALANCED, Experiment, Task
 from cnnbench.spec.loader import Loaded
 from cnnbench.system.arrays import Array
 from cnnbench.system.devices import pick_devices
 from cnnbench.system.settings import pinned
-from cnnbench.training.losses import loss_name, objective_name, score_in_mean
+from cnnbench.training.losses import score_in_mean
 
 Dtype = Literal["float32", "float64"]
 

@@ -13,11 +13,11 @@ from cnnbench.data.catalog import KNOWN
 from cnnbench.errors import StoreError
 from cnnbench.formatting import enumeration, epochs_text
 from cnnbench.runs.checkpoints import Checkpoints
+from cnnbench.runs.experiment import objective_name
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import RunFolder, create_run, disk, read_run
 from cnnbench.runs.records import (
     DatasetRecord,
-    Environment,
     EpochRecord,
     Extension,
     RunRecord,
@@ -33,8 +33,8 @@ from cnnbench.training.resume import Resume, plan_resume, require_checkpoints, r
 
 if TYPE_CHECKING:
     from cnnbench.data.dataset import Dataset
+    from cnnbench.runner.work import RunWork
     from cnnbench.spec.loader import Loaded
-    from cnnbench.training.executables import Job
 
 VERSIONS = ("python", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -74,10 +74,9 @@ def alone(folder: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def create(
-    job: "Job",
+    work: "RunWork",
     loaded: "Loaded",
     results_dir: Path,
-    command: Sequence[str],
     tags: Sequence[str] = (),
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Opened]:
@@ -89,12 +88,10 @@ def create(
     Raises:
       StoreError: the disk cannot be written.
     """
-    from cnnbench.runs.environment import environment
-
-    ran_on, source = environment(job.devices, command), source_of(job)
+    source = source_of(work)
     folder = create_run(results_dir, loaded.experiment.name, datetime.now(UTC))
     with alone(folder):
-        record = _first_record(job, folder.run_id, ran_on, source, tags)
+        record = _first_record(work, folder.run_id, source, tags)
         record = dataclasses.replace(record, **more)
         folder.write_spec(loaded.text)
         folder.write_resolved(loaded.resolved())
@@ -105,12 +102,10 @@ def create(
 
 
 def _first_record(
-    job: "Job", run_id: str, ran_on: Environment, source: bytes, tags: Sequence[str] = ()
+    work: "RunWork", run_id: str, source: bytes, tags: Sequence[str] = ()
 ) -> RunRecord:
     """Returns the record of a run that starts now."""
-    from cnnbench.training.losses import objective_name
-
-    experiment, dataset = job.experiment, job.dataset
+    experiment, dataset = work.experiment, work.dataset
     return RunRecord(
         run_id=run_id,
         name=experiment.name,
@@ -125,10 +120,10 @@ def _first_record(
         engine=None,
         seeds=experiment.seeds,
         epochs=experiment.train.epochs,
-        batch_size=job.batch_size,
+        batch_size=work.batch_size,
         spec_digest=experiment.digest(source),
         dataset=_dataset_record(dataset),
-        environment=ran_on,
+        environment=work.environment,
         tags=tuple(dict.fromkeys(tags)),
         drop_last=experiment.train.drop_last,
         test_augment=experiment.evaluation.augment or "",
@@ -233,7 +228,7 @@ def _other_settings(record: RunRecord) -> list[Change]:
 
 
 def reopen(
-    job: "Job",
+    work: "RunWork",
     path: Path,
     notify: Callable[[str], None],
     *,
@@ -244,7 +239,7 @@ def reopen(
     """Reopens the folder of a run to resume it, cut back to its last usable checkpoints.
 
     Args:
-      job: the same training, possibly with another number of epochs.
+      work: the same training, possibly with another number of epochs.
       path: the folder.
       notify: called with warnings about differences from an uninterrupted run.
       resolved: the experiment, written if it has another number of epochs.
@@ -252,20 +247,20 @@ def reopen(
       tags: further tags of the run.
 
     Raises:
-      UsageError: the number of epochs cannot be changed to that of the job.
+      UsageError: the number of epochs cannot be changed to that of the work.
       StoreError: it is another training, its files are not usable, or the disk cannot be written.
     """
     run, folder = read_run(path), RunFolder(path)
-    _check_same(job, run.record, path)
-    require_epochs(run, path, job.experiment)
-    other = _other_machine(job, run.record)
+    _check_same(work, run.record, path)
+    require_epochs(run, path, work.experiment)
+    other = _other_machine(work, run.record)
     for warning in (*run.warnings, *_doubts(run.record, other)):
         notify(warning)
     remove_partial(path)
-    resume = plan_resume(run, checkpoints_of(job, folder), notify, job.experiment.train)
-    require_checkpoints(run, path, resume, job.experiment.train.epochs)
+    resume = plan_resume(run, checkpoints_of(work, folder), notify, work.experiment.train)
+    require_checkpoints(run, path, resume, work.experiment.train.epochs)
     folder.write_epochs(resume.kept)
-    record = with_tags(_running(job, run, resume, command, other), tags)
+    record = with_tags(_running(work, run, resume, command, other), tags)
     # First, because it says which number of epochs is valid if the process is killed here.
     folder.write_record(record)
     if record.epochs != run.record.epochs:
@@ -291,14 +286,14 @@ def with_tags(record: RunRecord, tags: Sequence[str]) -> RunRecord:
 
 
 def _running(
-    job: "Job",
+    work: "RunWork",
     run: RunResult,
     resume: Resume,
     command: Sequence[str],
     other: Mapping[str, str],
 ) -> RunRecord:
     """Returns the record of a resumed run, with what has changed."""
-    record, now, epochs = run.record, datetime.now(UTC), job.experiment.train.epochs
+    record, now, epochs = run.record, datetime.now(UTC), work.experiment.train.epochs
     changed = (Extension(now, record.epochs, tuple(command)),) if epochs != record.epochs else ()
     return dataclasses.replace(
         record,
@@ -310,7 +305,7 @@ def _running(
         # A run that was resumed by an older version has fewer entries than times.
         resumed_with=(*(record.resumed_with or ({},) * len(record.resumed_at)), other),
         epochs=epochs,
-        spec_digest=job.experiment.digest(source_of(job)),
+        spec_digest=work.experiment.digest(source_of(work)),
         extended=(*record.extended, *changed),
     )
 
@@ -324,14 +319,14 @@ def _set_aside(folder: RunFolder, run: RunResult, record: RunRecord, resolved: s
         folder.set_summary_aside(done)
 
 
-def checkpoints_of(job: "Job", folder: RunFolder) -> Checkpoints:
+def checkpoints_of(work: "RunWork", folder: RunFolder) -> Checkpoints:
     """Returns the checkpoints in a run's folder."""
-    return Checkpoints(folder, job.num_train, job.experiment.checkpoint.keep)
+    return Checkpoints(folder, work.num_train, work.experiment.checkpoint.keep)
 
 
-def source_of(job: "Job") -> bytes:
+def source_of(work: "RunWork") -> bytes:
     """Returns the source of a Python model; empty for a graph of layers."""
-    return model_source(job.reference, job.folder)
+    return model_source(work.reference, work.folder)
 
 
 def model_source(reference: str, folder: Path) -> bytes:
@@ -341,7 +336,7 @@ def model_source(reference: str, folder: Path) -> bytes:
     return class_source(reference, folder) if reference else b""
 
 
-def _check_same(job: "Job", record: RunRecord, path: Path) -> None:
+def _check_same(work: "RunWork", record: RunRecord, path: Path) -> None:
     """Refuses to mix two trainings in one folder.
 
     Raises:
@@ -350,15 +345,15 @@ def _check_same(job: "Job", record: RunRecord, path: Path) -> None:
     for change in _other_settings(record):
         message = f"{path}: the run was started {change.text}"
         raise StoreError(f"{message}; {change.remedy}, or start a new run.")
-    if _with_epochs(job.experiment, record.epochs).digest(source_of(job)) != record.spec_digest:
-        what = "model" if job.plan is None else f"{path / 'resolved.yaml'}"
+    if _with_epochs(work.experiment, record.epochs).digest(source_of(work)) != record.spec_digest:
+        what = "model" if work.plan is None else f"{path / 'resolved.yaml'}"
         message = f"{path}: {what} has changed since the run was started"
         raise StoreError(f"{message}; restore it, or start a new run.")
-    if job.experiment.seeds != record.seeds:
+    if work.experiment.seeds != record.seeds:
         message = f"{path / 'resolved.yaml'}: the seeds have changed since the run was started"
         raise StoreError(f"{message}; restore them, or start a new run.")
-    if job.dataset.digest != record.dataset.digest:
-        found = f"the images of {job.dataset.info.name} are not those the run was started with"
+    if work.dataset.digest != record.dataset.digest:
+        found = f"the images of {work.dataset.info.name} are not those the run was started with"
         message = f"{path}: {found} ({record.dataset.title}, from {record.dataset.source})"
         raise StoreError(f"{message}; pass their folder with --data-dir, or start a new run.")
 
@@ -368,11 +363,9 @@ def _with_epochs(experiment: Experiment, epochs: int) -> Experiment:
     return experiment.model_copy(update={"train": train})
 
 
-def _other_machine(job: "Job", record: RunRecord) -> dict[str, str]:
+def _other_machine(work: "RunWork", record: RunRecord) -> dict[str, str]:
     """Returns versions and devices that have changed, so that results may differ slightly."""
-    from cnnbench.runs.environment import environment
-
-    now, then = environment(job.devices, ()), record.environment
+    now, then = work.environment, record.environment
     found = {name: getattr(now, name) for name in VERSIONS if differs(now, then, name)}
     if now.device_model != then.device_model or now.num_devices != then.num_devices:
         found |= {"num_devices": str(now.num_devices), "device": now.device_model}

@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 from cnnbench.errors import ProcessLostError
 from cnnbench.formatting import depthwise_advice
 from cnnbench.graph.autoencoder import code_layer
 from cnnbench.runner.open_run import Opened, checkpoints_of, total_timing
 from cnnbench.runner.tensorboard import EventFiles
+from cnnbench.runner.work import RunWork
 from cnnbench.runs.checkpoints import Checkpoints
 from cnnbench.runs.cost import Cost
+from cnnbench.runs.experiment import metric_directions
 from cnnbench.runs.folder import RunFolder, read_epochs
 from cnnbench.runs.records import (
     EngineRecord,
@@ -29,7 +31,7 @@ from cnnbench.spec.experiment import Task
 from cnnbench.spec.loader import Loaded
 from cnnbench.spec.optimizers import depends_on_total
 from cnnbench.statistics.looks import Looks
-from cnnbench.system import settings, signals
+from cnnbench.system import signals
 from cnnbench.training.events import (
     Checkpoint,
     Compiled,
@@ -41,10 +43,6 @@ from cnnbench.training.events import (
     Trained,
     Tuning,
 )
-
-if TYPE_CHECKING:
-    from cnnbench.training.executables import Job
-
 
 MOST_WAITING = 0.1  # share of an epoch
 STARTING_S = 5.0  # worker processes take a few seconds to start
@@ -73,7 +71,7 @@ class Recorder:
     """Writes a run's folder during training, and passes every event on to the listener.
 
     Args:
-      job: the training.
+      work: the training.
       opened: its folder, locked.
       listener: called with each event after it is written.
 
@@ -83,18 +81,20 @@ class Recorder:
       interrupted: True if the run was stopped and can be resumed.
     """
 
-    def __init__(self, job: "Job", opened: Opened, listener: Listener) -> None:
+    def __init__(self, work: RunWork, opened: Opened, listener: Listener) -> None:
         self.folder, self.ended, self.interrupted = opened.folder, False, False
-        self._job, self._record, self._listener = job, opened.record, listener
-        self._checkpoints = checkpoints_of(job, opened.folder)
+        self._work, self._record, self._listener = work, opened.record, listener
+        self._checkpoints = checkpoints_of(work, opened.folder)
         self._collected = Collected()
         self._event_files: EventFiles | None = None
         self._waited = False  # the user was told that the device waits
 
     @property
     def num_seeds(self) -> int:
-        """Number of seeds that are trained."""
-        return len(self._collected.seeds)
+        """Number of seeds that are trained, without gaps from the first of them on."""
+        trained = {seed.seed for seed in self._collected.seeds}
+        waiting = (n for n, seed in enumerate(self._record.seeds) if seed not in trained)
+        return next(waiting, len(self._record.seeds))
 
     def so_far(self) -> RunResult:
         """The run as if it had only the seeds that are trained; at least one."""
@@ -103,7 +103,7 @@ class Recorder:
         found = tuple(epoch for epoch in epochs if epoch.seed in record.seeds)
         finished = dataclasses.replace(record, status=Status.FINISHED)
         path = self.folder.path
-        return RunResult(finished, summary(self._job, self._collected), found, path=path)
+        return RunResult(finished, summary(self._work, self._collected), found, path=path)
 
     def stop_at(self, looks: Looks) -> None:
         """Reduces the run to the seeds that are trained, and records why."""
@@ -116,9 +116,10 @@ class Recorder:
 
     def start(self) -> None:
         """Prepares for the first event."""
-        self._listener.started(self._record, self._job.num_steps)
-        if self._job.snapshots:
-            self._event_files = EventFiles(self.folder.path, self._job.experiment)
+        record = self._record
+        self._listener.started(record, record.num_steps // record.epochs)
+        if self._work.snapshots:
+            self._event_files = EventFiles(self.folder.path, self._work.experiment)
             if self._record.extended:
                 self._event_files.renew_hyperparameters()
 
@@ -127,6 +128,8 @@ class Recorder:
         signals.raise_if_stopped()
         with signals.defer_signals():
             keep(event, self.folder, self._checkpoints, self._collected)
+            if isinstance(event, SeedDone) and event.summary.seed == self._record.seeds[0]:
+                _keep_picture(event, self.folder)
             if self._event_files:
                 self._event_files.event(event)
             if isinstance(event, Compiled):
@@ -134,15 +137,15 @@ class Recorder:
         self._listener.event(event)
         if isinstance(event, EpochRecord) and not self._waited and waits(event):
             self._waited = True
-            self._listener.note(wait_text(event, self._job.workers))
+            self._listener.note(wait_text(event, self._work.workers))
 
     def finish(self) -> None:
         """Writes the summary of a run whose seeds are all trained, and marks it finished."""
-        if self._record.extended:
-            _sort_epochs(self.folder, self._job)
-        self.folder.write_summary(summary(self._job, self._collected))
+        if self._record.extended or self._work.any_order:
+            _sort_epochs(self.folder, self._work)
+        self.folder.write_summary(summary(self._work, self._collected))
         self._end(Status.FINISHED)
-        if depends_on_total(self._job.experiment.train.schedule):
+        if depends_on_total(self._work.experiment.train.schedule):
             self._checkpoints.clear()
         else:
             self._checkpoints.keep_last(self._record.seeds)
@@ -162,14 +165,11 @@ class Recorder:
             self._end(Status.FAILED, str(error))
 
     def _compiled(self, event: Compiled) -> None:
-        """Records the engine; advises on what would make a Python model faster."""
-        job = self._job
-        if job.reference:  # its class was called during compilation
-            settings.require_pinned(f"model.python: '{job.reference}'")
+        """Records the engine, and advises on what would make a Python model faster."""
         self.folder.write_record(dataclasses.replace(self._record, engine=event.engine))
         if event.num_slow:
             advice = depthwise_advice(event.num_slow)
-            self._listener.note(f"{job.experiment.type_title}: {advice}")
+            self._listener.note(f"{self._work.experiment.type_title}: {advice}")
 
     def _end(self, status: Status, error: str | None = None) -> None:
         self.ended = True
@@ -178,7 +178,7 @@ class Recorder:
             status=status,
             finished_at=datetime.now(UTC),
             error=error,
-            timing=total_timing(self._record.timing, self._job.watch.timing()),
+            timing=total_timing(self._record.timing, self._work.timing()),
             engine=self._collected.engine or self._record.engine,
         )
         with signals.defer_signals():
@@ -227,11 +227,6 @@ def keep(event: Event, folder: RunFolder, checkpoints: Checkpoints, collected: C
             collected.seeds += (trained,)
             folder.write_weights(event.summary.seed, event.weights)
             folder.write_predictions(event.summary.seed, event.predictions)
-            if event.outputs is not None and len(collected.seeds) == 1:
-                from cnnbench.report.plots.image_grid import reconstructions_png
-
-                picture: Any = reconstructions_png(event.inputs, event.outputs)
-                folder.write("reconstructions.png", picture)
         case Trained(engine=engine, cost=cost):
             collected.engine, collected.cost = engine, cost
         case Resumed() | StepDone() | Snapshot() | Tuning():
@@ -240,28 +235,35 @@ def keep(event: Event, folder: RunFolder, checkpoints: Checkpoints, collected: C
             assert_never(event)
 
 
-def summary(job: "Job", collected: Collected) -> Summary:
-    """Returns the summary of a run whose seeds are all trained."""
-    from cnnbench.training.evaluation import metric_directions
+def _keep_picture(event: SeedDone, folder: RunFolder) -> None:
+    """Writes the first images with their reconstructions, if there are any."""
+    if event.outputs is not None:
+        from cnnbench.report.plots.image_grid import reconstructions_png
 
-    metrics = metric_directions(job.experiment)
+        picture: Any = reconstructions_png(event.inputs, event.outputs)
+        folder.write("reconstructions.png", picture)
+
+
+def summary(work: RunWork, collected: Collected) -> Summary:
+    """Returns the summary of a run whose seeds are all trained."""
+    metrics = metric_directions(work.experiment)
     first = next(iter(metrics))
-    reconstructs = job.experiment.task is Task.RECONSTRUCT
-    wanted = job.experiment.model.code_layer
-    code = code_layer(job.plan, wanted) if job.plan and reconstructs else None
+    reconstructs = work.experiment.task is Task.RECONSTRUCT
+    wanted = work.experiment.model.code_layer
+    code = code_layer(work.plan, wanted) if work.plan and reconstructs else None
     return Summary(
         num_params=collected.num_params,
         compile_s=collected.compile_s,
         headline="loss" if reconstructs else first,
         metrics=metrics,
-        seeds=collected.seeds,
+        seeds=tuple(sorted(collected.seeds, key=lambda s: work.experiment.seeds.index(s.seed))),
         cost=collected.cost,
         code=code,
     )
 
 
-def _sort_epochs(folder: RunFolder, job: "Job") -> None:
-    """Sorts epochs by seed, as in a run that was not extended."""
+def _sort_epochs(folder: RunFolder, work: RunWork) -> None:
+    """Sorts epochs by seed, as in a run that trains them one after another."""
     epochs, _ = read_epochs(folder.path)
-    seeds = job.experiment.seeds
+    seeds = work.experiment.seeds
     folder.write_epochs(sorted(epochs, key=lambda e: (seeds.index(e.seed), e.epoch)))

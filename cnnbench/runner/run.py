@@ -11,14 +11,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cnnbench.comparisons.comparison import compare
 from cnnbench.comparisons.merge import finished_runs_of
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.data.streaming.source import StreamOptions
-from cnnbench.errors import ModelError
+from cnnbench.errors import ModelError, UsageError
 from cnnbench.executors import processes
+from cnnbench.executors.choice import parse_on
 from cnnbench.report import comparison, csv_json
 from cnnbench.report.columns import TableOptions
 from cnnbench.runner import tensorboard
@@ -33,8 +34,9 @@ from cnnbench.runner.open_run import (
 )
 from cnnbench.runner.processes.messages import Given
 from cnnbench.runner.recorder import Listener, Recorder
+from cnnbench.runner.work import RunWork
 from cnnbench.runs.folder import TABLES, RunFolder, read_run
-from cnnbench.runs.records import RunResult, Status, SweepTrial
+from cnnbench.runs.records import Environment, RunResult, Status, SweepTrial
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.statistics.looks import Looks
 from cnnbench.system import commands, settings
@@ -43,7 +45,6 @@ from cnnbench.training.resume import require_epochs
 
 if TYPE_CHECKING:
     from cnnbench.training.executables import Job
-    from cnnbench.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class Request:
       allow_python: True to import a Python model from anywhere.
       tags: tags of the run; a run that exists already gets them, too.
       workers: worker processes that decode the images of a streamed dataset; None for one per core.
+      on: where seeds are trained, such as ``local:2``; empty for this process. The same for all
+        requests of a command.
       session: the same for requests with other command lines that are interleaved with this one.
       again: the command line that continues after an interrupt, if it trains more than this run.
       looks: rule that stops the runs of a command; None to train all seeds.
@@ -87,6 +90,7 @@ class Request:
     allow_python: bool = False
     tags: Sequence[str] = ()
     workers: int | None = None
+    on: str = ""
     session: str = ""
     again: Sequence[str] = ()
     looks: Looks | None = None
@@ -116,9 +120,25 @@ def check_all(requests: Sequence[Request]) -> None:
     for request in requests:
         if request.tensorboard:
             tensorboard.require_tensorboard()
+        if request.on:
+            _check_on(request)
         loaded = request.load()
         if request.resume:
             require_epochs(read_run(request.resume), request.resume, loaded.experiment)
+
+
+def _check_on(request: Request) -> None:
+    """Checks `--on` and what it excludes.
+
+    Raises:
+      UsageError: it names no executor, or a trace is requested.
+    """
+    parse_on(request.on, request.device)
+    if request.looks:
+        raise UsageError("--on: does not train --until-decided or --anytime yet; remove one.")
+    if request.profile is not None:
+        message = "--profile traces a training in this process, not on workers"
+        raise UsageError(f"{message}; remove --on {request.on}, or --profile.")
 
 
 def run_experiment(request: Request, listener: Listener) -> RunResult:
@@ -160,7 +180,7 @@ def run_by_turns(
       CnnbenchError: as `run_experiment`; the other runs keep what they measured so far.
       KeyboardInterrupt: the user interrupted the runs; it has a note that says how to resume them.
     """
-    with opened_runs(requests, listeners) as runs:
+    with opened_runs(requests, listeners, TrainingRun) as runs:
         for run in runs:
             run.read_data()
             if not run.remaining:
@@ -172,21 +192,30 @@ def run_by_turns(
         return [run.finish() for run in runs]
 
 
+AnyRun = TypeVar("AnyRun", bound="TrainingRun")
+
+
 @contextmanager
 def opened_runs(
-    requests: Sequence[Request], listeners: Sequence[Listener]
-) -> "Iterator[list[TrainingRun]]":
+    requests: Sequence[Request],
+    listeners: Sequence[Listener],
+    make: "Callable[[Request, Listener, Callable[[], None]], AnyRun]",
+    *,
+    here: bool = True,
+) -> "Iterator[list[AnyRun]]":
     """Runs whose images are not read yet; at the end they are closed, and JAX is as before.
 
     Args:
       requests: the experiments with their options.
       listeners: one for each.
+      make: makes a run, such as `TrainingRun`.
+      here: True if this process trains.
 
     Raises:
       CnnbenchError: as `run_by_turns`.
     """
     with ExitStack() as stack:
-        runs: list[TrainingRun] = []
+        runs: list[AnyRun] = []
         stack.push(partial(_advise_resuming, runs, listeners[0].note))  # once all are closed
 
         @cache
@@ -197,11 +226,11 @@ def opened_runs(
                 processes.join(group, listeners[0].note)
             stack.enter_context(settings.pinned())
 
-        if wanted := _chosen_devices(requests):
+        if here and (wanted := _chosen_devices(requests)):
             pin()
             _require_devices(wanted, listeners[0].note)
         for request, listener in zip(requests, listeners, strict=True):
-            run = TrainingRun(request, listener, pin)
+            run = make(request, listener, pin)
             stack.callback(run.close)
             runs.append(run)
         yield runs
@@ -226,7 +255,7 @@ def _require_devices(kinds: Collection[str], note: Callable[[str], None]) -> Non
         pick_devices(kind)
 
 
-def _device_memory(kind: str, note: Callable[[str], None]) -> int | None:
+def device_memory(kind: str, note: Callable[[str], None]) -> int | None:
     """Available memory of an accelerator in bytes; None on a CPU, which has that of the host."""
     from cnnbench.system.devices import free_memory, pick_devices, use_all_cores
 
@@ -272,6 +301,21 @@ def interleave(runs: "Sequence[TrainingRun]") -> "Iterator[tuple[TrainingRun, tu
         order.reverse()
 
 
+class SeedTrainer(Protocol):
+    """Trains the seeds of a run."""
+
+    remaining: list[tuple[int, ...]]
+
+    def train_seeds(self, seeds: tuple[int, ...]) -> None:
+        """Trains the first of `remaining`."""
+
+    def finish(self) -> None:
+        """Completes the events of the run."""
+
+    def close(self) -> None:
+        """Ends what the training has started."""
+
+
 class TrainingRun:
     """A run from its request to its finished folder, trained a few seeds at a time.
 
@@ -299,7 +343,7 @@ class TrainingRun:
         self._dataset: Dataset
         self._folder = ExitStack()  # locked while it is open
         self.recorder: Recorder | None = None
-        self._trainer: Trainer | None = None
+        self._trainer: SeedTrainer | None = None
         self._result: RunResult | None = None
         self._watch.pause()
 
@@ -378,13 +422,15 @@ class TrainingRun:
                     require_trust(reference, request.path.resolve().parent)
             with self._watch.part("data_s"):
                 spec = self._loaded.experiment.dataset
-                memory = partial(_device_memory, request.device, self._listener.note)
-                options = StreamOptions(request.workers, memory, self._pin)
-                note = self._listener.note
+                note, options = self._listener.note, self._stream_options()
                 self._dataset = dataset_of(spec, request.data_dir, note, options)
                 known = self._dataset.pool or self._dataset.train
                 labels = self._dataset.typical_labels
                 self._loaded = self._loaded.with_statistics(known.images, labels)
+
+    def _stream_options(self) -> StreamOptions:
+        memory = partial(device_memory, self._request.device, self._listener.note)
+        return StreamOptions(self._request.workers, memory, self._pin)
 
     def train(self, seeds: tuple[int, ...]) -> None:
         """Trains a group of seeds; opens the run's folder and compiles before the first.
@@ -451,43 +497,60 @@ class TrainingRun:
     def _open(self) -> None:
         """Opens the folder and compiles, unless the run turns out to be finished."""
         request, loaded, note = self._request, self._loaded, self._listener.note
-        path = request.resume
-        if request.needed and not path:
-            source, asked = request.path.resolve().parent, (request.engine, request.device)
-            digest = self._dataset.digest
-            found = request.results_dir, asked, note, request.looks
-            path = existing_run(loaded, digest, source, *found)
+        path = self._existing()
         if path and self._is_finished(path):
             return
         self._pin()
         from cnnbench.runner.processes.lead import trainer_of  # imports JAX
+        from cnnbench.runs.environment import environment
 
-        job = _job(loaded, self._dataset, request, self._watch, note)
-        if path:
-            self._folder.enter_context(alone(RunFolder(path)))
-            # Another process may have finished it before this one got the lock.
-            if self._is_finished(path):
-                return
-            opened = reopen(
-                job,
-                path,
-                note,
-                resolved=loaded.resolved() if request.resume else "",
-                command=request.command,
-                tags=request.tags,
-            )
-        else:
-            where, tags = request.results_dir, request.tags
-            more = {"session": request.session, "looks": request.looks, "sweep": request.sweep}
-            new = create(job, loaded, where, request.command, tags, more)
-            opened = self._folder.enter_context(new)
+        job = make_job(loaded, self._dataset, request, self._watch, note)
+        work = _work_of(job, environment(job.devices, request.command))
+        opened = self._enter(work, path)
+        if opened is None:
+            return
         job = _continued(job, opened)
-        self.recorder = Recorder(job, opened, self._listener)
-        self.recorder.start()
+        self._record(dataclasses.replace(work, snapshots=job.snapshots), opened)
+        assert self.recorder
         given = Given(loaded.resolved(), request.data_dir, request.device, opened.folder.path)
         trainer = trainer_of(job, self.recorder.event, given)
         trainer.prepare()
+        if job.reference:  # its class was called during compilation
+            settings.require_pinned(f"model.python: '{job.reference}'")
         self._trainer = trainer
+
+    def _existing(self) -> Path | None:
+        """The folder of the run if there is one already."""
+        request = self._request
+        if not request.needed or request.resume:
+            return request.resume
+        source, asked = request.path.resolve().parent, (request.engine, request.device)
+        found = request.results_dir, asked, self._listener.note, request.looks
+        return existing_run(self._loaded, self._dataset.digest, source, *found)
+
+    def _enter(self, work: RunWork, path: Path | None) -> Opened | None:
+        """Locks the folder of the run, or a new one; None if the run is finished after all."""
+        request, loaded = self._request, self._loaded
+        if path is None:
+            more = {"session": request.session, "looks": request.looks, "sweep": request.sweep}
+            new = create(work, loaded, request.results_dir, request.tags, more)
+            return self._folder.enter_context(new)
+        self._folder.enter_context(alone(RunFolder(path)))
+        # Another process may have finished it before this one got the lock.
+        if self._is_finished(path):
+            return None
+        return reopen(
+            work,
+            path,
+            self._listener.note,
+            resolved=loaded.resolved() if request.resume else "",
+            command=request.command,
+            tags=request.tags,
+        )
+
+    def _record(self, work: RunWork, opened: Opened) -> None:
+        self.recorder = Recorder(work, opened, self._listener)
+        self.recorder.start()
 
     def _is_finished(self, path: Path) -> bool:
         """Returns True if a run has nothing left to train, after reading its result."""
@@ -513,7 +576,7 @@ def _with_tables(folder: RunFolder) -> RunResult:
     return result
 
 
-def _job(
+def make_job(
     loaded: Loaded,
     dataset: Dataset,
     request: Request,
@@ -551,6 +614,21 @@ def _job(
         reference,
         workers=StreamOptions(request.workers).num_workers,
         stops=request.looks.stops if request.looks else (),
+    )
+
+
+def _work_of(job: "Job", ran_on: Environment) -> RunWork:
+    """What the run's folder records of a job."""
+    return RunWork(
+        job.experiment,
+        job.plan,
+        job.folder,
+        job.dataset,
+        ran_on,
+        job.watch.timing,
+        job.reference,
+        job.snapshots,
+        job.workers,
     )
 
 

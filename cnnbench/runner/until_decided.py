@@ -66,7 +66,7 @@ def run_until_decided(
       CnnbenchError: as `run_by_turns`.
       KeyboardInterrupt: as `run_by_turns`.
     """
-    with opened_runs(requests, listeners) as runs:
+    with opened_runs(requests, listeners, TrainingRun) as runs:
         for run in runs:
             run.read_data()
         looks = requests[0].looks

@@ -58,6 +58,8 @@ class EpochRecord:
         Tables use only times of epochs with 1.
       data_s: seconds of `train_s` and `eval_s` in which the device waited for images that are
         streamed; 0 if they are on the device.
+      beside: other trainings that ran on the same machine at some time of the epoch, with `--on`.
+        Tables use only times of epochs with 0.
     """
 
     seed: int
@@ -70,6 +72,12 @@ class EpochRecord:
     samples_per_s: float
     at_once: int = 1
     data_s: float = 0.0
+    beside: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """True if nothing else of the command was trained meanwhile, so that its times count."""
+        return self.at_once == 1 and not self.beside
 
     @property
     def finite(self) -> bool:

@@ -9,23 +9,17 @@ from numpy.typing import NDArray
 
 from cnnbench.data.splits import Rows
 from cnnbench.data.streaming.schedule import TEST, VALIDATION
-from cnnbench.runs.records import Direction
-from cnnbench.spec.experiment import Experiment, Task
-from cnnbench.spec.metrics import SplitMetricName, higher_is_better
+from cnnbench.runs.experiment import metric_names
+from cnnbench.spec.experiment import Task
+from cnnbench.spec.metrics import SplitMetricName
 from cnnbench.system.arrays import NamedArrays
 from cnnbench.training.executables import NUM_SAMPLES, Executables, Job
 from cnnbench.training.feed.feed import BatchPlace, Idle
 from cnnbench.training.linear_probe import MOST_TRAIN, probe_accuracy
-from cnnbench.training.losses import metric_names, split_metric_names
+from cnnbench.training.losses import split_metric_names
 from cnnbench.training.metrics.split import split_metric
 from cnnbench.training.state import Arrays, Network, TrainState, unstack
 from cnnbench.training.step import Evaluated
-
-
-def metric_directions(experiment: Experiment) -> dict[str, Direction]:
-    """Every metric of an experiment with its better direction."""
-    names = (*metric_names(experiment), "loss")
-    return {n: Direction.HIGHER if higher_is_better(n) else Direction.LOWER for n in names}
 
 
 class SplitResults(NamedTuple):

@@ -13,16 +13,15 @@ from jax.typing import DTypeLike
 from numpy.typing import NDArray
 
 from cnnbench.data.scaling import BRIGHTEST, TargetScaling
-from cnnbench.layers import Sample, VectorQuantizer
+from cnnbench.layers import Sample
 from cnnbench.nn.ops.activation import softplus
 from cnnbench.nn.result import Result
-from cnnbench.spec.experiment import LOSSES, Experiment, Loss, Task
+from cnnbench.runs.experiment import loss_name, metric_names
+from cnnbench.spec.experiment import Experiment, Task
 from cnnbench.spec.metrics import (
     BINARY_METRICS,
-    DEFAULT_METRICS,
     SSIM_WINDOW,
     ImageMetricName,
-    MetricName,
     SplitMetricName,
 )
 
@@ -389,32 +388,6 @@ def _weights() -> NDArray[Any]:
     """Gaussian weights of a window along an axis, (SSIM_WINDOW,)."""
     weights = np.exp(-((np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2) ** 2) / (2 * SIGMA**2))
     return np.asarray(weights / weights.sum())
-
-
-def loss_name(experiment: Experiment) -> Loss:
-    """Name of the loss."""
-    return experiment.train.loss or LOSSES[experiment.task][0]
-
-
-def objective_name(experiment: Experiment) -> str:
-    """Name of the training objective: the loss, and the weights of KL divergences and commitments.
-
-    Losses are comparable only if their objectives have the same name; that of normalized targets
-    has no unit.
-    """
-    samples = [op for op in experiment.model.layers.values() if isinstance(op, Sample)]
-    terms = [f"{op.kl_weight:g} KL" for op in samples]
-    for op in experiment.model.layers.values():
-        if isinstance(op, VectorQuantizer):
-            terms += ["codebook", f"{op.commitment:g} commitment"]
-    normalized = " of normalized targets" * (experiment.dataset.normalize_targets is not None)
-    return " + ".join([f"{loss_name(experiment)}{normalized}", *terms])
-
-
-def metric_names(experiment: Experiment) -> tuple[MetricName, ...]:
-    """Names of the metrics reported in addition to the loss."""
-    own = experiment.train.metrics
-    return DEFAULT_METRICS[experiment.task] if own is None else own
 
 
 def split_metric_names(experiment: Experiment) -> tuple[SplitMetricName, ...]:

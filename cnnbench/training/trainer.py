@@ -22,6 +22,7 @@ from cnnbench.errors import ProcessLostError, UsageError
 from cnnbench.executors.processes import LOST, meet
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.environment import machine
+from cnnbench.runs.experiment import metric_directions
 from cnnbench.runs.records import EngineRecord, EpochRecord, Machine
 from cnnbench.runs.selection import chosen_epoch, is_active, selects
 from cnnbench.runs.summary import summarize_seed
@@ -36,7 +37,6 @@ from cnnbench.training.evaluation import (
     SplitResults,
     code_accuracies,
     evaluate,
-    metric_directions,
     predictions_of,
     samples,
 )
@@ -68,10 +68,11 @@ from cnnbench.training.state import (
     weights_of,
     with_values,
 )
-from cnnbench.training.strategy import groups, seeds_at_once
+from cnnbench.training.strategy import Strategy, groups, seeds_at_once
 
 PROGRESS_INTERVAL_S = 0.1
 _COLLECTIVES = "Gloo", "NCCL"  # libraries that notice when a process has ended
+_ENDED = object()
 
 Records = dict[int, list[EpochRecord]]  # by seed
 
@@ -105,8 +106,9 @@ class Trainer:
         self._sequential: Executables
         self._parallel: Executables | None = None
         self._first_state: TrainState | None
+        self._first_seeds: tuple[int, ...]
         self._engine: EngineRecord
-        self._cost: Cost
+        self._cost: Cost | None = None
         self._feed: Feed | None = None
         self.epoch_s: float | None = None
 
@@ -131,8 +133,9 @@ class Trainer:
                 setup = set_up(self.job, choice.strategy)
             self._feed = setup.feed
             self._start_feed(self.remaining[0])
+            self._first_seeds = self.remaining[0]
             with count_cache_hits() as cache:
-                self._sequential, self._first_state = _compile(setup, self.remaining[0])
+                self._sequential, self._first_state = _compile(setup, self._first_seeds)
             meet()
             if setup.feed:
                 trim_malloc()
@@ -156,13 +159,51 @@ class Trainer:
         Args:
           seeds: the first group of `remaining`.
         """
-        with _on_device(self.job):
-            self._start_feed(seeds)
-            self._train_group(seeds)
-            self.close()  # before latencies are measured
-            self.remaining = self.remaining[1:]
-            if seeds[0] == self.job.experiment.seeds[0]:
-                self._measure()
+        for _ in self.epochs_of(seeds):
+            pass
+
+    def epochs_of(self, seeds: tuple[int, ...]) -> Iterator[None]:
+        """Train a group of seeds as `train_seeds` does, with a pause after each epoch.
+
+        Args:
+          seeds: the first group of `remaining`.
+        """
+        parts = self._parts_of(seeds)
+        while True:
+            with _on_device(self.job):
+                if next(parts, _ENDED) is _ENDED:
+                    return
+            yield
+
+    def _parts_of(self, seeds: tuple[int, ...]) -> Iterator[None]:
+        self._start_feed(seeds)
+        yield from self._train_group(seeds)
+        self.close()  # before latencies are measured
+        self.remaining = self.remaining[1:]
+        if seeds[0] == self.job.experiment.seeds[0]:
+            self._measure()
+
+    def take(self, seed: int, resume: Resume) -> None:
+        """Make a seed the next one, which may be none of the job's.
+
+        Args:
+          seed: the seed.
+          resume: its finished part, trained with the same strategy.
+        """
+        self.remaining = [(seed,)]
+        self.job = replace(self.job, resume=resume)
+        self._sequential = replace(self._sequential, job=self.job)
+
+    @property
+    def strategy(self) -> Strategy:
+        """The training strategy."""
+        return self._sequential.strategy
+
+    def measure_cost(self) -> None:
+        """Measure the cost of the network, unless it is known."""
+        if self._cost is None:
+            with _on_device(self.job):
+                self._cost = measure_cost(self._sequential)
 
     def train_epoch(
         self,
@@ -207,6 +248,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Emit the training strategy with its measurements, and the cost of the network."""
+        assert self._cost is not None
         engine = replace(
             self._engine,
             seeds_at_once=self._parallel.at_once if self._parallel else 1,
@@ -227,7 +269,8 @@ class Trainer:
         if self._feed and done < self.job.experiment.train.epochs:
             self._feed.start(BatchPlace(seed, TRAIN, done + 1, step))
 
-    def _train_group(self, seeds: tuple[int, ...]) -> None:
+    def _train_group(self, seeds: tuple[int, ...]) -> Iterator[None]:
+        """Train and test seeds, with a pause after each epoch."""
         executables = self._parallel if self._parallel and len(seeds) > 1 else self._sequential
         compile_s = self.watch.last("compile_s") if self._first_state else 0.0
         train = self.job.experiment.train
@@ -251,12 +294,15 @@ class Trainer:
                     kept, state, [chosen_epoch(train, r) == epoch for r in records.values()]
                 )
             self._emit_states(state, kept, records, epoch)
+            yield
         self._emit_results(executables, kept or state, records, compile_s, chosen)
 
     def _new_state(self, executables: Executables, seeds: tuple[int, ...]) -> TrainState:
         """The initial state; compilation has already created that of the first seed."""
         state, self._first_state = self._first_state, None
-        return state or executables.state(*map(executables.network, seeds))
+        if state and seeds == self._first_seeds:
+            return state
+        return executables.state(*map(executables.network, seeds))
 
     def _train_steps(
         self,
@@ -386,7 +432,7 @@ class Trainer:
 
     def _measure(self) -> None:
         """Measure the cost of the network and decide how many seeds to train in parallel."""
-        self._cost = measure_cost(self._sequential)
+        self.measure_cost()
         started = self.watch.now()
         others = self.job.experiment.seeds[1:]
         self._parallel = _parallel(self._sequential, others, _epoch_s(self))

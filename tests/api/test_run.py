@@ -264,7 +264,7 @@ def test_a_notebook_uses_the_test_of_the_run(
 ) -> None:
     seeds = range(6)
     found = [make_run(seeds=seeds), make_run("b", "B", seeds=seeds, start=0.93, run_id="b")]
-    monkeypatch.setattr(training, "run_by_turns", lambda *_: found)
+    monkeypatch.setattr(training, "run_requests", lambda *_: found)
     runs = cnnbench.run("tiny", "wide", test=test, progress=False)  # type: ignore[arg-type]
     assert p in runs._repr_html_()
 

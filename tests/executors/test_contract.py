@@ -11,7 +11,7 @@ import pytest
 from cnnbench.errors import ModelError
 from cnnbench.executors.cores import available_cores
 from cnnbench.executors.interface import Completed, Emitted, Executor, Failed, Lost, Message
-from cnnbench.executors.local import LocalExecutor, Place
+from cnnbench.executors.local import LocalExecutor, WorkerPlace
 from tests.executors import toys
 
 PATIENCE_S = 60.0
@@ -21,7 +21,7 @@ Start = Callable[[], AbstractContextManager[Any]]  # of an executor with two slo
 
 def local() -> LocalExecutor:
     cores = available_cores()
-    return LocalExecutor([Place(cores[:1]), Place(cores[-1:])])
+    return LocalExecutor([WorkerPlace(cores[:1]), WorkerPlace(cores[-1:])])
 
 
 EXECUTORS: dict[str, Start] = {"local": local}

@@ -13,7 +13,7 @@ from cnnbench.executors import choice
 from cnnbench.executors.choice import parse_on
 from cnnbench.executors.cores import available_cores, divided
 from cnnbench.executors.interface import Emitted
-from cnnbench.executors.local import LocalExecutor, Place
+from cnnbench.executors.local import LocalExecutor, WorkerPlace
 from tests.executors import toys
 from tests.executors.test_contract import PATIENCE_S, ended, messages
 
@@ -22,7 +22,7 @@ def test_workers_have_cores_of_their_own() -> None:
     cores = available_cores()
     if len(cores) < 2:
         pytest.skip("needs two cores")
-    with LocalExecutor([Place(own) for own in divided(cores, 2)]) as executor:
+    with LocalExecutor([WorkerPlace(own) for own in divided(cores, 2)]) as executor:
         for number in range(8):
             executor.submit(number, toys.Where())
         found = [each.value for each in messages(executor, 8) if isinstance(each, Emitted)]
@@ -69,7 +69,7 @@ def test_other_values(text: str) -> None:
 def test_the_default_is_a_worker_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_gpus", list)
     monkeypatch.setattr(choice, "available_cores", lambda: (2, 3, 7))
-    assert parse_on("local").places == (Place((2,)), Place((3,)), Place((7,)))
+    assert parse_on("local").places == (WorkerPlace((2,)), WorkerPlace((3,)), WorkerPlace((7,)))
 
 
 def test_a_worker_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,8 +78,8 @@ def test_a_worker_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAX_PLATFORM_NAME", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-5a")
     one, other = parse_on("local").places
-    assert one == Place((0, 1), {"CUDA_VISIBLE_DEVICES": "1"})
-    assert other == Place((2, 3), {"CUDA_VISIBLE_DEVICES": "GPU-5a"})
+    assert one == WorkerPlace((0, 1), {"CUDA_VISIBLE_DEVICES": "1"})
+    assert other == WorkerPlace((2, 3), {"CUDA_VISIBLE_DEVICES": "GPU-5a"})
     assert len(parse_on("local", "cpu").places) == 5
     with pytest.raises(UsageError) as caught:
         parse_on("local:3")
@@ -89,16 +89,16 @@ def test_a_worker_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workers_that_cannot_start() -> None:
-    with LocalExecutor([Place(available_cores()[:1])], preload="no_such_module") as executor:
+    with LocalExecutor([WorkerPlace(available_cores()[:1])], preload="no_such_module") as executor:
         executor.submit(0, toys.Count(1))
         with pytest.raises(RuntimeError, match="worker 1 exited with code 1 before it was ready"):
             executor.receive(PATIENCE_S)
 
 
 DRIVER = """
-from cnnbench.executors.local import LocalExecutor, Place
+from cnnbench.executors.local import LocalExecutor, WorkerPlace
 from tests.executors import toys
-executor = LocalExecutor([Place((0,)), Place((0,))])
+executor = LocalExecutor([WorkerPlace((0,)), WorkerPlace((0,))])
 executor.submit(0, toys.Sleep())
 executor.submit(1, toys.Sleep())
 pids = executor.pids

@@ -133,6 +133,8 @@ LINES = (
     Line("run tiny.yaml --tune learning_rate --dry-run", says="would try"),
     Line("run tiny.yaml --seeds 1 --engine plain --workers 1 --json", says='"comparisons"'),
     Line("run tiny.yaml --seeds 1 --engine fast --profile trace --tag traced", says="Files: "),
+    Line("run tiny.yaml wide.yaml --seeds 2 --on local:1 --tag workers", says="Files: "),
+    Line("run tiny.yaml --on cloud", 2, "--on: 'cloud' is not local or local:N"),
     Line("run code.yaml --engine direct", says="Loss"),
     Line("run python.yaml --allow-python --engine auto --device auto", says="Accuracy"),
     Line("run --resume stopped", says="Files: "),

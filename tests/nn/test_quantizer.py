@@ -18,9 +18,10 @@ from cnnbench.nn.ops import quantizer
 from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
+from cnnbench.runs.experiment import objective_name
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.loader import load_experiment
-from cnnbench.training.losses import objective, objective_name
+from cnnbench.training.losses import objective
 from cnnbench.training.state import split_network, weights_of
 from tests.support.oracles import make_plan
 

@@ -10,7 +10,7 @@ from cnnbench.cli.looks import Wish, stopped_by
 from cnnbench.cli.options import SeedTest
 from cnnbench.cli.over import over_requests
 from cnnbench.runner import run as running
-from cnnbench.runner.run import Request, check_all, opened_runs
+from cnnbench.runner.run import Request, TrainingRun, check_all, opened_runs
 from cnnbench.runner.tuning import plan_tuning, verdict_requests
 from cnnbench.spec.loader import load_experiment
 from tests.runner.test_interleaving import SPEC, Diary
@@ -40,7 +40,7 @@ def requests(folder: Path) -> list[Request]:
 def opened(asked: list[Request]) -> None:
     """Checks the requests, and opens them as for training."""
     check_all(asked)
-    with opened_runs(asked, [Diary("a", [], lambda _: None) for _ in asked]):
+    with opened_runs(asked, [Diary("a", [], lambda _: None) for _ in asked], TrainingRun):
         pass
 
 

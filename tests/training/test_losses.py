@@ -16,17 +16,10 @@ from sklearn import metrics
 from cnnbench.data.scaling import BRIGHTEST
 from cnnbench.nn.augment import MixedLabels, mixed
 from cnnbench.nn.result import Result
+from cnnbench.runs.experiment import loss_name, metric_names
 from cnnbench.spec.experiment import LOSSES, Experiment
 from cnnbench.spec.metrics import METRICS, ImageMetricName
-from cnnbench.training.losses import (
-    loss_name,
-    metric_names,
-    objective,
-    per_image_loss,
-    per_image_metric,
-    psnr,
-    ssim,
-)
+from cnnbench.training.losses import objective, per_image_loss, per_image_metric, psnr, ssim
 
 NUM_IMAGES, NUM_CLASSES = 6, 7
 

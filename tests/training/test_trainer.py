@@ -22,13 +22,13 @@ from cnnbench.data.splits import RandomSplit, Split, joined
 from cnnbench.errors import UsageError
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.runs.environment import machine
+from cnnbench.runs.experiment import metric_directions
 from cnnbench.runs.records import BestValue, Direction, EngineRecord, EpochRecord
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.metrics import names_of
 from cnnbench.system.devices import pick_devices
 from cnnbench.system.stopwatch import Stopwatch, Timing
 from cnnbench.training import executables
-from cnnbench.training.evaluation import metric_directions
 from cnnbench.training.events import Checkpoint, Compiled, Event, SeedDone, StepDone, Trained
 from cnnbench.training.executables import Executables, Job, compile_train, set_up
 from cnnbench.training.state import split_network

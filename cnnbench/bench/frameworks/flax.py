@@ -10,9 +10,10 @@ from flax import nnx
 from cnnbench.bench.frameworks.flax_net import FlaxNet
 from cnnbench.bench.frameworks.interface import LayerGradients
 from cnnbench.graph.plan import Plan
+from cnnbench.runs.experiment import loss_name
 from cnnbench.spec.experiment import Experiment, Task
 from cnnbench.system.arrays import Array, LayerWeights
-from cnnbench.training.losses import loss_name, per_image_loss
+from cnnbench.training.losses import per_image_loss
 from cnnbench.training.optim.optimizer import build_optimizer
 
 EVAL_BATCH = 500

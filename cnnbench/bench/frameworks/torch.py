@@ -10,6 +10,7 @@ from cnnbench.bench.frameworks.interface import LayerGradients
 from cnnbench.bench.frameworks.torch_net import TorchNet
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
+from cnnbench.runs.experiment import loss_name
 from cnnbench.spec.experiment import Experiment, Task
 from cnnbench.spec.optimizers import (
     Adadelta,
@@ -27,7 +28,6 @@ from cnnbench.spec.optimizers import (
     Sgd,
 )
 from cnnbench.system.arrays import Array, LayerWeights
-from cnnbench.training.losses import loss_name
 from cnnbench.training.optim.optimizer import decays
 
 EVAL_BATCH = 500

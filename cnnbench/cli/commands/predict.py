@@ -159,7 +159,7 @@ def _predictions(
     from cnnbench.analysis.predict import predict as predict_images
     from cnnbench.analysis.trained_network import load_seeds
     from cnnbench.report.predictions.files import Predictions
-    from cnnbench.training.losses import loss_name
+    from cnnbench.runs.experiment import loss_name
 
     networks = load_seeds(path, seed, data_dir=data_dir)
     experiment = networks[0].experiment

@@ -22,6 +22,7 @@ from cnnbench.cli.options import (
     MaybeSpecs,
     MetricOption,
     MinEffect,
+    OnOption,
     OverOption,
     ProcessesOption,
     ResultsDir,
@@ -128,6 +129,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     processes: ProcessesOption = None,
     over: OverOption = None,
+    on: OnOption = None,
     profile: Annotated[
         Path | None,
         typer.Option(
@@ -232,6 +234,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         allow_python=allow_python,
         tags=tag or (),
         workers=workers,
+        on=on or "",
         command=["cnnbench", *sys.argv[1:]],
     )
     requests, axes = _requested(make, specs or (), given, resume, needed=needed)
@@ -428,7 +431,8 @@ def _run_all(
 ) -> None:
     """Runs experiments; finished ones are in `results` and `folders` even if another one fails."""
     from cnnbench.cli.progress import listening
-    from cnnbench.runner.run import check_all, run_by_turns
+    from cnnbench.runner.distributed import run_requests
+    from cnnbench.runner.run import check_all
     from cnnbench.runner.until_decided import run_until_decided
 
     check_all(requests)
@@ -440,7 +444,7 @@ def _run_all(
                     requests, listeners, watcher, criteria, results.append
                 )
             else:
-                results[:] = run_by_turns(requests, listeners, results.append)
+                results[:] = run_requests(requests, listeners, results.append)
         finally:
             folders.update((each.folder, None) for each in listeners if each.folder)
 

@@ -8,8 +8,9 @@ from cnnbench.data.dataset import dataset_of
 from cnnbench.data.streaming.source import StreamOptions
 from cnnbench.errors import StoreError
 from cnnbench.executors import processes
-from cnnbench.runner.open_run import checkpoints_of, source_of
+from cnnbench.runner.open_run import model_source
 from cnnbench.runner.processes.messages import Begin, Close, End, TrainSeeds
+from cnnbench.runs.checkpoints import Checkpoints
 from cnnbench.runs.folder import RunFolder
 from cnnbench.spec.loader import load_experiment
 from cnnbench.system import settings
@@ -81,7 +82,7 @@ def _job(begin: Begin) -> Job:
         loaded.experiment, loaded.plan, dataset=dataset, devices=devices, watch=Stopwatch(),
         **begin.options,
     )  # fmt: skip
-    found = loaded.experiment.digest(source_of(job)), dataset.digest
+    found = loaded.experiment.digest(model_source(job.reference, job.folder)), dataset.digest
     for what, own, wanted in zip(("experiment", "images"), found, begin.digests, strict=True):
         if own != wanted:
             message = f"a process finds another {what} than process 0"
@@ -92,5 +93,5 @@ def _job(begin: Begin) -> Job:
 def _resumed(job: Job, begin: Begin) -> Job:
     if begin.resume is None:
         return job
-    load = checkpoints_of(job, RunFolder(begin.given.run)).load
+    load = Checkpoints(RunFolder(begin.given.run), job.num_train).load
     return replace(job, resume=Resume(load=load, **begin.resume))

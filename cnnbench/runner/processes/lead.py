@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable
 
 from cnnbench.executors import processes
-from cnnbench.runner.open_run import source_of
+from cnnbench.runner.open_run import model_source
 from cnnbench.runner.processes.messages import Begin, Close, Given, TrainSeeds
 from cnnbench.training.events import Event
 from cnnbench.training.executables import Job
@@ -31,7 +31,7 @@ class LeadingTrainer(Trainer):
     def prepare(self) -> None:
         """Let all processes choose the strategy and compile."""
         job = self.job
-        digests = job.experiment.digest(source_of(job)), job.dataset.digest
+        digests = job.experiment.digest(model_source(job.reference, job.folder)), job.dataset.digest
         options = {name: getattr(job, name) for name in _SAME}
         resume = None
         if job.resume:

@@ -1,0 +1,331 @@
+"""Trains the seeds of experiments on workers, and writes their run folders here.
+
+The workers send the events of their trainers, and this process, the driver, records them as it
+does those of a training of its own. It never initializes JAX.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+
+from cnnbench.errors import CnnbenchError
+from cnnbench.executors.choice import On, parse_on
+from cnnbench.executors.interface import (
+    Completed,
+    Emitted,
+    Executor,
+    Failed,
+    Lost,
+    WorkerTask,
+)
+from cnnbench.formatting import epochs_text
+from cnnbench.runner.recorder import Listener
+from cnnbench.runner.remote_run import RemoteRun
+from cnnbench.runner.run import Request, opened_runs, run_by_turns
+from cnnbench.runner.seed_task import (
+    FirstEpochDone,
+    FromSeed,
+    Greeting,
+    Note,
+    Refused,
+    SeedTask,
+    WarmUp,
+    WorkerFound,
+)
+from cnnbench.runs.records import Environment, EpochRecord, RunResult
+from cnnbench.system import signals
+from cnnbench.system.host import load_per_cpu
+
+PRELOAD = "cnnbench.runner.preload"
+MOST_TIMED = 4  # experiments whose first epochs run alone, before all others start
+MOST_LOST = 3  # times that a seed may lose its worker
+WAIT_S = 0.5
+
+
+def run_requests(
+    requests: Sequence[Request],
+    listeners: Sequence[Listener],
+    done: Callable[[RunResult], None] = lambda _: None,
+) -> list[RunResult]:
+    """Runs experiments on workers if the requests say so, else in this process.
+
+    Args:
+      requests: the experiments with their options.
+      listeners: one for each.
+      done: called with each result as soon as it is complete.
+
+    Returns:
+      The runs, in the order of the requests.
+
+    Raises:
+      CnnbenchError: as `run_on` or `run_by_turns`.
+      KeyboardInterrupt: as `run_by_turns`.
+    """
+    first = requests[0]
+    if not first.on:
+        return run_by_turns(requests, listeners, done)
+    return run_on(requests, listeners, parse_on(first.on, first.device), done)
+
+
+def run_on(
+    requests: Sequence[Request],
+    listeners: Sequence[Listener],
+    on: On,
+    done: Callable[[RunResult], None] = lambda _: None,
+) -> list[RunResult]:
+    """Trains the seeds of experiments on workers.
+
+    Args:
+      requests: the experiments with their options.
+      listeners: one for each.
+      on: where the workers are.
+      done: called with each result as soon as it is complete.
+
+    Returns:
+      The runs, in the order of the requests.
+
+    Raises:
+      CnnbenchError: an experiment cannot be trained; if there are two others, they are trained
+        first.
+      KeyboardInterrupt: as `run_by_turns`.
+    """
+    with opened_runs(requests, listeners, RemoteRun, here=False) as runs, ExitStack() as stack:
+        load_per_cpu()  # before the workers are busy
+        trained = any(request.needed or request.resume for request in requests)
+        executor = None if trained else stack.enter_context(on.start(PRELOAD))
+        for run in runs:
+            run.read_data()
+            run.look_for_result()
+            if not run.remaining:
+                done(run.finish())
+        if waiting := [run for run in runs if run.remaining]:
+            executor = executor or stack.enter_context(on.start(PRELOAD))
+            Driver(executor, waiting, requests[0].device, done).train()
+        return [run.finish() for run in runs]
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """A task that was submitted.
+
+    Args:
+      task: the task.
+      seeds: the parts that are not trained: numbers of runs, with seeds.
+      beside: most other trainings since its last epoch.
+    """
+
+    task: WorkerTask
+    seeds: list[tuple[int, int]]
+    beside: int = 0
+
+
+class Driver:
+    """Submits seeds to workers and records what they send.
+
+    Args:
+      executor: the workers.
+      runs: runs with something left to train.
+      device: kind of device.
+      done: called with each result as soon as it is complete.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        runs: Sequence[RemoteRun],
+        device: str,
+        done: Callable[[RunResult], None],
+    ) -> None:
+        self._executor, self._runs, self._device, self._done = executor, runs, device, done
+        self._numbers = count()
+        self._tasks: dict[int, _Task] = {}
+        self._waiting: list[tuple[int, int]] = []  # numbers of runs, with seeds
+        self._untimed: set[int] = set()  # runs whose first epoch has to run alone
+        self._found: Environment | None = None
+        self._told: set[str] = set()
+        self._losses: Counter[tuple[int, int]] = Counter()
+        self._error: Exception | None = None
+
+    def train(self) -> None:
+        """Trains all seeds.
+
+        Raises:
+          CnnbenchError: a run cannot be trained, or the disk cannot be written.
+        """
+        self._start()
+        self._waiting = list(units([run.waiting for run in self._runs]))
+        self._train_first()
+        while self._waiting or self._tasks:
+            self._fill()
+            self._receive()
+        if self._error:
+            raise self._error
+
+    def _start(self) -> None:
+        """Finds out what the workers run on, and opens the folders."""
+        self._submit(Greeting(self._device))
+        self._drain()
+        assert self._found is not None
+        for run in self._runs:
+            run.begin(self._found)
+            if not run.remaining:
+                self._done(run.finish())
+
+    def _train_first(self) -> None:
+        """Compiles on all workers, then trains an epoch of each run alone, for its times."""
+        slots = self._executor.slots
+        if slots == 1 or len(self._runs) > MOST_TIMED:
+            return
+        live = [number for number, run in enumerate(self._runs) if run.waiting]
+        parts = [self._runs[n].part(n, self._runs[n].waiting[0]) for n in live]
+        for worker in range(min(slots, len(self._waiting))):
+            turn = worker % len(parts)
+            self._submit(WarmUp((*parts[turn:], *parts[:turn])))
+        self._drain()
+        timed = [n for n in live if not self._runs[n].failed and not self._runs[n].has_times]
+        if first := [(n, self._runs[n].waiting[0]) for n in timed]:
+            self._untimed = set(timed)
+            self._submit_seeds(first, timed=True)
+            while self._untimed and self._tasks:
+                self._receive()
+
+    def _drain(self) -> None:
+        while self._tasks:
+            self._receive()
+
+    def _fill(self) -> None:
+        """Keeps as many tasks waiting as there are workers, so that none is idle."""
+        while len(self._tasks) < 2 * self._executor.slots:
+            ready = next((unit for unit in self._waiting if self._is_ready(unit[0])), None)
+            if ready is None:
+                return
+            self._submit_seeds([ready])
+
+    def _is_ready(self, number: int) -> bool:
+        """True if the strategy of a run is known, or nobody is about to choose it."""
+        chooses = {n for task in self._tasks.values() for n, _ in task.seeds}
+        return self._runs[number].engine is not None or number not in chooses
+
+    def _submit_seeds(self, units_: Sequence[tuple[int, int]], *, timed: bool = False) -> None:
+        for unit in units_:
+            self._waiting.remove(unit)
+        parts = tuple(self._runs[number].part(number, seed) for number, seed in units_)
+        self._submit(SeedTask(parts, timed), units_)
+
+    def _submit(self, task: WorkerTask, seeds: Sequence[tuple[int, int]] = ()) -> None:
+        number = next(self._numbers)
+        self._tasks[number] = _Task(task, list(seeds))
+        for other in self._tasks.values():
+            other.beside = max(other.beside, self._beside())
+        self._executor.submit(number, task)
+
+    def _beside(self) -> int:
+        """Number of other trainings at this time, for any of them."""
+        return max(0, min(len(self._tasks), self._executor.slots) - 1)
+
+    def _receive(self) -> None:
+        """Takes a message of the workers.
+
+        Raises:
+          Exception: a worker failed by a bug, or all runs failed.
+        """
+        signals.raise_if_stopped()
+        match self._executor.receive(WAIT_S):
+            case Emitted(number=number, value=FromSeed() as sent):
+                self._from_part(self._tasks[number], sent)
+            case Emitted(value=WorkerFound(environment=found)):
+                self._found = found
+            case Emitted(value=Note(text=text)):
+                self._tell(self._runs[0], text)
+            case Completed(number=number):
+                del self._tasks[number]
+            case Failed(error=error):
+                raise error
+            case Lost(number=number, reason=reason):
+                self._resubmit(self._tasks.pop(number), reason)
+
+    def _tell(self, run: RemoteRun, text: str) -> None:
+        """Tells the user what several workers may say."""
+        if text not in self._told:
+            self._told.add(text)
+            run.note(text)
+
+    def _from_part(self, task: _Task, sent: FromSeed) -> None:
+        run = self._runs[sent.number]
+        if run.failed:
+            return
+        match sent.value:
+            case Note(text=text):
+                self._tell(run, text)
+            case FirstEpochDone():
+                self._untimed.discard(sent.number)
+            case Refused(error=error):
+                self._refuse(sent.number, error.error())
+            case EpochRecord() as record:
+                run.receive(dataclasses.replace(record, beside=task.beside))
+                task.beside = self._beside()
+            case event:
+                run.receive(event)
+                if (sent.number, sent.seed) in task.seeds and sent.seed not in run.waiting:
+                    task.seeds.remove((sent.number, sent.seed))
+                if not run.remaining:
+                    self._finish(run)
+
+    def _finish(self, run: RemoteRun) -> None:
+        self._done(run.finish())
+
+    def _refuse(self, number: int, error: Exception) -> None:
+        """Gives up a run.
+
+        Raises:
+          Exception: the error, if there are fewer than two others.
+        """
+        error = self._runs[number].fail(error)
+        self._untimed.discard(number)
+        self._waiting = [unit for unit in self._waiting if unit[0] != number]
+        if sum(not run.failed for run in self._runs) < 2:
+            raise error
+        self._error = self._error or error
+        self._runs[number].note(f"failed: {error}")
+
+    def _resubmit(self, task: _Task, reason: str) -> None:
+        """Trains the seeds of a lost worker again, from their last checkpoints.
+
+        Raises:
+          CnnbenchError: they have lost their workers too often.
+        """
+        if not isinstance(task.task, SeedTask):
+            self._lose((-1, -1), reason)
+            self._submit(task.task)
+            return
+        for number, seed in task.seeds:
+            self._lose((number, seed), reason)
+            done = self._runs[number].cut_back(seed)
+            after = f"from {epochs_text(done)}" if done else "from scratch"
+            self._runs[number].note(f"{reason}; seed {seed} is trained {after}")
+        self._waiting = [*task.seeds, *self._waiting]
+        self._untimed -= {number for number, _ in task.seeds}
+
+    def _lose(self, unit: tuple[int, int], reason: str) -> None:
+        self._losses[unit] += 1
+        if self._losses[unit] > MOST_LOST:
+            remedy = "there may be too little memory for so many workers; use fewer, as in --on"
+            raise CnnbenchError(f"--on: {reason}, {MOST_LOST + 1} times; {remedy} local:1.")
+
+
+def units(seeds: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
+    """Numbers of runs with their seeds, by turns.
+
+    Args:
+      seeds: the seeds of each run.
+
+    >>> list(units([[0, 1, 2], [0, 1]]))
+    [(0, 0), (1, 0), (1, 1), (0, 1), (0, 2)]
+    """
+    order = list(enumerate(seeds))
+    for place in range(max(map(len, seeds), default=0)):
+        yield from ((number, own[place]) for number, own in order if place < len(own))
+        order.reverse()

@@ -1,0 +1,239 @@
+"""A run that is trained elsewhere and recorded here."""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from cnnbench.data.streaming.source import StreamOptions
+from cnnbench.errors import ModelError
+from cnnbench.runner import tensorboard
+from cnnbench.runner.open_run import checkpoints_of, source_of
+from cnnbench.runner.recorder import Listener
+from cnnbench.runner.run import Request, TrainingRun
+from cnnbench.runner.seed_task import SeedPart, SentExperiment
+from cnnbench.runner.work import RunWork
+from cnnbench.runs.folder import read_run
+from cnnbench.runs.records import EngineRecord, Environment, EpochRecord
+from cnnbench.system.host import load_per_cpu
+from cnnbench.system.stopwatch import Timing
+from cnnbench.training.events import Compiled, Event, Resumed, SeedDone, Trained
+from cnnbench.training.resume import Resume, plan_resume
+
+
+class RemoteRun(TrainingRun):
+    """A run whose seeds are trained on workers, in any order.
+
+    Call `read_data`, `look_for_result`, and unless nothing is `remaining`, `begin`; pass on the
+    events of workers with `receive`; then `finish`, and in any case `close`.
+
+    Attributes:
+      engine: the training strategy, once it is known.
+      failed: True if it cannot be trained.
+    """
+
+    def __init__(self, request: Request, listener: Listener, pin: Callable[[], None]) -> None:
+        super().__init__(request, listener, pin)
+        self.engine: EngineRecord | None = None
+        self.failed = self._compiled = self._measured = False
+        self._path: Path | None = None
+        self._arm: SentExperiment
+        self._work: RunWork
+        self._resumes: dict[int, Resume] = {}
+        self._started, self._spent = time.monotonic(), Counter[str]()
+
+    @property
+    def waiting(self) -> list[int]:
+        """Seeds that are not trained; all of them before the run has begun."""
+        if self._result is not None or self.failed:
+            return []
+        return [seed for (seed,) in self._trainer.remaining] if self._trainer else []
+
+    @property
+    def has_times(self) -> bool:
+        """True if an epoch was trained alone."""
+        records = [record for resume in self._resumes.values() for record in resume.kept]
+        return any(record.alone for record in records)
+
+    def look_for_result(self) -> None:
+        """Finds the folder of the run if there is one, and its result if it is finished."""
+        if self._result is None:
+            self._path = self._existing()
+            if self._path and not self._is_finished(self._path):
+                self.engine = read_run(self._path).record.engine
+
+    def begin(self, found: Environment) -> None:
+        """Opens the folder, unless another process has finished the run meanwhile.
+
+        Args:
+          found: what the workers run on.
+        """
+        with self._turn():
+            self._started = time.monotonic()
+            self._work = self._described(found)
+            opened = self._enter(self._work, self._path)
+            if opened is None:
+                return
+            if opened.resume:
+                self._resumes = dict.fromkeys(opened.record.seeds, opened.resume)
+            if (opened.folder.path / tensorboard.FOLDER).exists():
+                self._work = dataclasses.replace(self._work, snapshots=True)
+            self._trainer = _Seeds([(seed,) for seed in opened.record.seeds])
+            self._arm = self._sendable()
+            self._record(self._work, opened)
+
+    def part(self, number: int, seed: int) -> SeedPart:
+        """A seed for a worker, with its checkpoint.
+
+        Args:
+          number: number of the run, for the driver.
+          seed: the seed.
+        """
+        part, resume = SeedPart(number, self._arm, seed, self.engine), self._resumes.get(seed)
+        if resume is None:
+            return part
+        epochs, step = resume.epochs[seed], resume.steps.get(seed, 0)
+        values = resume.load(seed, epochs, *[step] * bool(step)) if epochs or step else {}
+        records = resume.records[seed]
+        return dataclasses.replace(part, epochs=epochs, step=step, records=records, values=values)
+
+    def receive(self, event: Event) -> None:
+        """Records an event of a worker; those of other workers that compile are not new.
+
+        Raises:
+          StoreError: the disk cannot be written.
+        """
+        assert self.recorder is not None
+        self._count(event)
+        with self._turn():
+            match event:
+                case Compiled():
+                    self._begin_with(event)
+                case Trained() if self._measured:
+                    pass
+                case _:
+                    self._measured |= isinstance(event, Trained)
+                    self.recorder.event(event)
+        if isinstance(event, SeedDone) and self._trainer:
+            self._trainer.remaining.remove((event.summary.seed,))
+
+    def cut_back(self, seed: int) -> int:
+        """Goes back to the last checkpoint of a seed whose worker is lost.
+
+        Returns:
+          The number of finished epochs that are kept.
+
+        Raises:
+          StoreError: the disk cannot be read or written.
+        """
+        assert self.recorder is not None
+        folder, train = self.recorder.folder, self._loaded.experiment.train
+        run = read_run(folder.path)
+        own = dataclasses.replace(run, record=dataclasses.replace(run.record, seeds=(seed,)))
+        checkpoints = checkpoints_of(self._work, folder)
+        resume = plan_resume(own, checkpoints, self._listener.note, train)
+        folder.write_epochs([*(e for e in run.epochs if e.seed != seed), *resume.kept])
+        self._resumes[seed] = resume
+        return resume.epochs[seed]
+
+    def fail(self, error: Exception) -> Exception:
+        """Records that the run cannot be trained.
+
+        Returns:
+          The error, with its location in the experiment file.
+        """
+        self.failed = True
+        if isinstance(error, ModelError):
+            error = error.at(self._loaded.place(error.key))
+        self._stop(error)
+        return error
+
+    def note(self, text: str) -> None:
+        """Tells the user about the run."""
+        self._listener.note(text)
+
+    def _begin_with(self, event: Compiled) -> None:
+        """Records the strategy of the first worker that compiled, which all others use."""
+        assert self.recorder is not None
+        if self._compiled:
+            return
+        self._compiled, self.engine = True, event.engine
+        self.recorder.event(event)
+        if self._resumes:
+            kept = next(iter(self._resumes.values())).kept
+            self.recorder.event(Resumed(kept))
+
+    def _count(self, event: Event) -> None:
+        match event:
+            case Compiled(compile_s=compile_s):
+                self._spent["compile_s"] += compile_s  # type: ignore[assignment]  # seconds
+            case EpochRecord(train_s=train_s, eval_s=eval_s):
+                self._spent["train_s"] += train_s  # type: ignore[assignment]
+                self._spent["eval_s"] += eval_s  # type: ignore[assignment]
+
+    def _timing(self) -> Timing:
+        """Seconds of all workers in each part, and those since the run began."""
+        spent, data_s = self._spent, self._watch.spent("data_s")
+        parts = spent["compile_s"], data_s, spent["train_s"], spent["eval_s"]
+        return Timing(*parts, time.monotonic() - self._started)
+
+    def _stream_options(self) -> StreamOptions:
+        return StreamOptions(self._request.workers, prepare=self._pin)  # no device here
+
+    def _described(self, found: Environment) -> RunWork:
+        request, loaded = self._request, self._loaded
+        command = tuple(request.command)
+        reference = loaded.experiment.model.python or ""
+        if request.resume and reference:
+            reference = f"model:{reference.partition(':')[2]}"  # the run's own copy
+        return RunWork(
+            loaded.experiment,
+            loaded.plan,
+            request.path.resolve().parent,
+            self._dataset,
+            dataclasses.replace(found, command=command, load_per_cpu=load_per_cpu()),
+            self._timing,
+            reference,
+            request.tensorboard,
+            StreamOptions(request.workers).num_workers,
+            any_order=True,
+        )
+
+    def _sendable(self) -> SentExperiment:
+        """The experiment, for workers."""
+        request, work = self._request, self._work
+        return SentExperiment(
+            self._loaded.resolved(),
+            work.experiment.seeds[0],
+            work.dataset.digest,
+            work.folder,
+            work.reference,
+            source_of(work),
+            request.data_dir,
+            request.device,
+            self.engine.requested if self.engine else request.engine,
+            request.workers,
+            work.snapshots,
+        )
+
+
+class _Seeds:
+    """The seeds of a run that are not trained.
+
+    Args:
+      remaining: the seeds, each in a group of its own.
+    """
+
+    def __init__(self, remaining: list[tuple[int, ...]]) -> None:
+        self.remaining = remaining
+
+    def train_seeds(self, seeds: tuple[int, ...]) -> None:
+        """Workers train."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """The workers have sent everything."""
+
+    def close(self) -> None:
+        """The executor ends the workers."""
