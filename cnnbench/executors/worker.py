@@ -70,12 +70,30 @@ def _run(number: int, task: WorkerTask, sink: int) -> None:
     def emit(value: Any) -> None:
         framing.send(sink, (Kind.EMITTED, number, value))
 
-    try:
+    with _Ending(number, sink):
         task(emit)
-    except Exception as error:  # noqa: BLE001 - the driver raises it
-        framing.send(sink, (Kind.FAILED, number, sent(error)))
-    else:
-        framing.send(sink, (Kind.COMPLETED, number, None))
+
+
+class _Ending:
+    """Says how its body ended; the driver raises an error of it.
+
+    Args:
+      number: the task.
+      sink: pipe to the driver.
+    """
+
+    def __init__(self, number: int, sink: int) -> None:
+        self._number, self._sink = number, sink
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if error is None:
+            framing.send(self._sink, (Kind.COMPLETED, self._number, None))
+        elif isinstance(error, Exception):
+            framing.send(self._sink, (Kind.FAILED, self._number, sent(error)))
+        return isinstance(error, Exception)
 
 
 def main() -> None:
