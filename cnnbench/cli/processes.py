@@ -20,16 +20,22 @@ class _State:
     group: ProcessGroup | None = None
 
 
-def take_part(number: int | None) -> None:
+def take_part(number: int | None, on: str | None = None) -> None:
     """Starts processes that train together, or follows the leader of some; returns if it is this.
 
     Args:
       number: `--processes`.
+      on: `--on`, whose workers train alone.
 
     Raises:
       CnnbenchError: the processes do not fit together, or this one has other files.
       typer.Exit: the part of this process is done.
     """
+    if on:
+        if number and number > 1:
+            message = "--processes: trains one seed on several processes, and --on several seeds"
+            raise UsageError(f"{message} at a time; remove one of them.")
+        return
     _State.group = group = None if number == 1 else group_of(os.environ)
     if group is None:
         if number and number > 1:

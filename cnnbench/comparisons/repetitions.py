@@ -110,7 +110,7 @@ def _machines(one: RunRecord, other: RunRecord) -> Iterator[str]:
     engines = [_engine(record.engine) for record in (one, other)]
     yield from _pairs(*engines)
     places = [record.environment for record in (one, other)]
-    names = ("device_model", "num_devices", "platform", *_VERSIONS)
+    names = ("device_model", "num_devices", "num_processes", "platform", *_VERSIONS)
     yield from _pairs(*({name: str(getattr(env, name)) for name in names} for env in places))
     for record in (one, other):
         if later := [entry for entry in record.resumed_with if entry]:

@@ -284,6 +284,11 @@ def _devices(runs: Sequence[Timed]) -> Iterator[TimingWarning]:
             Cause.DEVICES,
             "The runs trained on different devices; train them on one to compare times.",
         )
+    if len({run.record.environment.num_processes for run in runs}) > 1:
+        yield TimingWarning(
+            Cause.DEVICES,
+            "The runs trained on different numbers of processes; use one number to compare times.",
+        )
 
 
 def _order(runs: Sequence[Timed]) -> Iterator[TimingWarning]:

@@ -145,6 +145,7 @@ def _initialize(group: ProcessGroup) -> None:
     import jax
 
     local = group.coordinator.startswith(("127.0.0.1:", "localhost:"))
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM
     if jax.config.values["jax_cpu_collectives_implementation"] is None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if local:  # proxies do not concern it

@@ -33,6 +33,7 @@ def environment(devices: "Sequence[jax.Device]", command: Sequence[str]) -> Envi
         command=tuple(command),
         load_per_cpu=load_per_cpu(),
         settings=settings.current(),
+        num_processes=len({device.process_index for device in devices}),
     )
 
 

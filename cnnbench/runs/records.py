@@ -216,6 +216,7 @@ class Environment:
         processes at that time if that is lower; None if unknown.
       settings: options of JAX and Flax that affect the results, and environment variables such as
         `XLA_FLAGS` that were set; None in runs of older versions.
+      num_processes: number of processes that trained together, each with a part of the devices.
     """
 
     python: str
@@ -236,6 +237,7 @@ class Environment:
     command: tuple[str, ...]
     load_per_cpu: float | None = None
     settings: Mapping[str, str] | None = None
+    num_processes: int = 1
 
     @property
     def device_model(self) -> str:

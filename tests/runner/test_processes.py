@@ -1,8 +1,10 @@
 """Several processes that train one network together: real ones, with gloo between them."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,7 @@ def test_two_processes_train_what_one_trains(tmp_path):
     assert two.record.engine
     assert two.record.engine.num_devices == two.record.environment.num_devices == 2
     assert curve(two) == pytest.approx(curve(one), rel=1e-5)
+    assert two.record.environment.num_processes == 2
     assert len(list((tmp_path / "r" / "tiny").iterdir())) == 2
 
 
@@ -78,6 +81,69 @@ def test_a_mistake_is_printed_once(tmp_path):
     message = "train.batch_size: 61 images have no equal shares for 2 devices; write 60, or train"
     assert err.count(message) == 1
     assert "Gloo" not in out + err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_all_and_the_run_is_resumed_by_another_number(tmp_path, victim):
+    words = ("--epochs", "30", "--engine", "direct", "checkpoint.every=1")
+    whole = trained(tmp_path, *words, "--processes", "2")
+    process = start(tmp_path, "run", "tiny.yaml", *words, "--processes", "2", "--results-dir", "k")
+    children = started(tmp_path / "k", process.pid)
+    os.kill(children[victim], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == (137 if victim == 0 else 1)
+    assert f"process {victim} of 2 was killed (SIGKILL)" in err
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    (stopped,) = list_runs(tmp_path / "k").entries
+    again = start(tmp_path, "run", "--resume", str(stopped.path), "--processes", "4")
+    out, err = again.communicate(timeout=240)
+    assert again.returncode == 0, out + err
+    resumed = read_run(stopped.path)
+    assert curve(resumed) == pytest.approx(curve(whole), rel=1e-2)
+    assert resumed.record.resumed_with[-1]["num_devices"] == "4"
+
+
+def started(results: Path, pid: int) -> list[int]:
+    """The processes that a command has launched, once its run has two epochs."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        files = list(results.glob("tiny/*/epochs.jsonl"))
+        if files and files[0].read_text("utf-8").count("\n") >= 2:
+            listed = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii")
+            return [int(word) for word in listed.split()]
+        time.sleep(0.1)
+    raise AssertionError("no epoch within two minutes")
+
+
+@pytest.mark.slow
+def test_processes_find_each_other_by_the_variables_of_a_launcher(tmp_path):
+    variables = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost"}
+    variables |= {"SLURM_NTASKS": "2"}
+    tasks = [
+        start(
+            tmp_path,
+            *("run", "tiny.yaml", "--engine", "direct", "--results-dir", "r"),
+            **variables,
+            SLURM_PROCID=str(place),
+            SLURM_LOCALID=str(place),
+        )
+        for place in range(2)
+    ]
+    outputs = [task.communicate(timeout=240) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], outputs
+    assert "Accuracy" in outputs[0][0]
+    assert outputs[1] == ("", "")
+    (run,) = list_runs(tmp_path / "r").entries
+    assert run.record.environment.num_processes == 2
+
+
+def test_processes_do_not_go_with_workers(tmp_path):
+    process = start(tmp_path, "run", "tiny.yaml", "--processes", "2", "--on", "local")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    message = "--processes: trains one seed on several processes, and --on several seeds at a time"
+    assert err == f"{message}; remove one of them.\n"
 
 
 SLURM = {"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}

@@ -221,7 +221,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Train experiments over several seeds and compare them."""
     from cnnbench.runner.run import Request
 
-    _begin(processes, data_dir, profile, tag)
+    _begin((processes, on), data_dir, profile, tag)
     given = option_overrides(seeds, epochs, dataset)
     make = partial(
         Request,
@@ -271,10 +271,13 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 
 def _begin(
-    processes: int | None, data_dir: Path | None, profile: Path | None, tags: list[str] | None
+    processes: tuple[int | None, str | None],
+    data_dir: Path | None,
+    profile: Path | None,
+    tags: list[str] | None,
 ) -> None:
     """Checks options, after starting other processes or following them."""
-    take_part(processes)
+    take_part(*processes)
     check_folders(data_dir, profile)
     check_tags(tags or ())
 

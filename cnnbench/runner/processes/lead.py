@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 
+from cnnbench.errors import UsageError
 from cnnbench.executors import processes
 from cnnbench.runner.open_run import model_source
 from cnnbench.runner.processes.messages import Begin, Close, Given, TrainSeeds
@@ -29,8 +30,15 @@ class LeadingTrainer(Trainer):
         self._given, self._number = given, next(_numbers)
 
     def prepare(self) -> None:
-        """Let all processes choose the strategy and compile."""
+        """Let all processes choose the strategy and compile.
+
+        Raises:
+          UsageError: the images are streamed.
+        """
         job = self.job
+        if job.dataset.streamed:
+            message = "--processes: each process would decode all images of a streamed dataset"
+            raise UsageError(f"{message}; write dataset.streaming=false, or train with one.")
         digests = job.experiment.digest(model_source(job.reference, job.folder)), job.dataset.digest
         options = {name: getattr(job, name) for name in _SAME}
         resume = None
