@@ -88,6 +88,11 @@ LINES = (
         " --seeds 1 --results-dir swept",
         says="Best of 2: ",
     ),
+    Line(
+        "run tiny.yaml 'train.optimizer.learning_rate=0.01,0.1' --race",
+        2,
+        "--race: of 2 trials, one can be dropped after 5 seeds at the earliest",
+    ),
     *(
         Line(f"sweep show tiny --metric loss --sort-by trial --format {form} --results-dir swept")
         for form in ("table", "md", "csv", "json", "html", "latex")

@@ -128,6 +128,14 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         ),
     ] = None,
     processes: ProcessesOption = None,
+    race: Annotated[
+        bool,
+        typer.Option(
+            "--race",
+            help="Train the trials of a sweep seed by seed, and drop those decided worse than the"
+            " leader; the best is dropped with probability --alpha at most.",
+        ),
+    ] = False,
     over: OverOption = None,
     on: OnOption = None,
     profile: Annotated[
@@ -241,11 +249,13 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     points = (over, len(requests)) if over else None
     refused: dict[str, object] = {"--resume": resume, "--match": match, "--tune": tune}
     refused |= {"--until-decided": until_decided, "--anytime": anytime}
-    if axes or sweep_seed is not None:
+    if axes or race or sweep_seed is not None:
         _sweep(
             (requests, axes, trials, sweep_seed),
-            refused | {"--over": over, "--profile": profile, "--tune-seeds": tune_seeds},
-            (dry_run, json, quiet, verbose),
+            refused
+            | {"--over": over, "--profile": profile, "--processes": processes}
+            | {"--tune-seeds": tune_seeds},
+            (dry_run, json, quiet, verbose, alpha if race else None),
         )
         return
     requests = _at_each_value(requests, over, refused)

@@ -18,8 +18,10 @@ from cnnbench.report.sweeps.table import next_steps, score_text, terminal_sweep
 from cnnbench.runner.run import Request, check_all
 from cnnbench.runner.sweeps.cost import duration_text, sweep_cost
 from cnnbench.runner.sweeps.planning import PlannedSweep, TrialRequests, plan_sweep
+from cnnbench.runner.sweeps.race import check_race, run_race
 from cnnbench.runner.sweeps.space import SweepAxis
 from cnnbench.runner.sweeps.training import Failure, run_sweep
+from cnnbench.runs.sweeps.plans import trained_runs
 from cnnbench.spec.metrics import words
 from cnnbench.system.signals import handle_signals
 
@@ -42,6 +44,7 @@ class SweepOptions:
       json: print JSON.
       quiet: print no progress.
       verbose: print every epoch.
+      race: probability that a race drops the best trial; None to train all seeds of all trials.
     """
 
     trials: int | None
@@ -51,6 +54,7 @@ class SweepOptions:
     json: bool = False
     quiet: bool = False
     verbose: bool = False
+    race: float | None = None
 
 
 def train_sweep(
@@ -68,11 +72,14 @@ def train_sweep(
       typer.Exit: a trial failed.
     """
     if not axes:
-        raise UsageError("--sweep-seed: has no effect without values; add, for example, KEY=1,2.")
+        name = "--sweep-seed" if options.seed is not None else "--race"
+        raise UsageError(f"{name}: has no effect without values; add, for example, KEY=1,2.")
     if given := next((name for name, value in options.others.items() if value), None):
         key = axes[0].key
         raise UsageError(f"{given}: cannot be combined with several values of {key}; remove one.")
     sweep = plan_sweep(requests, axes, options.trials, options.seed or 0)
+    if options.race is not None:
+        check_race(sweep, options.race)
     needed = requests[0].needed
     cost = sweep_cost(sweep, needed=needed)
     tell(f"Sweep {sweep.plan.sweep}: {cost.text(needed=needed)}.", err=not options.dry_run)
@@ -84,7 +91,7 @@ def train_sweep(
     board = _Board(stderr(), sweep, options)
     try:
         with handle_signals():
-            failures = run_sweep(sweep, board)
+            failures = _train(sweep, board, options)
     except KeyboardInterrupt as stop:
         if not getattr(stop, "__notes__", ()):
             stop.add_note(sweep.again)
@@ -95,6 +102,25 @@ def train_sweep(
     if failures:
         _report(failures, sweep)
         raise typer.Exit(1)
+
+
+def _train(sweep: PlannedSweep, board: "_Board", options: SweepOptions) -> list[Failure]:
+    if options.race is None:
+        return run_sweep(sweep, board)
+    number, quiet, verbose = len(sweep.trials), options.quiet, options.verbose
+    listeners = listening(board.console, number, quiet=quiet, tables=False, verbose=verbose)
+    with listeners as each:
+        failures = run_race(sweep, options.race, each, board)
+    tell(_saved(sweep))
+    return failures
+
+
+def _saved(sweep: PlannedSweep) -> str:
+    """How many seeds a race has not trained."""
+    planned = sum(len(run.seeds) for trial in sweep.plan.trials for run in trial.runs)
+    found = [e for row in trained_runs(sweep.plan, sweep.results_dir) for e in row if e]
+    trained = sum(len(entry.record.seeds) for entry in found)
+    return f"Race: {trained} of {planned} seeds, {1 - trained / planned:.0%} saved."
 
 
 class _Board:
@@ -140,6 +166,10 @@ class _Board:
         """Prints why a trial failed."""
         text = f"{self._place(failure.trial)}: failed: {failure.reason}"
         self.console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+
+    def dropped(self, trial: TrialRequests, seeds: int) -> None:
+        """Prints that a trial is decided worse than the leader."""
+        self._say(f"{self._place(trial)}: dropped after {seeds} seeds, worse than the leader")
 
     def _say(self, text: str) -> None:
         if not self.options.quiet:

@@ -96,3 +96,65 @@ def test_mistakes_are_found_before_training(words, says):
     assert done.exit_code == 2
     assert says in done.stderr
     assert not Path("results").exists()
+
+
+def test_a_trial_that_fails_does_not_stop_the_others(monkeypatch):
+    from cnnbench.errors import OutOfMemoryError
+    from cnnbench.training import trainer
+
+    train_seeds = trainer.Trainer.train_seeds
+
+    def fail_once(self, seeds):
+        if self.job.experiment.train.optimizer.learning_rate == 0.01:
+            raise OutOfMemoryError("out of memory; use smaller batches.")
+        return train_seeds(self, seeds)
+
+    monkeypatch.setattr(trainer.Trainer, "train_seeds", fail_once)
+    done = invoke("run", "a.yaml", RATES, "--seeds", "1")
+    assert done.exit_code == 1
+    said = "trial 1 of 2, learning_rate=0.01: failed: out of memory; use smaller batches.\n"
+    assert said in done.stderr
+    assert done.stderr.endswith(
+        "1 of 2 trials failed:\n"
+        "  trial 1, learning_rate=0.01: out of memory; use smaller batches.\n"
+    )
+    assert "1 of 2 are not trained; train them with: cnnbench " in done.stdout
+    assert [str(record.status) for record in records()] == ["failed", "finished"]
+    monkeypatch.undo()
+
+
+def test_a_race_drops_clear_losers_and_continues_when_needed():
+    rates = "train.optimizer.learning_rate=0.0001,0.3"
+    larger = ("train.epochs=20", "model.params.units=32")
+    words = ("run", "a.yaml", rates, *larger, "--seeds", "8", "--race")
+    done = invoke(*words)
+    assert done.exit_code == 0
+    first = "trial 1 of 2, learning_rate=0.0001: dropped after "
+    assert first in done.stderr
+    seeds = {r.sweep.trial: len(r.seeds) for r in records() if r.sweep}
+    assert seeds[2] == 8
+    assert 5 <= seeds[1] < 8
+    assert f"Race: {8 + seeds[1]} of 16 seeds, " in done.stderr
+    again = invoke(*words, "--needed")
+    assert again.exit_code == 0
+    assert len(records()) == 2
+    assert again.stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--race",), "--race: has no effect without values; add, for example, KEY=1,2."),
+        (
+            (RATES, "--race"),
+            "--race: of 2 trials, one can be dropped after 5 seeds at the earliest (alpha 0.05),"
+            " and there are 2; add --seeds 10, or remove --race.",
+        ),
+        ((RATES, "a.yaml", "--race"), "--race: ranks the trials of one experiment; name one file."),
+        (("train.epochs=choice(1)", "--race"), "--race: there is a single trial; add values."),
+    ],
+)
+def test_mistakes_about_races(words, says):
+    done = invoke("run", "a.yaml", *words)
+    assert done.exit_code == 2
+    assert says in done.stderr
