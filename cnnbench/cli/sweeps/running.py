@@ -20,7 +20,7 @@ from cnnbench.runner.sweeps.cost import duration_text, sweep_cost
 from cnnbench.runner.sweeps.planning import PlannedSweep, TrialRequests, plan_sweep
 from cnnbench.runner.sweeps.race import check_race, run_race
 from cnnbench.runner.sweeps.space import SweepAxis
-from cnnbench.runner.sweeps.training import Failure, run_sweep
+from cnnbench.runner.sweeps.training import Failure, run_side_by_side, run_sweep
 from cnnbench.runs.sweeps.plans import trained_runs
 from cnnbench.spec.metrics import words
 from cnnbench.system.signals import handle_signals
@@ -105,12 +105,15 @@ def train_sweep(
 
 
 def _train(sweep: PlannedSweep, board: "_Board", options: SweepOptions) -> list[Failure]:
-    if options.race is None:
+    on = sweep.trials[0].requests[0].on
+    if options.race is None and not on:
         return run_sweep(sweep, board)
-    number, quiet, verbose = len(sweep.trials), options.quiet, options.verbose
-    listeners = listening(board.console, number, quiet=quiet, tables=False, verbose=verbose)
-    with listeners as each:
-        failures = run_race(sweep, options.race, each, board)
+    number, quiet, verbose = len(sweep.plan.trials), options.quiet, options.verbose
+    number *= len(sweep.plan.names)
+    with listening(board.console, number, quiet=quiet, tables=False, verbose=verbose) as listeners:
+        if options.race is None:
+            return run_side_by_side(sweep, listeners, board)
+        failures = run_race(sweep, options.race, listeners, board)
     tell(_saved(sweep))
     return failures
 

@@ -47,6 +47,8 @@ def check_race(sweep: PlannedSweep, alpha: float) -> None:
     first = sweep.trials[0]
     if len(first.requests) > 1:
         raise UsageError("--race: ranks the trials of one experiment; name one file.")
+    if first.requests[0].on:
+        raise UsageError("--race: trains in this process; remove --on.")
     if len(sweep.trials) < 2:
         raise UsageError("--race: there is a single trial; add values.")
     seeds = len(first.requests[0].load().experiment.seeds)
@@ -90,7 +92,7 @@ def run_race(
     requests, failures = racing(sweep, alpha), list[Failure]()
     rule = requests[0].looks
     assert rule
-    with opened_runs(requests, listeners) as runs:
+    with opened_runs(requests, listeners, TrainingRun) as runs:
         for run in runs:
             run.read_data()
         racers = [_Racer(*pair) for pair in zip(sweep.trials, runs, strict=True)]

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from cnnbench.errors import CnnbenchError
+from cnnbench.runner.distributed import run_requests
 from cnnbench.runner.recorder import Listener
 from cnnbench.runner.run import Request, run_by_turns
 from cnnbench.runner.sweeps.planning import PlannedSweep, TrialRequests
+from cnnbench.runs.find import list_runs
 from cnnbench.runs.records import RunResult
-from cnnbench.runs.sweeps.plans import write_plan
+from cnnbench.runs.sweeps.plans import trained_runs, write_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +79,46 @@ def run_sweep(
         else:
             watcher.trained(trial, runs)
     return failures
+
+
+def run_side_by_side(
+    sweep: PlannedSweep, listeners: Sequence[Listener], watcher: SweepWatcher
+) -> list[Failure]:
+    """Trains all trials at the same time on workers, see `run_on`.
+
+    Args:
+      sweep: the trials, whose requests say where.
+      listeners: one for each run.
+      watcher: told of the trials that failed.
+
+    Returns:
+      The trials that failed.
+
+    Raises:
+      CnnbenchError: no trial could be trained, or the plan cannot be written.
+      KeyboardInterrupt: as `run_by_turns`.
+    """
+    write_plan(sweep.plan, sweep.results_dir)
+    requests = [request for trial in sweep.trials for request in trial.requests]
+    try:
+        run_requests(requests, listeners)
+    except CnnbenchError as error:
+        found = trained_runs(sweep.plan, sweep.results_dir)
+        if not any(entry for row in found for entry in row):
+            raise
+        failures = [
+            Failure(trial, _reason(trial, sweep.results_dir) or str(error))
+            for trial, row in zip(sweep.trials, found, strict=True)
+            if not all(row)
+        ]
+        for failure in failures:
+            watcher.failed(failure)
+        return failures
+    return []
+
+
+def _reason(trial: TrialRequests, results_dir: Path) -> str:
+    """Why the newest run of a trial failed."""
+    wanted = trial.requests[0].sweep
+    found = [e.record.error for e in list_runs(results_dir).entries if e.record.sweep == wanted]
+    return next((error for error in reversed(found) if error), "")

@@ -1,5 +1,6 @@
 """Several values of keys in ``cnnbench run``: trials, table, failures, and what --needed keeps."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,7 @@ def test_a_race_drops_clear_losers_and_continues_when_needed():
             " and there are 2; add --seeds 10, or remove --race.",
         ),
         ((RATES, "a.yaml", "--race"), "--race: ranks the trials of one experiment; name one file."),
+        ((RATES, "--race", "--on", "local:2"), "--race: trains in this process; remove --on."),
         (("train.epochs=choice(1)", "--race"), "--race: there is a single trial; add values."),
     ],
 )
@@ -158,3 +160,17 @@ def test_mistakes_about_races(words, says):
     done = invoke("run", "a.yaml", *words)
     assert done.exit_code == 2
     assert says in done.stderr
+
+
+@pytest.mark.slow
+def test_trials_on_workers_have_the_same_numbers():
+    assert invoke("run", "a.yaml", RATES, "--seeds", "2", "--results-dir", "here").exit_code == 0
+    words = ("--seeds", "2", "--on", "local:1", "--results-dir", "there")
+    assert invoke("run", "a.yaml", RATES, *words).exit_code == 0
+    shown = [
+        [(t["trial"], t["scores"]) for t in json.loads(document)["trials"]]
+        for where in ("here", "there")
+        for document in [invoke("sweep", "show", "--format", "json", "--results-dir", where).stdout]
+    ]
+    assert shown[0] == shown[1]
+    assert [len(scores) for _, scores in shown[0]] == [2, 2]
