@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple, assert_never
@@ -187,6 +187,7 @@ class RunProgress:
       done: epochs trained, over all seeds; the last one in part.
       seconds: training and evaluation of `timed` epochs.
       timed: epochs trained by this command.
+      running: seeds that are trained at this time, with `--on` several.
     """
 
     seeds: int
@@ -194,6 +195,7 @@ class RunProgress:
     done: float = 0.0
     seconds: float = 0.0
     timed: int = 0
+    running: set[int] = field(default_factory=set)
 
     @property
     def left(self) -> float:
@@ -208,13 +210,16 @@ def seconds_left(works: Iterable[RunProgress]) -> float | None:
 
     >>> seconds_left([RunProgress(2, 10, done=5, seconds=10.0, timed=5), RunProgress(1, 10)])
     50.0
+    >>> seconds_left([RunProgress(2, 10, done=5, seconds=10.0, timed=5, running={0, 1})])
+    15.0
     """
     works = list(works)
     rates = [work.seconds / work.timed for work in works if work.timed]
     if not rates:
         return None
     usual = sum(rates) / len(rates)
-    return sum(w.left * (w.seconds / w.timed if w.timed else usual) for w in works)
+    at_a_time = max(1, sum(len(work.running) for work in works))
+    return sum(w.left * (w.seconds / w.timed if w.timed else usual) for w in works) / at_a_time
 
 
 def left_text(seconds: float | None) -> str:
@@ -279,7 +284,9 @@ class Board:
         total = sum(work.seeds for work in self.works)
         done = sum(work.done / work.epochs for work in self.works if work.epochs)
         result = f", {self.result}" if self.result else ""
-        said = Said(place=f"{int(done + 1e-9)} of {total} seeds{result}")
+        running = sum(len(work.running) for work in self.works)
+        several = f", {running} running" if running > 1 else ""
+        said = Said(place=f"{int(done + 1e-9)} of {total} seeds{several}{result}")
         self.progress.update(
             self._seeds,
             said=said,
@@ -318,6 +325,7 @@ class Bars(Lines):
         self.num_steps, self.whole = 1, 0  # steps per epoch, whole epochs over all seeds
         self.place, self.value, self.rate, self.curve = "", "", "", ""
         self.curves: dict[int, list[float]] = {}
+        self.parts: dict[int, float] = {}  # of the epoch of each seed that is trained
 
     def loaded(self, loaded: Loaded) -> None:
         """Prints the layer table and starts the bar."""
@@ -354,24 +362,33 @@ class Bars(Lines):
                 self._update()
             case StepDone(seed=seed, epoch=epoch, step=step):
                 part = step / self.num_steps
-                self.work.done = self.whole + part * event.at_once
+                self.parts[seed] = part * event.at_once
+                self._count(seed)
                 self._move(seed, epoch, epoch - 1 + part)
             case EpochRecord(seed=seed, epoch=epoch):
                 self._epoch(event)
                 self._move(seed, epoch, epoch)
-            case SeedDone():
+            case SeedDone(summary=SeedSummary(seed=seed)):
                 # A seed that diverged has no further epochs.
                 self.whole = max(self.whole, self.seeds_done * self.epochs)
-                self.work.done = self.whole
+                self.parts.pop(seed, None)
+                self._count(seed)
+                self.work.running.discard(seed)
                 self._update()
             case Snapshot() | Checkpoint() | Trained():
                 pass
             case _:
                 assert_never(event)
 
+    def _count(self, seed: int) -> None:
+        """Counts what is trained, and the seed as one that is running."""
+        self.work.running.add(seed)
+        self.work.done = self.whole + sum(self.parts.values())
+
     def finished(self, folder: Path) -> None:
         """Removes the bar."""
         self.work.done = self.work.seeds * self.work.epochs
+        self.work.running.clear()
         self.close()
         super().finished(folder)
 
@@ -396,7 +413,8 @@ class Bars(Lines):
         self.value, self.curve = headline(record), self._curve(record)
         self.rate = f"{record.samples_per_s:,.0f} images/s"
         self.whole += 1
-        self.work.done = self.whole
+        self.parts.pop(record.seed, None)
+        self.work.done = self.whole + sum(self.parts.values())
         self.work.seconds += record.train_s + record.eval_s
         self.work.timed += 1
 
@@ -409,6 +427,9 @@ class Bars(Lines):
     def _move(self, seed: int, epoch: int, completed: float) -> None:
         seeds = f"seed {seed} " if self.num_seeds > 1 else ""
         self.place = f"{seeds}epoch {epoch}/{self.epochs}"
+        if len(self.work.running) > 1:
+            self.place = f"{len(self.work.running)} seeds running"
+            completed = self.work.done / self.work.seeds
         self._update(completed=completed)
 
     def _update(self, **counts: float | None) -> None:

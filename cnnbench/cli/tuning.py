@@ -18,7 +18,8 @@ from cnnbench.comparisons.verdict import Criteria
 from cnnbench.comparisons.verdict_text import criteria_words
 from cnnbench.errors import UsageError
 from cnnbench.report.columns import TableOptions
-from cnnbench.runner.run import Request, check_all, run_by_turns
+from cnnbench.runner.distributed import run_requests
+from cnnbench.runner.run import Request, check_all
 from cnnbench.runner.tuning import (
     TuningPlan,
     judge_tuned,
@@ -231,7 +232,7 @@ def train_tuned(
     with listening(
         console, len(requests), quiet=quiet, tables=display.tables, verbose=verbose
     ) as listeners:
-        runs = run_by_turns(requests, listeners)
+        runs = run_requests(requests, listeners)
     found = judge_tuned(tuned, runs, places, criteria)
     return TrainedTuning(found, requests, runs, places, keep_tuning(found, runs))
 

@@ -7,8 +7,9 @@ does those of a training of its own. It never initializes JAX.
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 
 from cnnbench.errors import CnnbenchError
@@ -92,19 +93,44 @@ def run_on(
         first.
       KeyboardInterrupt: as `run_by_turns`.
     """
+    with remote_runs(requests, listeners, on) as (runs, executor):
+        for run in runs:
+            if not run.remaining:
+                done(run.finish())
+        Driver(executor, runs, requests[0].device, done).train()
+        return [run.finish() for run in runs]
+
+
+@contextmanager
+def remote_runs(
+    requests: Sequence[Request], listeners: Sequence[Listener], on: On
+) -> Iterator[tuple[list[RemoteRun], Callable[[], Executor]]]:
+    """Runs whose images are read, and the workers, which end with the block.
+
+    Args:
+      requests: the experiments with their options.
+      listeners: one for each.
+      on: where the workers are.
+
+    Yields:
+      The runs, and a function that returns the workers; they start only if they are needed.
+
+    Raises:
+      CnnbenchError: as `run_on`.
+    """
     with opened_runs(requests, listeners, RemoteRun, here=False) as runs, ExitStack() as stack:
-        load_per_cpu()  # before the workers are busy
-        trained = any(request.needed or request.resume for request in requests)
-        executor = None if trained else stack.enter_context(on.start(PRELOAD))
+
+        @cache
+        def executor() -> Executor:
+            load_per_cpu()  # before the workers are busy
+            return stack.enter_context(on.start(PRELOAD))
+
+        if not any(request.needed or request.resume for request in requests):
+            executor()  # they import JAX while the images are read here
         for run in runs:
             run.read_data()
             run.look_for_result()
-            if not run.remaining:
-                done(run.finish())
-        if waiting := [run for run in runs if run.remaining]:
-            executor = executor or stack.enter_context(on.start(PRELOAD))
-            Driver(executor, waiting, requests[0].device, done).train()
-        return [run.finish() for run in runs]
+        yield runs, executor
 
 
 @dataclass(slots=True, eq=False)
@@ -113,7 +139,7 @@ class _Task:
 
     Args:
       task: the task.
-      seeds: the parts that are not trained: numbers of runs, with seeds.
+      seeds: its parts: numbers of runs, with seeds.
       beside: most other trainings since its last epoch.
     """
 
@@ -126,20 +152,22 @@ class Driver:
     """Submits seeds to workers and records what they send.
 
     Args:
-      executor: the workers.
-      runs: runs with something left to train.
+      executor: returns the workers.
+      runs: the runs; finished ones are left as they are.
       device: kind of device.
-      done: called with each result as soon as it is complete.
+      done: called with each result as soon as it is complete; None if the caller finishes the runs.
     """
 
     def __init__(
         self,
-        executor: Executor,
+        executor: Callable[[], Executor],
         runs: Sequence[RemoteRun],
         device: str,
-        done: Callable[[RunResult], None],
+        done: Callable[[RunResult], None] | None = None,
     ) -> None:
-        self._executor, self._runs, self._device, self._done = executor, runs, device, done
+        self._start_workers, self._device, self._done = executor, device, done
+        self._runs = [run for run in runs if run.remaining]
+        self._executor: Executor
         self._numbers = count()
         self._tasks: dict[int, _Task] = {}
         self._waiting: list[tuple[int, int]] = []  # numbers of runs, with seeds
@@ -149,15 +177,23 @@ class Driver:
         self._losses: Counter[tuple[int, int]] = Counter()
         self._error: Exception | None = None
 
-    def train(self) -> None:
-        """Trains all seeds.
+    def train(self, number: int | None = None) -> None:
+        """Trains seeds.
+
+        Args:
+          number: train the first `number` seeds of each run; None for all of them.
 
         Raises:
           CnnbenchError: a run cannot be trained, or the disk cannot be written.
         """
-        self._start()
-        self._waiting = list(units([run.waiting for run in self._runs]))
-        self._train_first()
+        if not any(run.remaining for run in self._runs):
+            return
+        begun = self._found is not None
+        if not begun:
+            self._start()
+        self._waiting = list(units([run.first_waiting(number) for run in self._runs]))
+        if not begun:
+            self._train_first()
         while self._waiting or self._tasks:
             self._fill()
             self._receive()
@@ -166,13 +202,13 @@ class Driver:
 
     def _start(self) -> None:
         """Finds out what the workers run on, and opens the folders."""
+        self._executor = self._start_workers()
         self._submit(Greeting(self._device))
         self._drain()
         assert self._found is not None
         for run in self._runs:
             run.begin(self._found)
-            if not run.remaining:
-                self._done(run.finish())
+            self._finish(run)
 
     def _train_first(self) -> None:
         """Compiles on all workers, then trains an epoch of each run alone, for its times."""
@@ -269,13 +305,11 @@ class Driver:
                 task.beside = self._beside()
             case event:
                 run.receive(event)
-                if (sent.number, sent.seed) in task.seeds and sent.seed not in run.waiting:
-                    task.seeds.remove((sent.number, sent.seed))
-                if not run.remaining:
-                    self._finish(run)
+                self._finish(run)
 
     def _finish(self, run: RemoteRun) -> None:
-        self._done(run.finish())
+        if self._done and run.complete:
+            self._done(run.finish())
 
     def _refuse(self, number: int, error: Exception) -> None:
         """Gives up a run.
@@ -301,12 +335,13 @@ class Driver:
             self._lose((-1, -1), reason)
             self._submit(task.task)
             return
-        for number, seed in task.seeds:
+        lost = [(n, seed) for n, seed in task.seeds if self._runs[n].is_missing(seed)]
+        for number, seed in lost:
             self._lose((number, seed), reason)
             done = self._runs[number].cut_back(seed)
             after = f"from {epochs_text(done)}" if done else "from scratch"
             self._runs[number].note(f"{reason}; seed {seed} is trained {after}")
-        self._waiting = [*task.seeds, *self._waiting]
+        self._waiting = [*lost, *self._waiting]
         self._untimed -= {number for number, _ in task.seeds}
 
     def _lose(self, unit: tuple[int, int], reason: str) -> None:

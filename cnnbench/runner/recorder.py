@@ -224,7 +224,8 @@ def keep(event: Event, folder: RunFolder, checkpoints: Checkpoints, collected: C
             checkpoints.save(seed, epoch, values, step)
         case SeedDone():
             trained = dataclasses.replace(event.summary, weights_digest=digest(event.weights))
-            collected.seeds += (trained,)
+            others = (seed for seed in collected.seeds if seed.seed != trained.seed)
+            collected.seeds = (*others, trained)
             folder.write_weights(event.summary.seed, event.weights)
             folder.write_predictions(event.summary.seed, event.predictions)
         case Trained(engine=engine, cost=cost):

@@ -51,6 +51,21 @@ class RemoteRun(TrainingRun):
         return [seed for (seed,) in self._trainer.remaining] if self._trainer else []
 
     @property
+    def complete(self) -> bool:
+        """True if everything for the summary has arrived."""
+        return not self.remaining and (self._result is not None or self._measured)
+
+    def is_missing(self, seed: int) -> bool:
+        """True if a seed has to be trained, or at least its network measured."""
+        first = self._loaded.experiment.seeds[0]
+        return seed in self.waiting or (seed == first and not self._measured and not self.failed)
+
+    def first_waiting(self, number: int | None) -> list[int]:
+        """Seeds that are not trained, of the first `number` of all seeds, or of all."""
+        wanted = self._loaded.experiment.seeds[:number]
+        return [seed for seed in self.waiting if seed in wanted]
+
+    @property
     def has_times(self) -> bool:
         """True if an epoch was trained alone."""
         records = [record for resume in self._resumes.values() for record in resume.kept]
@@ -116,7 +131,8 @@ class RemoteRun(TrainingRun):
                     self._measured |= isinstance(event, Trained)
                     self.recorder.event(event)
         if isinstance(event, SeedDone) and self._trainer:
-            self._trainer.remaining.remove((event.summary.seed,))
+            own = (event.summary.seed,)
+            self._trainer.remaining = [seed for seed in self._trainer.remaining if seed != own]
 
     def cut_back(self, seed: int) -> int:
         """Goes back to the last checkpoint of a seed whose worker is lost.

@@ -134,8 +134,6 @@ def _check_on(request: Request) -> None:
       UsageError: it names no executor, or a trace is requested.
     """
     parse_on(request.on, request.device)
-    if request.looks:
-        raise UsageError("--on: does not train --until-decided or --anytime yet; remove one.")
     if request.profile is not None:
         message = "--profile traces a training in this process, not on workers"
         raise UsageError(f"{message}; remove --on {request.on}, or --profile.")

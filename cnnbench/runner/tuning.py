@@ -24,8 +24,9 @@ from cnnbench.comparisons.tuning import (
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.errors import SpecError, UsageError
 from cnnbench.formatting import numbered
+from cnnbench.runner.distributed import run_requests
 from cnnbench.runner.recorder import Listener
-from cnnbench.runner.run import Request, run_by_turns
+from cnnbench.runner.run import Request
 from cnnbench.runner.tuning_space import Axis, Setting, choose_points, parse_axes, settings_at
 from cnnbench.runs.records import TRIAL, TUNED, Direction, RunResult
 from cnnbench.spec.cross_checks import lacks_validation
@@ -286,7 +287,7 @@ def run_trials(
             trial = arm.trials[place]
             title = f"trial {done} of {total}: {arm.label}, {point_text(plan.axes, trial.point)}"
             with listening(title) as listener:
-                (run,) = run_by_turns([trial.request], [listener])
+                (run,) = run_requests([trial.request], [listener])
             result, metric, higher = _result(trial, run)
             own.append(result)
             said(title, result, metric)

@@ -1,7 +1,8 @@
 """Trains seeds until verdicts are decided: `--until-decided` and `--anytime`."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from cnnbench.comparisons.merge import merged
 from cnnbench.comparisons.stopping import is_futile, reason_to_stop
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.comparisons.verdict_text import look_line, running_text
+from cnnbench.executors.choice import parse_on
+from cnnbench.runner.distributed import Driver, remote_runs
 from cnnbench.runner.recorder import Listener
 from cnnbench.runner.run import Request, TrainingRun, opened_runs
 from cnnbench.runs.records import RunResult
@@ -66,9 +69,7 @@ def run_until_decided(
       CnnbenchError: as `run_by_turns`.
       KeyboardInterrupt: as `run_by_turns`.
     """
-    with opened_runs(requests, listeners, TrainingRun) as runs:
-        for run in runs:
-            run.read_data()
+    with _opened(requests, listeners) as (runs, train):
         looks = requests[0].looks
         assert looks is not None
         base, *others = runs
@@ -77,7 +78,7 @@ def run_until_decided(
             _Arm((base, run), looks, criteria, watcher, (known[0], known[number]))
             for number, run in enumerate(others, start=1)
         ]
-        _train(base, arms, done)
+        _train(base, arms, train, done)
         reasons = [arm.reason for arm in arms]
         reason = Reason.LAST if Reason.LAST in reasons else reasons[-1]
         base.stop_at(replace(looks, reason=reason))
@@ -85,16 +86,60 @@ def run_until_decided(
         return [run.finish() for run in runs]
 
 
-def _train(base: TrainingRun, arms: "Sequence[_Arm]", done: Callable[[RunResult], None]) -> None:
-    """Trains the baseline and all runs that are not decided, one seed each at a time."""
-    order = [base, *(arm.run for arm in arms)]
-    while waiting := [arm for arm in arms if not arm.reason]:
-        active = [base, *(arm.run for arm in waiting)]
+_TrainMore = Callable[[Sequence[TrainingRun]], None]  # at least a seed each, up to the next look
+
+
+@contextmanager
+def _opened(
+    requests: Sequence[Request], listeners: Sequence[Listener]
+) -> Iterator[tuple[Sequence[TrainingRun], _TrainMore]]:
+    """The runs, whose images are read, and a function that trains seeds of some of them."""
+    first, looks = requests[0], requests[0].looks
+    assert looks is not None
+    if not first.on:
+        with opened_runs(requests, listeners, TrainingRun) as runs:
+            for run in runs:
+                run.read_data()
+            yield runs, _ByTurns(runs).train
+        return
+    with remote_runs(requests, listeners, parse_on(first.on, first.device)) as (remote, executor):
+        driver = Driver(executor, remote, first.device)
+
+        def train(active: Sequence[TrainingRun]) -> None:
+            least = min(run.num_seeds for run in active)
+            driver.train(next(stop for stop in looks.stops if stop > least))
+
+        yield remote, train
+
+
+class _ByTurns:
+    """Trains the next seed of runs in this process.
+
+    Args:
+      runs: all runs, in the order of their first turn.
+    """
+
+    def __init__(self, runs: Sequence[TrainingRun]) -> None:
+        self._order = list(runs)
+
+    def train(self, active: Sequence[TrainingRun]) -> None:
+        """Trains one seed of those that have the fewest."""
         least = min(run.num_seeds for run in active)
-        for run in order:
+        for run in self._order:
             if run in active and run.num_seeds == least and run.remaining:
                 run.train(run.remaining[0])
-        order.reverse()
+        self._order.reverse()
+
+
+def _train(
+    base: TrainingRun,
+    arms: "Sequence[_Arm]",
+    train: _TrainMore,
+    done: Callable[[RunResult], None],
+) -> None:
+    """Trains the baseline and all runs that are not decided."""
+    while waiting := [arm for arm in arms if not arm.reason]:
+        train([base, *(arm.run for arm in waiting)])
         for arm in waiting:
             arm.judge(several=len(arms) > 1)
             if arm.reason:

@@ -55,7 +55,7 @@ def _here(tmp_path, monkeypatch):
 def test_a_quick_comparison_uses_the_test_that_was_named(test, monkeypatch, capsys):
     seeds = range(6)
     runs = [make_run(seeds=seeds), make_run("idea", "Idea", seeds=seeds, start=0.93, run_id="b")]
-    monkeypatch.setattr(watching, "run_by_turns", lambda *_: runs)
+    monkeypatch.setattr(watching, "run_requests", lambda *_: runs)
     criteria = Criteria(test=test)
     quick = QuickCompare(6, 1, None, "cpu", "plain", Path("results"), None, criteria)
     view = WatchView(Path("idea.yaml"), quick)

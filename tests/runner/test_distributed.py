@@ -1,19 +1,29 @@
 """Seeds on workers: equal numbers, whole folders, and what is left when something breaks down."""
 
+import dataclasses
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from cnnbench.comparisons.verdict import Criteria
+from cnnbench.errors import UsageError
+from cnnbench.executors import choice
 from cnnbench.executors.choice import On
 from cnnbench.executors.cores import available_cores
-from cnnbench.executors.local import WorkerPlace
-from cnnbench.runner.distributed import run_on
+from cnnbench.executors.local import LocalExecutor, WorkerPlace
+from cnnbench.runner.distributed import run_on, run_requests
 from cnnbench.runner.run import Request
+from cnnbench.runner.until_decided import run_until_decided
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import RunResult, Status
+from cnnbench.statistics.looks import Looks
 from tests.runner.test_interleaving import Diary
 
 ROOT = Path(__file__).parents[2]
@@ -98,3 +108,152 @@ def test_equal_to_seeds_one_after_another_on_one_core(tmp_path: Path) -> None:
         assert any(epoch.beside == 1 for epoch in others)
         order = [(run.record.seeds.index(e.seed), e.epoch) for e in run.epochs]
         assert order == sorted(order)
+
+
+def test_a_killed_worker_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[LocalExecutor] = []
+
+    def start(places: Sequence[WorkerPlace], preload: str) -> LocalExecutor:
+        started.append(LocalExecutor(places, preload))
+        return started[-1]
+
+    monkeypatch.setattr(choice, "LocalExecutor", start)
+    killed: list[str] = []
+
+    def disturb(place: str) -> None:
+        if place in {"a0.2", "a1.1"} and place not in killed:
+            killed.append(place)
+            for pid in started[0].pids:
+                os.kill(pid, signal.SIGKILL)
+
+    asked, told = requests(tmp_path, {"a": [0, 1]}), diaries(1, disturb)
+    (found,) = run_on(asked, told, two_workers())
+    assert killed
+    assert numbers(found) == numbers(one_after_another(tmp_path, ["a"])["a"])
+    assert any("was killed (SIGKILL); seed" in note for note in told[0].notes)
+
+
+@pytest.mark.parametrize("on", ["local:1", ""])
+def test_an_interrupted_run_goes_on_with_workers_or_without(tmp_path: Path, on: str) -> None:
+    def disturb(place: str) -> None:
+        if place == "a1.2":
+            raise KeyboardInterrupt
+
+    asked = requests(tmp_path, {"a": [0, 1, 2]})
+    told = diaries(1, disturb)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run_on(asked, told, two_workers())
+    assert "resume with: cnnbench run --resume" in caught.value.__notes__[0]
+    (path,) = (tmp_path / "results").glob("*/*")
+    assert read_run(path).record.status is Status.INTERRUPTED
+    again = dataclasses.replace(asked[0], resume=path, path=path / "resolved.yaml", on=on)
+    with pinned_to(CORE):
+        (found,) = run_requests([again], diaries(1))
+    assert numbers(found) == numbers(one_after_another(tmp_path, ["a"])["a"])
+    assert len(found.record.resumed_at) == 1
+
+
+@contextmanager
+def pinned_to(cores: Collection[int]) -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_nothing_starts_if_everything_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = requests(tmp_path, {"a": [0]})
+    run_on(asked, diaries(1), two_workers())
+    monkeypatch.setattr(choice, "LocalExecutor", lambda *_: pytest.fail("workers"))
+    needed = [dataclasses.replace(asked[0], needed=True)]
+    (found,) = run_on(needed, diaries(1), two_workers())
+    assert len(found.epochs) == 3
+
+
+class Quiet:
+    """A watcher that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def look(self, text: str) -> None:
+        self.lines.append(text)
+
+    def running(self, text: str) -> None:
+        pass
+
+
+def test_looks_decide_as_without_workers(tmp_path: Path) -> None:
+    looks = Looks((4, 5), (0.04, 0.03), 0.05, "unpaired", 1, "", "0", tuple(range(5)))
+    found = []
+    for on in ("local:1", ""):
+        folder = tmp_path / (on or "here")
+        folder.mkdir()
+        seeds = dict.fromkeys("ab", list(range(5)))
+        asked, watcher = requests(folder, seeds, on=on, looks=looks), Quiet()
+        with pinned_to(CORE):
+            runs = run_until_decided(asked, diaries(2), watcher, Criteria(metric=None))
+        found.append(([numbers(run) for run in runs], [run.record.looks for run in runs]))
+        found[-1] += (watcher.lines,)
+    assert found[0] == found[1]
+
+
+MODEL = """\
+name: c
+task: classify
+dataset: {name: mnist_5k, train_examples: 60}
+model: {python: "net:Net"}
+train: {epochs: 3, batch_size: 20}
+seeds: [0, 1]
+"""
+WRONG = """\
+from flax import nnx
+
+class Net(nnx.Module):
+    def __init__(self, *, rngs):
+        self.out = nnx.Linear(784, 9, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(x.reshape(len(x), -1))
+"""
+
+
+def with_python_model(folder: Path, source: str, others: Sequence[str]) -> list[Request]:
+    (folder / "net.py").write_text(source)
+    (folder / "c.yaml").write_text(MODEL)
+    asked = requests(folder, dict.fromkeys(others, [0, 1]))
+    return [*asked, dataclasses.replace(asked[0], path=folder / "c.yaml")]
+
+
+def test_a_run_that_fails_does_not_stop_two_others(tmp_path: Path) -> None:
+    asked = with_python_model(tmp_path, WRONG, "ab")
+    told, done = diaries(3), list[str]()
+    with pytest.raises(UsageError) as caught:
+        run_on(asked, told, two_workers(), lambda run: done.append(run.record.name))
+    assert sorted(done) == ["a", "b"]
+    assert "c.yaml:4:9: model.python: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    (path,) = (tmp_path / "results" / "c").iterdir()
+    assert read_run(path).record.status is Status.FAILED
+    assert sum("model.python" in note for each in told for note in each.notes) == 1
+
+
+def test_a_bug_in_a_worker_crashes_with_its_traceback(tmp_path: Path) -> None:
+    wrong = WRONG.replace("return self", "raise ZeroDivisionError('bug'); return self")
+    asked = with_python_model(tmp_path, wrong, "a")
+    with pytest.raises(ZeroDivisionError) as caught:
+        run_on(asked, diaries(2), two_workers())
+    assert "in a worker process" in caught.value.__notes__[0]
+    assert "Traceback" in caught.value.__notes__[0]
+
+
+def test_a_python_model_has_the_numbers_that_it_has_here(tmp_path: Path) -> None:
+    asked = with_python_model(tmp_path, WRONG.replace("784, 9", "784, 10"), "a")[1:]
+    (found,) = run_on(asked, diaries(1), two_workers())
+    assert numbers(found) == numbers(one_after_another(tmp_path, ["c"])["c"])
+    assert found.path
+    assert (found.path / "model.py").read_text() == WRONG.replace("784, 9", "784, 10")

@@ -36,7 +36,8 @@ from cnnbench.data.catalog import EMBEDDED
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.report.columns import TableOptions
 from cnnbench.report.comparison import terminal_table
-from cnnbench.runner.run import Request, check_all, run_by_turns
+from cnnbench.runner.distributed import run_requests
+from cnnbench.runner.run import Request, check_all
 from cnnbench.spec.diff import Differences, differences
 from cnnbench.spec.inheritance import lineage
 from cnnbench.spec.loader import Loaded, load_experiment
@@ -304,7 +305,7 @@ def _compare(requests: list[Request], criteria: Criteria) -> Comparison:
     check_all(requests)
     check_seed_test(criteria.test, requests)
     with listening(stderr(), len(requests), tables=False) as listeners:
-        return compare(run_by_turns(requests, listeners), criteria)
+        return compare(run_requests(requests, listeners), criteria)
 
 
 class Keys(Protocol):

@@ -170,7 +170,8 @@ def confirm(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Train the winner of a sweep and a baseline on seeds that it never saw, and judge."""
     from cnnbench.cli.progress import listening
-    from cnnbench.runner.run import Request, check_all, run_by_turns
+    from cnnbench.runner.distributed import run_requests
+    from cnnbench.runner.run import Request, check_all
     from cnnbench.runner.sweeps.confirming import (
         confirming_requests,
         fresh_seeds,
@@ -193,7 +194,7 @@ def confirm(  # noqa: PLR0913, PLR0917 - one parameter per option
     requests = confirming_requests(result, against, fresh_seeds(plan, seeds), make)
     check_all(requests)
     with handle_signals(), listening(stderr(), 2, quiet=quiet, tables=False) as listeners:
-        runs = run_by_turns(requests, listeners)
+        runs = run_requests(requests, listeners)
     criteria = Criteria(metric=judged_metric(result), alpha=alpha, min_effect=effect)
     stdout().print(terminal_table([compare(runs, criteria)], wide=False))
     tell(optimism_text(result, runs[1]), err=False)

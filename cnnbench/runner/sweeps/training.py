@@ -9,7 +9,7 @@ from typing import Protocol
 from cnnbench.errors import CnnbenchError
 from cnnbench.runner.distributed import run_requests
 from cnnbench.runner.recorder import Listener
-from cnnbench.runner.run import Request, run_by_turns
+from cnnbench.runner.run import Request
 from cnnbench.runner.sweeps.planning import PlannedSweep, TrialRequests
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.records import RunResult
@@ -48,7 +48,7 @@ TrainTrial = Callable[[Sequence[Request], Sequence[Listener]], list[RunResult]]
 def run_sweep(
     sweep: PlannedSweep,
     watcher: SweepWatcher,
-    train: TrainTrial = run_by_turns,
+    train: TrainTrial = run_requests,
 ) -> list[Failure]:
     """Trains all trials.
 
