@@ -53,7 +53,7 @@ def requests(folder: Path, seeds: dict[str, list[int]], **options: Any) -> list[
 
 
 def diaries(number: int, disturb: Callable[[str], None] = lambda _: None) -> list[Diary]:
-    return [Diary("ab"[n], [], disturb) for n in range(number)]
+    return [Diary("abc"[n], [], disturb) for n in range(number)]
 
 
 def numbers(run: RunResult) -> tuple[Any, ...]:
@@ -133,6 +133,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert any("was killed (SIGKILL); seed" in note for note in told[0].notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", ["local:1", ""])
 def test_an_interrupted_run_goes_on_with_workers_or_without(tmp_path: Path, on: str) -> None:
     def disturb(place: str) -> None:
@@ -163,6 +164,7 @@ def pinned_to(cores: Collection[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+@pytest.mark.slow
 def test_nothing_starts_if_everything_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,13 +189,14 @@ class Quiet:
         pass
 
 
+@pytest.mark.slow
 def test_looks_decide_as_without_workers(tmp_path: Path) -> None:
     looks = Looks((4, 5), (0.04, 0.03), 0.05, "unpaired", 1, "", "0", tuple(range(5)))
     found = []
     for on in ("local:1", ""):
         folder = tmp_path / (on or "here")
         folder.mkdir()
-        seeds = dict.fromkeys("ab", list(range(5)))
+        seeds = {name: list(range(5)) for name in "ab"}
         asked, watcher = requests(folder, seeds, on=on, looks=looks), Quiet()
         with pinned_to(CORE):
             runs = run_until_decided(asked, diaries(2), watcher, Criteria(metric=None))
@@ -225,10 +228,11 @@ class Net(nnx.Module):
 def with_python_model(folder: Path, source: str, others: Sequence[str]) -> list[Request]:
     (folder / "net.py").write_text(source)
     (folder / "c.yaml").write_text(MODEL)
-    asked = requests(folder, dict.fromkeys(others, [0, 1]))
+    asked = requests(folder, {name: [0, 1] for name in others})
     return [*asked, dataclasses.replace(asked[0], path=folder / "c.yaml")]
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_stop_two_others(tmp_path: Path) -> None:
     asked = with_python_model(tmp_path, WRONG, "ab")
     told, done = diaries(3), list[str]()
@@ -242,6 +246,7 @@ def test_a_run_that_fails_does_not_stop_two_others(tmp_path: Path) -> None:
     assert sum("model.python" in note for each in told for note in each.notes) == 1
 
 
+@pytest.mark.slow
 def test_a_bug_in_a_worker_crashes_with_its_traceback(tmp_path: Path) -> None:
     wrong = WRONG.replace("return self", "raise ZeroDivisionError('bug'); return self")
     asked = with_python_model(tmp_path, wrong, "a")
@@ -251,6 +256,7 @@ def test_a_bug_in_a_worker_crashes_with_its_traceback(tmp_path: Path) -> None:
     assert "Traceback" in caught.value.__notes__[0]
 
 
+@pytest.mark.slow
 def test_a_python_model_has_the_numbers_that_it_has_here(tmp_path: Path) -> None:
     asked = with_python_model(tmp_path, WRONG.replace("784, 9", "784, 10"), "a")[1:]
     (found,) = run_on(asked, diaries(1), two_workers())
