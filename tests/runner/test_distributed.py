@@ -200,8 +200,8 @@ def test_looks_decide_as_without_workers(tmp_path: Path) -> None:
         asked, watcher = requests(folder, seeds, on=on, looks=looks), Quiet()
         with pinned_to(CORE):
             runs = run_until_decided(asked, diaries(2), watcher, Criteria(metric=None))
-        found.append(([numbers(run) for run in runs], [run.record.looks for run in runs]))
-        found[-1] += (watcher.lines,)
+        rules = [run.record.looks for run in runs]
+        found.append(([numbers(run) for run in runs], rules, watcher.lines))
     assert found[0] == found[1]
 
 
