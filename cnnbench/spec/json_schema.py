@@ -34,6 +34,13 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DEFS = "#/$defs/"
 _NULL = {"type": "null"}
 _LAYER_OR_CALL = "LayerOrCall"
+_SWEEP = {
+    "description": "values of keys that `run` tries: lists, or log(0.003..0.3) and uniform(0..1)"
+    " with trials",
+    "type": ["object", "null"],
+    "properties": {"trials": {"type": "integer", "minimum": 1, "description": "number of trials"}},
+    "additionalProperties": {"type": ["array", "string"], "minItems": 1, "minLength": 1},
+}
 _CHANGE = "Change"  # suffix of the definitions for files with `extends`
 _EXTENDS = {
     "description": "parent experiment: a file in this folder or a subfolder, or the name of"
@@ -119,6 +126,8 @@ def schema(known: BlockNames | None = None) -> Schema:
     keys = _each(_or_expression, _keys_of_any("op", OPERATIONS, changes))
     _check_layers_of_shipped(changes["Experiment" + _CHANGE], _object(keys))
     _add_blocks(full, changes)
+    for part in (full["Experiment"], changes["Experiment" + _CHANGE]):
+        part["properties"]["sweep"] = _SWEEP
     _complete(full, changes, known or BlockNames())
     return {
         "$schema": DIALECT,

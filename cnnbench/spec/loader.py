@@ -57,6 +57,7 @@ from cnnbench.spec.experiment import (
 )
 from cnnbench.spec.inheritance import Causes, anchored, merge, override, read_layers, sort_overrides
 from cnnbench.spec.pydantic_messages import issues_of
+from cnnbench.spec.sweeps import FileSweep, read_sweep_section, split_sweep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,6 +80,7 @@ class Loaded:
       blocks: the block and the number of repetitions (0 without `repeat`) of each call in
         `model.layers`, by its name.
       changed: layers and repetitions of blocks that are changed or removed by their path.
+      sweep: `sweep` of the file, which is no part of the experiment; None without it.
     """
 
     experiment: Experiment
@@ -88,6 +90,7 @@ class Loaded:
     places: Mapping[KeyPath, Location]
     blocks: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
+    sweep: FileSweep | None = None
 
     def place(self, key: str) -> Location:
         """Location of the value of a key of `model`, or of a part of it, or else of `model`."""
@@ -156,19 +159,24 @@ def load_experiment(
     Raises:
       SpecError: lists all errors with their locations.
     """
-    layers = list(map(anchored, read_layers(path)))
+    pairs = [split_sweep(anchored(layer)) for layer in read_layers(path)]
+    layers, sweeps = [layer for layer, _ in pairs], [own for _, own in pairs]
     document = reduce(merge, layers)
     for text in sort_overrides(overrides):
         upper = override(document, text, lambda found: _expand(found, data_dir).names)
-        layers.append(anchored(upper))
+        layer, own = split_sweep(anchored(upper))
+        layers.append(layer)
+        sweeps.append(own)
         document = merge(document, layers[-1])
+    sweep, problems = read_sweep_section(reduce(merge, sweeps))
+    document = replace(document, problems=(*document.problems, *problems))
     expansion = _expand(document, data_dir)
     experiment, plan, info, issues = _findings(expansion, data_dir, known)
     if issues or document.problems or experiment is None or info is None:
         raise SpecError([*document.problems, *_problems(issues, layers, expansion, path, data_dir)])
     places = {at: place for at, place in expansion.document.values.items() if at[:1] == ("model",)}
     blocks, changed = expansion.blocks, expansion.changed
-    return Loaded(experiment, plan, info, document.text, places, blocks, changed)
+    return Loaded(experiment, plan, info, document.text, places, blocks, changed, sweep)
 
 
 Findings = tuple[Experiment | None, Plan | None, DatasetInfo | None, list[Issue]]

@@ -2,14 +2,16 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from cnnbench.errors import UsageError, did_you_mean, or_list, quoted
+from cnnbench.errors import Diagnostic, Location, UsageError, did_you_mean, or_list, quoted
 from cnnbench.formatting import is_number
+from cnnbench.spec.document import Document, KeyPath, inline_text
 
 CHOICE, RANGE, LOG, UNIFORM = "choice", "range", "log", "uniform"
 FUNCTIONS = (CHOICE, RANGE, LOG, UNIFORM)
+SWEEP = "sweep"
 MOST_VALUES = 1000  # of range(..)
 _CALL = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
 _TEXTS = ("name", "title")  # a comma is part of the text
@@ -208,14 +210,82 @@ def _range(key: str, name: str, text: str, inside: str) -> Range:
     return Range(low, high, name == LOG, text)
 
 
-def sweep_texts(sweep: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """The overrides of `sweep:` in a file: key and text of the values.
+@dataclass(frozen=True, slots=True)
+class FileSweep:
+    """`sweep:` of an experiment file.
 
-    >>> list(sweep_texts({"train.epochs": ["1", "2"], "model.params.n": "log(1..9)"}))
-    [('train.epochs', 'choice(1,2)'), ('model.params.n', 'log(1..9)')]
+    Args:
+      overrides: a key and its values each, as on the command line.
+      trials: number of trials; None for all combinations.
     """
-    for key, values in sweep.items():
-        if isinstance(values, str):
-            yield key, values
-        elif isinstance(values, Sequence):
-            yield key, f"{CHOICE}({','.join(map(str, values))})"
+
+    overrides: tuple[str, ...]
+    trials: int | None
+
+
+def split_sweep(document: Document) -> tuple[Document, Document]:
+    """A document without `sweep`, and one with nothing else."""
+    if not isinstance(document.data, dict) or SWEEP not in document.data:
+        return document, Document({}, {}, {})
+
+    def part(places: Mapping[KeyPath, Location], *, inside: bool) -> dict[KeyPath, Location]:
+        return {at: place for at, place in places.items() if not at or (at[0] == SWEEP) == inside}
+
+    values, keys = document.values, document.keys
+    others = {key: value for key, value in document.data.items() if key != SWEEP}
+    outer = replace(
+        document, data=others, values=part(values, inside=False), keys=part(keys, inside=False)
+    )
+    own = {SWEEP: document.data[SWEEP]}
+    return outer, Document(own, part(values, inside=True), part(keys, inside=True))
+
+
+def read_sweep_section(document: Document) -> tuple[FileSweep | None, tuple[Diagnostic, ...]]:
+    """Checks `sweep`.
+
+    Args:
+      document: a document with nothing else.
+
+    Returns:
+      The sweep; None if there is none. Its problems.
+    """
+    sweep = document.data.get(SWEEP)
+    if sweep is None:
+        return None, ()
+    if not isinstance(sweep, dict):
+        remedy = "write, for example, sweep: {train.optimizer.learning_rate: [0.01, 0.03]}"
+        what = f"{quoted(sweep)} is not a mapping of keys to values"
+        return None, (Diagnostic(document.values[SWEEP,], SWEEP, what, remedy),)
+    trials, overrides, problems = None, [], []
+    for key, value in sweep.items():
+        try:
+            if key == "trials":
+                trials = _number_of_trials(value)
+            else:
+                overrides.append(f"{key}={_file_values(key, value)}")
+        except UsageError as error:
+            message, _, remedy = str(error).removeprefix(f"{key}: ").rpartition("; ")
+            place = document.values[SWEEP, key]
+            problems.append(Diagnostic(place, f"{SWEEP}.{key}", message, remedy.rstrip(".")))
+    return FileSweep(tuple(overrides), trials), tuple(problems)
+
+
+def _number_of_trials(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    raise UsageError(f"{quoted(value)} is not a number of trials; write a positive integer.")
+
+
+def _file_values(key: str, value: object) -> str:
+    """The values of a key of `sweep` as on the command line.
+
+    Raises:
+      UsageError: they are not valid.
+    """
+    if isinstance(value, list):
+        choices(key, [inline_text(item) for item in value] or [""])
+        return f"{CHOICE}({','.join(map(inline_text, value))})"
+    if isinstance(value, str) and parse_values(key, value):
+        return value
+    message = f"{quoted(value)} is a single value"
+    raise UsageError(f"{message}; write a list such as [0.01, 0.03], or log(0.001..0.1).")

@@ -245,13 +245,13 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         on=on or "",
         command=["cnnbench", *sys.argv[1:]],
     )
-    requests, axes = _requested(make, specs or (), given, resume, needed=needed)
+    requests, axes, own_trials = _requested(make, specs or (), given, resume, needed=needed)
     points = (over, len(requests)) if over else None
     refused: dict[str, object] = {"--resume": resume, "--match": match, "--tune": tune}
     refused |= {"--until-decided": until_decided, "--anytime": anytime}
     if axes or race or sweep_seed is not None:
         _sweep(
-            (requests, axes, trials, sweep_seed),
+            (requests, axes, trials or own_trials, sweep_seed),
             refused
             | {"--over": over, "--profile": profile, "--processes": processes}
             | {"--tune-seeds": tune_seeds},
@@ -337,16 +337,17 @@ def _requested(
     resume: Sequence[str] | None,
     *,
     needed: bool,
-) -> "tuple[list[Request], tuple[SweepAxis, ...]]":
-    """Requests of a command line, and the keys that it gives several values."""
-    from cnnbench.runner.sweeps.space import parse_axes
+) -> "tuple[list[Request], tuple[SweepAxis, ...], int | None]":
+    """Requests of a command line, the keys with several values, and the files' number of trials."""
+    from cnnbench.runner.sweeps.space import parse_axes, with_file_sweep
 
     if resume:
-        return _resumed(make, resume, [*given, *words]), ()
+        return _resumed(make, resume, [*given, *words]), (), None
     paths, overrides = split_words(words)
     axes, overrides = parse_axes(overrides)
     # Options apply to the file; overrides after them may be more specific.
-    return [make(path, given + overrides, needed=needed) for path in paths], axes
+    requests = [make(path, given + overrides, needed=needed) for path in paths]
+    return requests, *with_file_sweep(requests, axes)
 
 
 def _sweep(planned: Sequence[Any], refused: Mapping[str, object], display: Sequence[Any]) -> None:

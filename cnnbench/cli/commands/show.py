@@ -153,6 +153,15 @@ def _outline(loaded: Loaded, path: Path, *, allow_python: bool) -> "tuple[Outlin
     return experiment_outline(experiment, make, loaded.info), ""
 
 
+def _changes(loaded: Loaded) -> Iterator[str]:
+    """Lines on changes of the dataset, and on the sweep of the file."""
+    for text in loaded.experiment.dataset.adjustments.texts():
+        yield f"Dataset: {text}"
+    if sweep := loaded.sweep:
+        number = f"; trials: {sweep.trials}" if sweep.trials else ""
+        yield f"Sweep: {', '.join(sweep.overrides)}{number}"
+
+
 def print_layers(
     loaded: Loaded,
     path: Path,
@@ -199,8 +208,8 @@ def print_layers(
                 tell(line, err=False)
     if images := images_line(experiment.dataset, loaded.info):
         tell(images, err=False)
-    for text in experiment.dataset.adjustments.texts():
-        tell(f"Dataset: {text}", err=False)
+    for line in _changes(loaded):
+        tell(line, err=False)
     tell(err=False)
     if found and first:
         tell(f"Compared with {first.experiment.type_title}:", err=False)

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from cnnbench.errors import UsageError
+from cnnbench.errors import SpecError, UsageError
 from cnnbench.formatting import enumeration
-from cnnbench.spec.sweeps import Choices, Range, Swept, parse_values
+from cnnbench.runner.run import Request
+from cnnbench.spec.sweeps import Choices, FileSweep, Range, Swept, parse_values
 
 MOST_TRIALS = 1000
 _TRIES = 64  # points of the sequence for each trial that is wanted
@@ -68,6 +69,41 @@ def parse_axes(overrides: Sequence[str]) -> tuple[tuple[SweepAxis, ...], list[st
         if (key := text.partition("=")[0].strip()) in axes:
             raise UsageError(f"{key}: is given twice, once with several values; remove one.")
     return tuple(axes.values()), others
+
+
+def with_file_sweep(
+    requests: Sequence[Request], axes: Sequence[SweepAxis]
+) -> tuple[tuple[SweepAxis, ...], int | None]:
+    """Adds the keys of `sweep` in the files; those on the command line replace them.
+
+    Args:
+      requests: the experiments.
+      axes: keys with several values on the command line.
+
+    Returns:
+      The keys, and the number of trials of the files.
+
+    Raises:
+      UsageError: the files have different sweeps.
+    """
+    found = [_file_sweep(request) for request in requests]
+    if any(sweep != found[0] for sweep in found):
+        names = enumeration([str(request.path) for request in requests])
+        message = f"sweep: {names} have different ones"
+        raise UsageError(f"{message}; give the values on the command line, with sweep=null.")
+    if not (sweep := found[0]):
+        return tuple(axes), None
+    words = [text for request in requests for text in request.overrides]
+    given = {axis.key for axis in axes} | {text.partition("=")[0].strip() for text in words}
+    own, _ = parse_axes([t for t in sweep.overrides if t.partition("=")[0] not in given])
+    return (*own, *axes), sweep.trials
+
+
+def _file_sweep(request: Request) -> FileSweep | None:
+    try:
+        return request.load().sweep
+    except SpecError:  # reported later
+        return None
 
 
 def _check_key(key: str, axes: Mapping[str, SweepAxis]) -> None:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from cnnbench.cli.app import app
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.records import RunRecord
+from cnnbench.spec.loader import load_experiment
 
 NET = """\
 name: a
@@ -160,6 +161,48 @@ def test_mistakes_about_races(words, says):
     done = invoke("run", "a.yaml", *words)
     assert done.exit_code == 2
     assert says in done.stderr
+
+
+SECTION = """\
+sweep:
+  train.optimizer.learning_rate: log(0.001..0.1)
+  model.params.units: [2, 4]
+  trials: 3
+"""
+
+
+def tried(*words: str) -> list[str]:
+    done = invoke("run", *words, "--dry-run")
+    assert done.exit_code == 0
+    return [line.partition(": ")[2] for line in done.stdout.splitlines() if "would try" in line]
+
+
+def test_a_file_may_have_a_sweep():
+    Path("s.yaml").write_text(NET + SECTION)
+    same = ("train.optimizer.learning_rate=log(0.001..0.1)", "model.params.units=2,4")
+    assert tried("s.yaml") == tried("a.yaml", *same, "--trials", "3")
+    assert len(tried("s.yaml", "--trials", "5")) == 5
+    fixed = tried("s.yaml", "train.optimizer.learning_rate=0.1", "--trials", "2")
+    assert sorted(fixed) == ["units=2", "units=4"]
+    assert all("units=8" in t for t in tried("s.yaml", "model.params.units=choice(8)"))
+    assert tried("s.yaml", "sweep=null") == []
+    Path("child.yaml").write_text("extends: s.yaml\nname: child\nsweep: {trials: 2}\n")
+    assert tried("child.yaml") == tried("s.yaml")[:2]
+    shown = invoke("show", "s.yaml").stdout
+    assert "Sweep: train.optimizer.learning_rate=log(0.001..0.1), " in shown
+    done = invoke("run", "s.yaml", "child.yaml", "--dry-run")
+    assert done.exit_code == 2
+    assert done.stderr.endswith(
+        "sweep: s.yaml and child.yaml have different ones; give the values on the command line,"
+        " with sweep=null.\n"
+    )
+
+
+def test_a_sweep_is_no_part_of_the_experiment():
+    Path("s.yaml").write_text(NET + SECTION)
+    one, other = (load_experiment(Path(name)) for name in ("a.yaml", "s.yaml"))
+    assert one.experiment == other.experiment
+    assert one.resolved() == other.resolved()
 
 
 @pytest.mark.slow
