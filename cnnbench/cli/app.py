@@ -86,6 +86,10 @@ class Commands(LazyGroup):
             "cnnbench.cli.commands.export:export_model",
             "Export a trained network, verified in its target runtime.",
         ),
+        "merge": LazyCommand(
+            "cnnbench.cli.batches.merge:merge",
+            "Unite the seeds of several runs of an experiment in one run.",
+        ),
         "check": LazyCommand(
             "cnnbench.cli.commands.check:check",
             "Verify the files of runs; exit code 1 if one is damaged.",

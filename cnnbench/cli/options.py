@@ -75,6 +75,15 @@ ProcessesOption = Annotated[
     ),
 ]
 
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Train one of N equal parts of the seeds, such as 1/4; each machine takes another I.",
+        metavar="I/N",
+        show_default=False,
+    ),
+]
+
 OverOption = Annotated[
     str | None,
     typer.Option(
@@ -201,8 +210,18 @@ OnOption = Annotated[
     typer.Option(
         "--on",
         help="Train several seeds at a time in worker processes: local, or local:N for N of them,"
-        " each on cores of its own (or a GPU).",
-        metavar="local[:N]",
+        " each on cores of its own (or a GPU). Or submit a job array of N tasks: slurm, slurm:N.",
+        metavar="local[:N]|slurm[:N]",
+        show_default=False,
+    ),
+]
+
+SbatchOption = Annotated[
+    str,
+    typer.Option(
+        "--sbatch",
+        help="Options of sbatch for --on slurm, such as '--time=2:00:00 --gres=gpu:1'.",
+        metavar="OPTIONS",
         show_default=False,
     ),
 ]

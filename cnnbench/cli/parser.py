@@ -24,6 +24,7 @@ COMMAND = KnownNames(
         "list": ("ls", "runs", "history"),
         "compare": ("diff", "vs"),
         "show": ("summary", "describe", "info", "print"),
+        "merge": ("join", "combine", "unite", "pool"),
         "check": ("verify", "fsck"),
         "new": ("init", "create"),
         "bench": ("benchmark",),

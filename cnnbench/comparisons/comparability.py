@@ -130,9 +130,8 @@ def _finished(run: RunResult, metric: str | None, *, images: bool) -> Finished:
 
 def _predictions(run: RunResult) -> dict[int, NamedArrays]:
     """Results for each image, by seed."""
-    if run.path is None:
-        return {}
-    found = {seed: read_predictions(run.path, seed) for seed in run.record.seeds}
+    folders = {seed: path for seed in run.record.seeds if (path := run.folder(seed))}
+    found = {seed: read_predictions(path, seed) for seed, path in folders.items()}
     return {seed: each for seed, each in found.items() if each is not None}
 
 

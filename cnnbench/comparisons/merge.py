@@ -8,7 +8,7 @@ from pathlib import Path
 from cnnbench.errors import UsageError
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import read_run
-from cnnbench.runs.records import RunRecord, RunResult, Status
+from cnnbench.runs.records import Facts, RunRecord, RunResult, Status
 
 
 def same_experiment(one: RunRecord, other: RunRecord) -> bool:
@@ -19,7 +19,9 @@ def same_experiment(one: RunRecord, other: RunRecord) -> bool:
     return ours == theirs
 
 
-def finished_runs_of(name: str, results_dir: Path) -> list[RunResult]:
+def finished_runs_of(
+    name: str, results_dir: Path, digests: tuple[str, str] | None = None
+) -> list[RunResult]:
     """Reads the finished runs of the experiments of a name, the oldest first.
 
     Trials of a tuning are left out: the best of them was chosen for its result.
@@ -27,12 +29,15 @@ def finished_runs_of(name: str, results_dir: Path) -> list[RunResult]:
     Args:
       name: the name.
       results_dir: folder of all runs.
+      digests: those of the experiment and of its images; None for all.
 
     Raises:
       StoreError: a folder cannot be read.
     """
     found = [entry for entry in list_runs(results_dir).entries if entry.facts.name == name]
     own = [entry for entry in found if not entry.facts.is_trial]
+    if digests:
+        own = [e for e in own if (e.facts.spec_digest, e.facts.dataset_digest) == digests]
     done = [entry for entry in own if entry.facts.status is Status.FINISHED]
     return [read_run(e.path) for e in sorted(done, key=lambda entry: entry.facts.run_id)]
 
@@ -82,7 +87,114 @@ def merged(runs: Sequence[RunResult]) -> RunResult:
     summary = newest.summary and replace(
         newest.summary, seeds=tuple(summaries[seed] for seed in seeds if seed in summaries)
     )
-    epochs = tuple(e for run, own in parts for e in run.epochs if e.seed in own)
     return replace(
-        newest, record=replace(newest.record, seeds=seeds), summary=summary, epochs=epochs
+        newest,
+        record=replace(newest.record, seeds=seeds, folds=_folds(parts)),
+        summary=summary,
+        epochs=tuple(e for run, own in parts for e in run.epochs if e.seed in own),
+        seed_paths={seed: path for run, own in parts for seed in own if (path := run.folder(seed))},
     )
+
+
+def _folds(parts: Sequence[tuple[RunResult, Sequence[int]]]) -> tuple[int, ...]:
+    """The fold of each seed; empty without cross-validation."""
+    folds = {s: f for run, _ in parts for s, f in zip(run.record.seeds, run.record.folds)}  # noqa: B905 - empty without folds
+    return tuple(folds[seed] for _, own in parts for seed in own if seed in folds)
+
+
+def batches_of(run: RunResult, results_dir: Path) -> list[RunResult]:
+    """Finished runs that have further seeds of the experiment of a run, and the run itself.
+
+    Of runs that share seeds, the newer one counts. Runs that planned looks or a sweep stopped, and
+    those with other tags, are no batches.
+
+    Args:
+      run: a finished run.
+      results_dir: folder of all runs.
+
+    Returns:
+      The runs, oldest first.
+
+    Raises:
+      StoreError: a folder cannot be read.
+    """
+    if not _is_batch(run.record):
+        return [run]
+    found, known = [run], set(run.record.seeds)
+    for entry in reversed(list_runs(results_dir).entries):
+        if _is_like(entry.facts, run.record) and not known.intersection(entry.facts.seeds):
+            other = read_run(entry.path)
+            if _is_batch(other.record):
+                found.append(other)
+                known.update(other.record.seeds)
+    return sorted(found, key=lambda each: each.record.run_id)
+
+
+def _is_like(facts: Facts, record: RunRecord) -> bool:
+    """True if a finished run has the experiment, images, kind of device and tags of a record."""
+    ours = (record.spec_digest, record.dataset.digest, record.environment.device_kind, record.tags)
+    theirs = (facts.spec_digest, facts.dataset_digest, facts.device_kind, facts.tags)
+    return facts.status is Status.FINISHED and facts.name == record.name and ours == theirs
+
+
+def covering(
+    seeds: Sequence[int], runs: Sequence[RunResult]
+) -> tuple[list[RunResult], tuple[int, ...]]:
+    """Parts of finished runs of an experiment that have some of the wanted seeds.
+
+    Args:
+      seeds: the wanted seeds.
+      runs: the runs, oldest first; of a seed that several have, the newest run counts.
+
+    Returns:
+      The runs, reduced to wanted seeds, and the seeds that no run has.
+    """
+    missing, parts = list(seeds), list[RunResult]()
+    for run in reversed(runs):
+        own = tuple(seed for seed in run.record.seeds if seed in missing)
+        if own and _is_batch(run.record):
+            parts.append(_of(run, own))
+            missing = [seed for seed in missing if seed not in own]
+    return parts[::-1], tuple(missing)
+
+
+def _of(run: RunResult, seeds: tuple[int, ...]) -> RunResult:
+    """The run with some of its seeds only."""
+    folds = dict(zip(run.record.seeds, run.record.folds))  # noqa: B905 - empty without folds
+    own = tuple(folds[seed] for seed in seeds if seed in folds)
+    return replace(
+        run,
+        record=replace(run.record, seeds=seeds, folds=own),
+        summary=run.summary
+        and replace(run.summary, seeds=tuple(s for s in run.summary.seeds if s.seed in seeds)),
+        epochs=tuple(epoch for epoch in run.epochs if epoch.seed in seeds),
+    )
+
+
+def pooled(runs: Sequence[RunResult], results_dir: Path) -> tuple[list[RunResult], list[str]]:
+    """Unites each run with the batches of its experiment, if all runs then have equal seeds.
+
+    Args:
+      runs: finished runs of different experiments.
+      results_dir: folder of all runs.
+
+    Returns:
+      The runs, and a sentence on each that was pooled.
+
+    Raises:
+      StoreError: a folder cannot be read.
+    """
+    parts = [batches_of(run, results_dir) for run in runs]
+    whole = [merged(own) for own in parts]
+    if len({frozenset(run.record.seeds) for run in whole}) > 1:
+        return list(runs), []
+    notes = [
+        f"{run.record.name}: {len(run.record.seeds)} seeds of {len(own)} runs"
+        for run, own in zip(whole, parts, strict=True)
+        if len(own) > 1
+    ]
+    return whole, notes
+
+
+def _is_batch(record: RunRecord) -> bool:
+    return record.looks is None and record.sweep is None and not record.is_trial

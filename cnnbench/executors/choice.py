@@ -9,7 +9,7 @@ from cnnbench.errors import UsageError, quoted
 from cnnbench.executors.cores import available_cores, divided
 from cnnbench.executors.local import LocalExecutor, WorkerPlace
 
-FORMS = "local or local:N"
+FORMS = "local, local:N, slurm or slurm:N"
 
 
 @dataclass(frozen=True, slots=True)

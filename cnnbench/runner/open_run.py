@@ -209,6 +209,11 @@ def _has_seeds(record: RunRecord, seeds: tuple[int, ...], looks: Looks | None) -
     return ended and record.seeds == seeds
 
 
+def is_usable(record: RunRecord, engine: str, device: str) -> bool:
+    """Returns True if a run was trained as requested, and with the settings of now."""
+    return _as_asked(record, engine, device) and not _other_settings(record)
+
+
 def _as_asked(record: RunRecord, engine: str, device: str) -> bool:
     """Returns True if a run has the requested engine and device."""
     known = record.engine

@@ -77,6 +77,8 @@ class RemoteRun(TrainingRun):
             self._path = self._existing()
             if self._path and not self._is_finished(self._path):
                 self.engine = read_run(self._path).record.engine
+            if self._path is None:
+                self._trained_elsewhere()
 
     def begin(self, found: Environment) -> None:
         """Opens the folder, unless another process has finished the run meanwhile.

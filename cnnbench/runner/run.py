@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cnnbench.comparisons.comparison import compare
-from cnnbench.comparisons.merge import finished_runs_of
+from cnnbench.comparisons.merge import covering, finished_runs_of, merged
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.data.streaming.source import StreamOptions
 from cnnbench.errors import ModelError, UsageError
 from cnnbench.executors import processes
 from cnnbench.executors.choice import parse_on
+from cnnbench.formatting import enumeration
 from cnnbench.report import comparison, csv_json
 from cnnbench.report.columns import TableOptions
 from cnnbench.runner import tensorboard
@@ -28,6 +29,7 @@ from cnnbench.runner.open_run import (
     alone,
     create,
     existing_run,
+    is_usable,
     model_source,
     reopen,
     with_tags,
@@ -343,6 +345,7 @@ class TrainingRun:
         self.recorder: Recorder | None = None
         self._trainer: SeedTrainer | None = None
         self._result: RunResult | None = None
+        self._batches: list[RunResult] = []  # that have other seeds already
         self._watch.pause()
 
     @property
@@ -387,14 +390,35 @@ class TrainingRun:
         Raises:
           StoreError: a folder cannot be read.
         """
+        seeds = set(self._loaded.experiment.seeds)
+        return [run for run in self._alike() if not set(run.record.seeds) & seeds]
+
+    def _alike(self) -> list[RunResult]:
+        """Finished runs of the same experiment on the same images, the oldest first."""
         spec, request = self._loaded.experiment, self._request
         digest = spec.digest(model_source(spec.model.python or "", request.path.resolve().parent))
-        return [
-            run
-            for run in finished_runs_of(spec.name, request.results_dir)
-            if (run.record.spec_digest, run.record.dataset.digest) == (digest, self._dataset.digest)
-            and not set(run.record.seeds) & set(spec.seeds)
-        ]
+        return finished_runs_of(spec.name, request.results_dir, (digest, self._dataset.digest))
+
+    def _trained_elsewhere(self) -> bool:
+        """Leaves out seeds that finished runs have, with `needed`; True if these are all."""
+        request, spec, note = self._request, self._loaded.experiment, self._listener.note
+        if request.looks or request.sweep:
+            return False
+        asked = request.engine, request.device
+        alike = [run for run in self._alike() if is_usable(run.record, *asked)]
+        parts, missing = covering(spec.seeds, alike)
+        if parts and (missing or request.needed):
+            note(there_text(parts, spec.seeds, missing, needed=request.needed))
+        if not parts or not request.needed:
+            return False
+        self._batches = parts
+        if not missing:
+            self._result = merged(parts)
+            self._listener.finished(parts[-1].path or Path())
+            return True
+        seeds = spec.model_copy(update={"seeds": missing})
+        self._loaded = dataclasses.replace(self._loaded, experiment=seeds)
+        return False
 
     def stop_at(self, looks: Looks) -> None:
         """Trains no more seeds; the record says why."""
@@ -439,11 +463,12 @@ class TrainingRun:
         Raises:
           CnnbenchError: the run cannot be trained, or the disk cannot be written.
         """
+        assert seeds == self.remaining[0]
         with self._turn():
             if self._trainer is None:
                 self._open()
-            if self._trainer is not None:
-                self._trainer.train_seeds(seeds)
+            if self._trainer is not None:  # which may have fewer seeds: others are trained already
+                self._trainer.train_seeds(self._trainer.remaining[0])
 
     def finish(self) -> RunResult:
         """Completes the files of a run whose seeds are all trained.
@@ -456,7 +481,7 @@ class TrainingRun:
             with self._turn():
                 self._trainer.finish()
                 self.recorder.finish()
-                self._result = _with_tables(folder)
+                self._result = merged([*self._batches, with_tables(folder)])
             self._trainer = self.recorder = None  # they hold memory of the device
             del self._dataset
             self._folder.close()
@@ -498,6 +523,9 @@ class TrainingRun:
         path = self._existing()
         if path and self._is_finished(path):
             return
+        if not path and self._trained_elsewhere():
+            return
+        loaded = self._loaded
         self._pin()
         from cnnbench.runner.processes.lead import trainer_of  # imports JAX
         from cnnbench.runs.environment import environment
@@ -559,12 +587,32 @@ class TrainingRun:
         if (tagged := with_tags(record, self._request.tags)) != record:
             RunFolder(path).write_record(tagged)
         self._listener.note(f"{path} is already finished; nothing to train")
-        self._result = _with_tables(RunFolder(path))
+        self._result = with_tables(RunFolder(path))
         self._listener.finished(path)
         return True
 
 
-def _with_tables(folder: RunFolder) -> RunResult:
+def there_text(
+    parts: Sequence[RunResult], seeds: Sequence[int], missing: Sequence[int], *, needed: bool
+) -> str:
+    """Says which seeds are trained already.
+
+    Args:
+      parts: the runs that have them.
+      seeds: the wanted seeds.
+      missing: those that no run has.
+      needed: True if only these are trained.
+    """
+    folders = enumeration([str(run.path) for run in parts])
+    there = f"{len(seeds) - len(missing)} of the {len(seeds)} seeds are in {folders}"
+    if not needed:
+        return f"{there}; --needed trains only the others"
+    one = "seed" if len(missing) == 1 else "seeds"
+    rest = f"training {one} {', '.join(map(str, missing))}" if missing else "nothing to train"
+    return f"{there}; {rest}"
+
+
+def with_tables(folder: RunFolder) -> RunResult:
     """Reads a finished run, and writes its tables unless they exist."""
     result = read_run(folder.path)
     if not (folder.path / TABLES[-1]).exists():

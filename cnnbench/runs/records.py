@@ -541,6 +541,7 @@ class RunResult:
       epochs: losses, metrics and times of every epoch of every seed, in the order of writing.
       warnings: irregularities of the files, a sentence each.
       path: the folder; None for a run that was not read from one.
+      seed_paths: folders of seeds that are in others, if several runs are pooled.
     """
 
     record: RunRecord
@@ -548,6 +549,11 @@ class RunResult:
     epochs: tuple[EpochRecord, ...]
     warnings: tuple[str, ...] = ()
     path: Path | None = field(default=None, compare=False)
+    seed_paths: Mapping[int, Path] = field(default_factory=dict, compare=False)
+
+    def folder(self, seed: int) -> Path | None:
+        """The folder that has the weights and predictions of a seed; None if there is none."""
+        return self.seed_paths.get(seed, self.path)
 
     def of_seeds(self, number: int) -> "RunResult":
         """The run as if it had the first of its seeds only."""

@@ -65,6 +65,20 @@ def with_needed(command: Sequence[str]) -> list[str]:
     return [*command, *([] if "--needed" in command else ["--needed"])]
 
 
+def without_options(words: Sequence[str], *names: str) -> list[str]:
+    """Returns the words of a command line without some options and their values.
+
+    >>> without_options(["cnnbench", "run", "a.yaml", "--on", "slurm", "-q"], "--on")
+    ['cnnbench', 'run', 'a.yaml', '-q']
+    """
+    kept, skip = [], False
+    for word in words:
+        if not skip and word.partition("=")[0] not in names:
+            kept.append(word)
+        skip = not skip and word in names
+    return kept
+
+
 def resume_options(command: Sequence[str]) -> tuple[str, ...]:
     """Returns the options of a command line that resuming its runs needs again.
 

@@ -38,6 +38,7 @@ SEE_ALSO = {
     "latent": ("[Autoencoders](../explanation/autoencoders.md)",),
     "predict": (_PREDICT,),
     "export": (_PREDICT,),
+    "merge": ("[Train on all cores and many machines](../how-to/many-machines.md)",),
     "check": (_RESUME,),
     "data": ("[Datasets](../how-to/datasets.md)",),
 }

@@ -62,7 +62,7 @@ def test_other_values(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_on(text)
     assert str(caught.value) == (
-        f"--on: '{text}' is not local or local:N; write, for example, local:2."
+        f"--on: '{text}' is not local, local:N, slurm or slurm:N; write, for example, local:2."
     )
 
 

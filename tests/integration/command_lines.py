@@ -128,6 +128,18 @@ LINES = (
         " --data-dir data",
         says="is already finished; nothing to train",
     ),
+    Line(
+        "run tiny.yaml --seeds 3 --epochs 2 --dataset mnist_5k --needed",
+        says="2 of the 3 seeds are in",
+    ),
+    Line("run tiny.yaml --seeds 4 --shard 1/2 --results-dir shard1 --quiet", says="Files: shard1"),
+    Line("run tiny.yaml --seeds 4 --shard 2/2 --results-dir shard2 --quiet", says="Files: shard2"),
+    Line("merge shard1 shard2 --output united --results-dir results", says="4 seeds of 2 runs"),
+    Line("compare tiny --results-dir united", says="over 4 seeds"),
+    Line(
+        "run tiny.yaml --seeds 4 --on slurm:2 --sbatch --time=1:00:00 --dry-run",
+        says='--shard "$SLURM_ARRAY_TASK_ID/2" --needed',
+    ),
     Line("run wide.yaml tiny.yaml --match params --engine direct --quiet", says="Accuracy"),
     Line("run wide.yaml tiny.yaml --match flops --dry-run", says="would train"),
     Line(
@@ -139,7 +151,7 @@ LINES = (
     Line("run tiny.yaml --seeds 1 --engine plain --workers 1 --json", says='"comparisons"'),
     Line("run tiny.yaml --seeds 1 --engine fast --profile trace --tag traced", says="Files: "),
     Line("run tiny.yaml wide.yaml --seeds 2 --on local:1 --tag workers", says="Files: "),
-    Line("run tiny.yaml --on cloud", 2, "--on: 'cloud' is not local or local:N"),
+    Line("run tiny.yaml --on cloud", 2, "--on: 'cloud' is not local, local:N"),
     Line("run code.yaml --engine direct", says="Loss"),
     Line("run python.yaml --allow-python --engine auto --device auto", says="Accuracy"),
     Line("run --resume stopped", says="Files: "),

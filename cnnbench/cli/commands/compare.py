@@ -28,7 +28,7 @@ from cnnbench.cli.terminal import computing, print_document, stdout, tell, warn
 from cnnbench.comparisons.comparability import judgeable, run_path
 from cnnbench.comparisons.comparison import Comparison, compare_groups, run_values
 from cnnbench.comparisons.comparison import compare as compare_runs
-from cnnbench.comparisons.merge import all_seeds
+from cnnbench.comparisons.merge import all_seeds, pooled
 from cnnbench.comparisons.over.points import OverComparison
 from cnnbench.comparisons.thresholds import (
     TIME,
@@ -191,6 +191,8 @@ def side_by_side(
         selection = find_runs(runs, results_dir)
         if criteria.anytime:
             selection = replace(selection, runs=tuple(all_seeds(selection.runs, results_dir)))
+        elif all(name == run.record.name for name, run in zip(runs, selection.runs, strict=True)):
+            selection = _pooled(selection, results_dir)
         return (compare_runs(selection.runs, criteria),), selection
     if every:
         selection = newest_finished(results_dir)
@@ -203,6 +205,14 @@ def side_by_side(
     if every:
         return compare_groups(selection.runs, criteria), selection
     return (compare_runs(selection.runs, criteria),), selection
+
+
+def _pooled(selection: Selection, results_dir: Path) -> Selection:
+    """Unites the batches of seeds of each experiment that is named, and says so."""
+    if len({run.record.name for run in selection.runs}) < len(selection.runs):
+        return selection  # two runs of one experiment are compared with each other
+    runs, notes = pooled(selection.runs, results_dir)
+    return replace(selection, runs=tuple(runs), warnings=(*selection.warnings, *notes))
 
 
 def _completed(runs: Sequence[RunResult], data_dir: Path | None) -> bool:

@@ -26,7 +26,9 @@ from cnnbench.cli.options import (
     OverOption,
     ProcessesOption,
     ResultsDir,
+    SbatchOption,
     SeedTest,
+    ShardOption,
     Tags,
     TestOption,
     check_tags,
@@ -138,6 +140,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = False,
     over: OverOption = None,
     on: OnOption = None,
+    sbatch: SbatchOption = "",
     profile: Annotated[
         Path | None,
         typer.Option(
@@ -162,8 +165,12 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     needed: Annotated[
         bool,
-        typer.Option("--needed", help="Skip finished experiments and resume interrupted ones."),
+        typer.Option(
+            "--needed",
+            help="Train only seeds that no finished run has, and resume interrupted runs.",
+        ),
     ] = False,
+    shard: ShardOption = None,
     allow_python: Annotated[
         bool,
         typer.Option(
@@ -242,13 +249,17 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         allow_python=allow_python,
         tags=tag or (),
         workers=workers,
-        on=on or "",
+        on="" if (on or "").startswith("slurm") else on or "",
         command=["cnnbench", *sys.argv[1:]],
     )
     requests, axes, own_trials = _requested(make, specs or (), given, resume, needed=needed)
     points = (over, len(requests)) if over else None
     refused: dict[str, object] = {"--resume": resume, "--match": match, "--tune": tune}
     refused |= {"--until-decided": until_decided, "--anytime": anytime}
+    apart = refused | {"--race": race}
+    if _on_slurm(requests, on, sbatch, apart | {"--shard": shard}, dry_run=dry_run):
+        return
+    requests = _part(requests, shard, apart)
     if axes or race or sweep_seed is not None:
         _sweep(
             (requests, axes, trials or own_trials, sweep_seed),
@@ -278,6 +289,47 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         return
     shown = requests, results_dir, criteria, points
     _train_and_print(*shown, json=json, quiet=quiet, verbose=verbose)
+
+
+def _on_slurm(
+    requests: "list[Request]",
+    on: str | None,
+    sbatch: str,
+    others: Mapping[str, object],
+    *,
+    dry_run: bool,
+) -> bool:
+    """Submits the command to SLURM; False if `--on` does not name it."""
+    from cnnbench.cli.batches.slurm import is_slurm, run_on_slurm
+
+    if on is None or not is_slurm(on, sbatch):
+        return is_slurm(on, sbatch)
+    run_on_slurm(requests, on, sbatch, others, dry_run=dry_run)
+    return True
+
+
+def _part(
+    requests: "list[Request]", shard: str | None, others: Mapping[str, object]
+) -> "list[Request]":
+    """The part of the seeds that `--shard` names.
+
+    Raises:
+      UsageError: it is invalid, or cannot be combined with another option.
+    """
+    if shard is None:
+        return requests
+    from cnnbench.runner.batches.shards import (
+        parse_shard,
+        refuse_without_all_seeds,
+        shard_requests,
+    )
+
+    part = parse_shard(shard)
+    refuse_without_all_seeds("--shard", others)
+    if own := shard_requests(requests, part):
+        return own
+    tell(f"--shard {shard}: there are fewer than {part.number} seeds; nothing to train.")
+    raise typer.Exit
 
 
 def _begin(

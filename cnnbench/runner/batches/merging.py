@@ -1,0 +1,214 @@
+"""One run folder with the seeds of several, such as those of several machines."""
+
+import dataclasses
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+from cnnbench.comparisons.merge import finished_runs_of, merged
+from cnnbench.errors import UsageError
+from cnnbench.formatting import enumeration
+from cnnbench.runner.open_run import total_timing
+from cnnbench.runner.run import with_tables
+from cnnbench.runs.folder import PREDICTIONS, RESOLVED_FILE, WEIGHTS, RunFolder, disk, read_run
+from cnnbench.runs.records import RunRecord, RunResult, SeedSummary, Status
+from cnnbench.spec.loader import load_experiment
+from cnnbench.system import commands
+
+
+def merge_runs(runs: Sequence[RunResult], results_dir: Path) -> tuple[Path, bool]:
+    """Writes a run folder with the seeds of several runs of one experiment.
+
+    Args:
+      runs: the runs, read from their folders.
+      results_dir: folder that gets the run.
+
+    Returns:
+      The folder, and False if it was there already: a run in `results_dir` that has all seeds.
+
+    Raises:
+      UsageError: the runs cannot be united; the message says why.
+      StoreError: a file cannot be read or written.
+    """
+    _require_alike(runs)
+    _require_equal_seeds(runs)
+    seeds = sorted({seed for run in runs for seed in run.record.seeds})
+    whole = _in_order(merged(runs), seeds)
+    if (path := _existing(whole, results_dir)) is not None:
+        return path, False
+    return _written(whole, runs, results_dir), True
+
+
+def _existing(whole: RunResult, results_dir: Path) -> Path | None:
+    """A run that has the seeds with the same results already."""
+    record, wanted = whole.record, _by_seed(whole)
+    digests = record.spec_digest, record.dataset.digest
+    found = finished_runs_of(record.name, results_dir, digests)
+    return next((run.path for run in reversed(found) if _by_seed(run) == wanted), None)
+
+
+def _by_seed(run: RunResult) -> dict[int, str]:
+    return {seed.seed: _results(seed) for seed in run.summary.seeds} if run.summary else {}
+
+
+def _require_alike(runs: Sequence[RunResult]) -> None:
+    """Refuses runs whose seeds are not of one experiment."""
+    first = runs[0]
+    for run in runs:
+        if run.record.status is not Status.FINISHED or run.summary is None:
+            remedy = run.record.how_to_resume(run.path or Path())
+            raise UsageError(
+                f"merge: {run.path} is {run.record.status}, not finished; resume it with: {remedy}"
+            )
+        if run.record.looks or run.record.sweep or run.record.is_trial:
+            message = f"merge: {run.path} was stopped by a rule, or is a trial"
+            raise UsageError(f"{message}; its seeds cannot be united with others.")
+        for what, remedy in _differences(first.record, run.record):
+            message = f"merge: {first.path} and {run.path} differ in {what}"
+            raise UsageError(f"{message}; {remedy}.")
+
+
+def _differences(one: RunRecord, two: RunRecord) -> Iterator[tuple[str, str]]:
+    apart = "name runs of one experiment"
+    if one.name != two.name:
+        yield f"their experiment ({one.name}, {two.name})", apart
+    if one.dataset.digest != two.dataset.digest:
+        names = f"{one.dataset.name} {one.dataset.digest}, {two.dataset.name} {two.dataset.digest}"
+        yield f"their images ({names})", "train all seeds on the same data"
+    if one.spec_digest != two.spec_digest:
+        yield "their settings", f"see how with: {commands.cnnbench('show', '--help')}"
+    kinds = one.environment.device_kind, two.environment.device_kind
+    if kinds[0] != kinds[1]:
+        yield f"their device ({kinds[0]}, {kinds[1]})", "merge the runs of each device by itself"
+
+
+def _require_equal_seeds(runs: Sequence[RunResult]) -> None:
+    """Refuses runs that have different results of one seed."""
+    known: dict[int, tuple[RunResult, SeedSummary]] = {}
+    for run in runs:
+        for seed in run.summary.seeds if run.summary else ():
+            other, summary = known.setdefault(seed.seed, (run, seed))
+            if _results(summary) != _results(seed):
+                message = f"merge: seed {seed.seed} has different results in {other.path} and"
+                message += f" {run.path} ({_shown(summary.test)}; {_shown(seed.test)})"
+                raise UsageError(f"{message}; leave one of the two runs out.")
+
+
+def _results(seed: SeedSummary) -> str:
+    """What training determines, without times; NaN equals NaN."""
+    known = dataclasses.replace(seed, compile_s=0.0, train_s=0.0, eval_s=0.0, machine=None)
+    return repr(known)
+
+
+def _shown(values: Mapping[str, float]) -> str:
+    return ", ".join(f"test_{name} {value:.6g}" for name, value in values.items())
+
+
+def _in_order(run: RunResult, seeds: Sequence[int]) -> RunResult:
+    """The run with its seeds in order."""
+    assert run.summary is not None
+    record, place = run.record, {seed: number for number, seed in enumerate(seeds)}
+    folds = dict(zip(record.seeds, record.folds, strict=bool(record.folds)))
+    ordered = sorted(run.summary.seeds, key=lambda each: place[each.seed])
+    return dataclasses.replace(
+        run,
+        record=dataclasses.replace(
+            record, seeds=tuple(seeds), folds=tuple(folds[s] for s in seeds if s in folds)
+        ),
+        summary=dataclasses.replace(
+            run.summary, seeds=tuple(ordered), compile_s=sum(s.compile_s for s in ordered)
+        ),
+        epochs=tuple(sorted(run.epochs, key=lambda epoch: (place[epoch.seed], epoch.epoch))),
+    )
+
+
+def _written(whole: RunResult, runs: Sequence[RunResult], results_dir: Path) -> Path:
+    """Writes the folder under a hidden name, then moves it: nobody sees a part of it."""
+    parent = results_dir / whole.record.name
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    hidden, path = parent / f".{run_id}", parent / run_id
+    with disk(hidden, "create"):
+        hidden.mkdir(parents=True)
+    try:
+        _write(whole, runs, RunFolder(hidden), run_id)
+        with disk(path, "write"):
+            hidden.rename(path)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    return path
+
+
+def _write(whole: RunResult, runs: Sequence[RunResult], folder: RunFolder, run_id: str) -> None:
+    assert whole.summary is not None
+    assert whole.path is not None
+    for name in ("spec.yaml", "model.py"):
+        if (whole.path / name).is_file():
+            with disk(whole.path / name, "read"):
+                folder.write(name, (whole.path / name).read_bytes())
+    seeds = f"seeds=[{','.join(map(str, whole.record.seeds))}]"
+    overrides = [*whole.record.overrides, seeds]
+    loaded = load_experiment(whole.path / RESOLVED_FILE, overrides)
+    folder.write_resolved(loaded.resolved())
+    for seed in whole.record.seeds:
+        for kind in (WEIGHTS, PREDICTIONS):
+            _copy(whole.folder(seed), f"{kind}/seed-{seed}.safetensors", folder)
+    folder.write_epochs(whole.epochs)
+    folder.write_summary(whole.summary)
+    folder.write_record(_record(whole.record, [run.record for run in runs], run_id))
+    with_tables(folder)
+
+
+def _copy(source: Path | None, name: str, folder: RunFolder) -> None:
+    """Copies a file of a seed, if there is one: older versions have written fewer."""
+    if source and (source / name).is_file():
+        with disk(source / name, "read"):
+            content = (source / name).read_bytes()
+        folder.write(name, content)
+
+
+def _record(record: RunRecord, parts: Sequence[RunRecord], run_id: str) -> RunRecord:
+    """The record of the united run, which is as new as its newest part."""
+    timing = parts[0].timing
+    for part in parts[1:]:
+        timing = total_timing(timing, part.timing) if part.timing else timing
+    environment = dataclasses.replace(
+        record.environment, command=("cnnbench", "merge", *(part.run_id for part in parts))
+    )
+    return dataclasses.replace(
+        record,
+        run_id=run_id,
+        environment=environment,
+        timing=timing,
+        started_at=max(part.started_at for part in parts),
+        finished_at=max(part.finished_at or part.started_at for part in parts),
+        session=_session(parts),
+        tags=tuple(dict.fromkeys(tag for part in parts for tag in part.tags)),
+        resumed_at=(),
+        resumed_with=(),
+        extended=(),
+    )
+
+
+def _session(parts: Sequence[RunRecord]) -> str:
+    """The same for experiments whose seeds were interleaved on each machine."""
+    words = sorted({part.session or repr(part.environment.command) for part in parts})
+    return sha256("\n".join(words).encode(errors="backslashreplace")).hexdigest()[:16]
+
+
+def runs_below(folder: Path) -> list[RunResult]:
+    """The finished runs in a folder of results or of an experiment.
+
+    Raises:
+      UsageError: there are none.
+      StoreError: one cannot be read.
+    """
+    records = sorted({*folder.glob("*/run.json"), *folder.glob("*/*/run.json")})
+    runs = [read_run(path.parent) for path in records if not path.parent.name.startswith(".")]
+    done = [run for run in runs if run.record.status is Status.FINISHED]
+    if not done:
+        states = enumeration(sorted({str(run.record.status) for run in runs})) or "no run"
+        raise UsageError(f"merge: {folder} has no finished run ({states}); name another folder.")
+    return done

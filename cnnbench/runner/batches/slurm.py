@@ -1,0 +1,162 @@
+"""SLURM job arrays: one script, submitted at once; each task trains a shard of the seeds."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnnbench.errors import UsageError, quoted
+from cnnbench.system import commands
+from cnnbench.system.files import write_atomic
+
+SIGNAL_S = 120  # before the time limit: enough for a checkpoint
+_SCRIPT = r"""#!/bin/bash
+# {count} tasks; each trains its shard of the seeds and goes on from its last checkpoint if SLURM
+# requeues it, so submitting this file again trains only what is missing.
+#SBATCH --job-name={name}
+#SBATCH --array=1-{count}
+#SBATCH --output={log}
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@{signal_s}
+{options}
+cd {folder} || exit 1
+again() {{  # SLURM sends USR1 before the time limit: keep the state, and wait for another turn
+    kill -TERM "$child"
+    wait "$child"
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+    exit 0
+}}
+trap again USR1
+trap 'kill -TERM "$child"' TERM
+{command} --shard "$SLURM_ARRAY_TASK_ID/{count}" --needed &
+child=$!
+wait "$child"
+code=$?
+kill -0 "$child" 2>/dev/null && wait "$child" && code=$?  # a signal ended the first wait
+exit $code
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class JobArray:
+    """A job array.
+
+    Args:
+      script: its script for `sbatch`.
+      count: number of tasks.
+      logs: folder of the output of the tasks.
+    """
+
+    script: str
+    count: int
+    logs: Path
+
+
+def parse_slurm(on: str) -> int | None:
+    """Number of array tasks of `--on slurm:N`; None for one per seed.
+
+    Raises:
+      UsageError: N is not a positive integer.
+
+    >>> parse_slurm("slurm"), parse_slurm("slurm:12")
+    (None, 12)
+    """
+    match = re.fullmatch(r"slurm(?::([1-9][0-9]{0,5}))?", on)
+    if not match:
+        message = f"--on: {quoted(on)} is not slurm or slurm:N with a positive N"
+        raise UsageError(f"{message}; write slurm for one array task per seed.")
+    return int(match[1]) if match[1] else None
+
+
+def make_array(
+    words: Sequence[str], names: Sequence[str], count: int, options: str, results_dir: Path
+) -> JobArray:
+    """Makes the script of a job array.
+
+    Args:
+      words: the command line, without `--on` and `--sbatch`.
+      names: names of the experiments.
+      count: number of tasks.
+      options: options of sbatch, such as `--time=2:00:00 --gres=gpu:1`.
+      results_dir: folder of the runs, which all nodes see.
+
+    Raises:
+      UsageError: a word of `options` is not a long or short option with its value.
+    """
+    logs = results_dir / ".slurm"
+    log = (Path.cwd() / logs / "%A_%a.txt").as_posix()
+    lines = [f"#SBATCH {option}" for option in split_options(options)]
+    script = _SCRIPT.format(
+        name=f"cnnbench-{'-'.join(names)}"[:100],
+        count=count,
+        log=_directive(log),
+        signal_s=SIGNAL_S,
+        options="\n".join(lines),
+        folder=commands.command_line([str(Path.cwd())]),
+        command=commands.command_line([sys.executable, "-m", "cnnbench", *words[1:]]),
+    )
+    return JobArray(script, count, logs)
+
+
+def split_options(text: str) -> list[str]:
+    """Splits options of sbatch, each with its value.
+
+    Raises:
+      UsageError: a word does not start with a dash, or would replace what the array needs.
+
+    >>> split_options("--time=2:00:00 -p gpu --exclusive")
+    ['--time=2:00:00', '-p gpu', '--exclusive']
+    """
+    found: list[str] = []
+    for word in text.split():
+        if word.startswith("-"):
+            found.append(word)
+        elif found and re.fullmatch(r"-[A-Za-z]|--[a-z-]+", found[-1]):
+            found[-1] += f" {word}"
+        else:
+            message = f"--sbatch: {quoted(word)} is not an option of sbatch"
+            raise UsageError(f"{message}; write, for example, '--time=2:00:00 --gres=gpu:1'.")
+    for option in found:
+        name = re.split(r"[= ]", option)[0]
+        if name in {"--array", "-a", "--signal", "--wrap"}:
+            remedy = "set the number of tasks with --on slurm:N" if "a" in name[:3] else "remove it"
+            raise UsageError(f"--sbatch: {name} is set by cnnbench; {remedy}.")
+    return found
+
+
+def submit(array: JobArray) -> str:
+    """Writes the script next to the logs, and submits it.
+
+    Returns:
+      The number of the job.
+
+    Raises:
+      UsageError: sbatch is not there, or refuses the script; the message has its reason.
+      StoreError: the script cannot be written.
+    """
+    from cnnbench.runs.folder import disk
+
+    if shutil.which("sbatch") is None:
+        message = "--on slurm: 'sbatch' is not on PATH, so this is not a login node of SLURM"
+        raise UsageError(f"{message}; see the script with --dry-run, or use --on local.")
+    script = array.logs / "array.sh"
+    with disk(script, "write"):
+        array.logs.mkdir(parents=True, exist_ok=True)
+        write_atomic(script, array.script.encode(errors="surrogateescape"))
+    done = subprocess.run(
+        ["sbatch", "--parsable", os.fspath(script)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UsageError(f"--on slurm: sbatch refuses {script}: {reason[-1]}")
+    return done.stdout.strip().partition(";")[0]
+
+
+def _directive(value: str) -> str:
+    """Quotes a value of an #SBATCH line if it has spaces."""
+    return f'"{value}"' if " " in value else value

@@ -1,0 +1,105 @@
+"""The script of a SLURM job array: valid, and with the options of the user."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cnnbench.cli.app import app
+from cnnbench.errors import UsageError
+from cnnbench.runner.batches.slurm import make_array, parse_slurm, split_options, submit
+
+WORDS = ["cnnbench", "run", "my idea.yaml", "--seeds", "4"]
+
+
+def test_the_script_is_valid_and_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    array = make_array(WORDS, ["a"], 4, "--time=2:00:00 -p gpu", Path("results"))
+    subprocess.run(["bash", "-n"], input=array.script, text=True, check=True)
+    lines = array.script.splitlines()
+    assert "#SBATCH --array=1-4" in lines
+    assert "#SBATCH --time=2:00:00" in lines
+    assert "#SBATCH -p gpu" in lines
+    assert "-m cnnbench run 'my idea.yaml' --seeds 4 --shard" in array.script
+
+
+# A stand-in that runs the tasks one after another, as `sbatch` would start them.
+SBATCH = """\
+#!/bin/bash
+for task in 1 2; do
+    SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=$task bash "$2" >>"$CALLS.out" 2>&1
+done
+echo 7
+"""
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_tasks_run_their_shards_and_are_requeued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: bool
+) -> None:
+    """With stand-ins for sbatch, scontrol and Python: a task that is warned requeues itself."""
+    calls = tmp_path / "calls"
+    warn = "kill -USR1 $PPID; trap 'exit 143' TERM; sleep 9 & wait" if stop else ":"
+    for name, text in {
+        "sbatch": SBATCH,
+        "scontrol": '#!/bin/bash\necho "$@" >>"$CALLS"\n',
+        "python": f'#!/bin/bash\necho "$@" >>"$CALLS"\n{warn}\n',
+    }.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CALLS", str(calls))
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    array = make_array(["cnnbench", "run", "a.yaml"], ["a"], 2, "", Path("results"))
+    assert submit(array) == "7"
+    said = [f"-m cnnbench run a.yaml --shard {task}/2 --needed" for task in (1, 2)]
+    again = [f"requeue 7_{task}" for task in (1, 2)]
+    wanted = [line for pair in zip(said, again, strict=True) for line in pair] if stop else said
+    assert calls.read_text().splitlines() == wanted
+
+
+def test_without_slurm_there_is_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = make_array(WORDS, ["a"], 4, "", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError) as found:
+        submit(array)
+    assert str(found.value) == (
+        "--on slurm: 'sbatch' is not on PATH, so this is not a login node of SLURM; see the script"
+        " with --dry-run, or use --on local."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gpu", "--sbatch: 'gpu' is not an option of sbatch; write, for example, '--time"),
+        ("--array=3", "--sbatch: --array is set by cnnbench; set the number of tasks with --on"),
+        ("--signal USR2", "--sbatch: --signal is set by cnnbench; remove it."),
+    ],
+)
+def test_invalid_options_of_sbatch(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as found:
+        split_options(text)
+    assert str(found.value).startswith(message)
+
+
+def test_invalid_number_of_tasks() -> None:
+    with pytest.raises(UsageError) as found:
+        parse_slurm("slurm:0")
+    assert str(found.value) == (
+        "--on: 'slurm:0' is not slurm or slurm:N with a positive N; write slurm for one array task"
+        " per seed."
+    )
+
+
+def test_options_that_need_all_seeds_are_refused() -> None:
+    words = ["run", "standard", "--on", "slurm", "--until-decided"]
+    found = CliRunner().invoke(app, words)
+    assert (found.exit_code, found.stderr.splitlines()[-1]) == (
+        2,
+        "--on slurm: cannot be combined with --until-decided: a look needs all seeds; remove one"
+        " of them.",
+    )
