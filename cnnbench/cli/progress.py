@@ -24,6 +24,7 @@ from cnnbench.training.events import (
     Checkpoint,
     Compiled,
     Event,
+    Remark,
     Resumed,
     SeedDone,
     Snapshot,
@@ -135,7 +136,9 @@ class Lines(Silent):
         """Prints what an event reports."""
         match event:
             case Tuning():
-                self.say(f"{self.prefix}auto-tuning the engine (first run only) ...")
+                self.say(f"{self.prefix}auto-tuning the engine ...")
+            case Remark(text=text):
+                self.note(f"{self.title}: {text}")
             case Compiled():
                 self.say(self.prefix + compiled_line(event, verbose=self.verbose))
             case Resumed():
@@ -375,7 +378,7 @@ class Bars(Lines):
                 self._count(seed)
                 self.work.running.discard(seed)
                 self._update()
-            case Snapshot() | Checkpoint() | Trained():
+            case Snapshot() | Checkpoint() | Trained() | Remark():
                 pass
             case _:
                 assert_never(event)

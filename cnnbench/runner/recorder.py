@@ -36,6 +36,7 @@ from cnnbench.training.events import (
     Checkpoint,
     Compiled,
     Event,
+    Remark,
     Resumed,
     SeedDone,
     Snapshot,
@@ -230,7 +231,7 @@ def keep(event: Event, folder: RunFolder, checkpoints: Checkpoints, collected: C
             folder.write_predictions(event.summary.seed, event.predictions)
         case Trained(engine=engine, cost=cost):
             collected.engine, collected.cost = engine, cost
-        case Resumed() | StepDone() | Snapshot() | Tuning():
+        case Resumed() | StepDone() | Snapshot() | Tuning() | Remark():
             pass
         case _:
             assert_never(event)

@@ -233,6 +233,7 @@ class RemoteRun(TrainingRun):
             self.engine.requested if self.engine else request.engine,
             request.workers,
             work.snapshots,
+            request.retune,
         )
 
 

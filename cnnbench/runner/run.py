@@ -60,6 +60,7 @@ class Request:
       data_dir: prepared or manually downloaded data; the default of tensorflow-datasets if None.
       device: ``auto``, ``cpu``, ``gpu`` or ``tpu``.
       engine: ``auto``, ``plain``, ``direct`` or ``fast``.
+      retune: True to measure again which engine ``auto`` is.
       profile: folder for a trace of the first epoch; no trace if None.
       tensorboard: True to write event files for TensorBoard into the run folder.
       command: the command line, for the record.
@@ -84,6 +85,7 @@ class Request:
     data_dir: Path | None = None
     device: str = "auto"
     engine: str = "auto"
+    retune: bool = False
     profile: Path | None = None
     tensorboard: bool = False
     command: Sequence[str] = ()
@@ -660,6 +662,7 @@ def make_job(
         reference,
         workers=StreamOptions(request.workers).num_workers,
         stops=request.looks.stops if request.looks else (),
+        retune=request.retune,
     )
 
 

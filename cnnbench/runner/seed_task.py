@@ -50,6 +50,7 @@ class SentExperiment:
       engine: as of `Request`.
       workers: as of `Request`.
       snapshots: True to emit the weights after each epoch.
+      retune: as of `Request`.
     """
 
     resolved: str
@@ -63,6 +64,7 @@ class SentExperiment:
     engine: str = "auto"
     workers: int | None = None
     snapshots: bool = False
+    retune: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
@@ -335,6 +337,7 @@ def _request(arm: SentExperiment) -> Request:
         data_dir=arm.data_dir,
         device=arm.device,
         engine=arm.engine,
+        retune=arm.retune,
         workers=arm.workers,
         resume=path.parent if own else None,
     )

@@ -28,6 +28,7 @@ from cnnbench.training.events import (
     Checkpoint,
     Compiled,
     Event,
+    Remark,
     Resumed,
     SeedDone,
     Snapshot,
@@ -78,7 +79,9 @@ class EventFiles:
                 values = {f"{name}/test": value for name, value in event.summary.test.items()}
                 epoch = event.summary.chosen_epoch or self.experiment.train.epochs
                 self._append(seed, epoch, [*_scalars(values), *_images(event)])
-            case Checkpoint() | Compiled() | Resumed() | StepDone() | Trained() | Tuning():
+            case (
+                Checkpoint() | Compiled() | Resumed() | StepDone() | Trained() | Tuning() | Remark()
+            ):
                 pass
             case _:
                 assert_never(event)

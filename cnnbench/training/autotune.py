@@ -25,7 +25,7 @@ from cnnbench.system.cache import cache_dir
 from cnnbench.system.compile_cache import Program, compiled_together
 from cnnbench.system.devices import free_memory
 from cnnbench.system.files import write_atomic
-from cnnbench.system.host import processor
+from cnnbench.system.host import load_per_cpu, processor
 from cnnbench.system.settings import current
 from cnnbench.training.executables import Job, compilations, lower_train, set_up
 from cnnbench.training.footprint import footprint, require_memory
@@ -36,6 +36,8 @@ STEPS = 3  # timed steps per candidate, after one warm-up step
 HOPELESS = 3.0  # stop timing a candidate this many times slower than the best
 MARGIN = 1.05  # speedup required of `fast`, which has larger rounding errors
 CLEAR = 1.2  # estimated speedup of `fast` that need not be confirmed by measurement
+BUSY, IDLE = 0.5, 0.2  # load per CPU: a choice made when busy is measured again when idle
+SLOWER = 1.5  # a step that takes this many times as long as promised casts doubt on the choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +47,19 @@ class Choice:
     Args:
       strategy: the strategy.
       step_s: seconds per step of each candidate, by form; empty if nothing was measured.
+      kept: file of the measurements, if they are of an earlier training; otherwise None.
     """
 
     strategy: Strategy
     step_s: Mapping[str, float]
+    kept: Path | None = None
 
 
 def known_choice(job: Job) -> Choice | None:
     """The requested or cached strategy; None if it has to be measured.
 
-    A resumed run keeps its strategy.
+    A resumed run keeps its strategy. A strategy that was measured on a busy machine is measured
+    again when the machine is idle, and with `Job.retune` always.
     """
     if job.resume and job.resume.strategy and job.resume.engine:
         return Choice(_as_before(job, job.resume.strategy), job.resume.engine.step_s)
@@ -62,8 +67,29 @@ def known_choice(job: Job) -> Choice | None:
     asked = requested_strategy(job.engine, found)
     if asked is not None:
         return Choice(asked, {})
-    step_s = shared(lambda: _read(job, found))
-    return Choice(fastest(found, step_s), step_s) if step_s else None
+    step_s = shared(lambda: None if job.retune else _read(job, found))
+    return Choice(fastest(found, step_s), step_s, _path(job, found)) if step_s else None
+
+
+def doubt(choice: Choice, step_s: float) -> str | None:
+    """Forgets a choice whose steps take much longer than promised, so that it is measured again.
+
+    Args:
+      choice: the choice of this training.
+      step_s: seconds per step in its first epoch.
+
+    Returns:
+      A sentence for the user; None if the steps are as fast as promised, or nothing was promised.
+    """
+    promised = choice.step_s.get(choice.strategy.form)
+    if choice.kept is None or not promised or step_s <= SLOWER * promised:
+        return None
+    with suppress(OSError):
+        choice.kept.unlink()
+    return (
+        f"a step takes {step_s / promised:.1f}x as long as when engine {choice.strategy.form} was"
+        " chosen; the next run measures again"
+    )
 
 
 def _as_before(job: Job, strategy: Strategy) -> Strategy:
@@ -77,11 +103,13 @@ def _as_before(job: Job, strategy: Strategy) -> Strategy:
 def measure(job: Job) -> Choice:
     """Measure the fastest strategy and cache it."""
     found = shared(lambda: _candidates(job))
+    load = load_per_cpu()
     step_s: dict[str, float] = {}
     for strategy, program in zip(found, _programs(job, found), strict=True):
         best = min(step_s.values(), default=math.inf)
         step_s[strategy.form] = _step_seconds(job, strategy, program, best)
-    path, content = _path(job, found), {"for": _situation(job, found), "step_s": step_s}
+    path = _path(job, found)
+    content = {"for": _situation(job, found), "step_s": step_s, "load": load}
     if not leads():
         return Choice(fastest(found, step_s), step_s)
     with suppress(OSError):  # without the cache it is measured again
@@ -247,9 +275,15 @@ def _read(job: Job, found: Sequence[Strategy]) -> dict[str, float] | None:
         return None
     if not isinstance(content, dict) or content.get("for") != _situation(job, found):
         return None
+    if _was_busy(content.get("load")) and (load_per_cpu() or 0.0) < IDLE:
+        return None
     step_s = content.get("step_s")
     forms = {strategy.form for strategy in found}
     if not isinstance(step_s, dict) or set(step_s) != forms:
         return None
     sound = (isinstance(v, float) and math.isfinite(v) for v in step_s.values())
     return step_s if all(sound) else None
+
+
+def _was_busy(load: object) -> bool:
+    return isinstance(load, int | float) and load > BUSY

@@ -126,8 +126,16 @@ class Tuning:
     """Autotuning has started: strategies are timed, once per network and device."""
 
 
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A sentence for the user, such as a doubt about the chosen engine."""
+
+    text: str
+
+
 Event = (
     Tuning
+    | Remark
     | Compiled
     | Resumed
     | StepDone

@@ -70,6 +70,7 @@ class Job:
       resume: finished part of an interrupted run; None for a new run.
       workers: worker processes that decode the images of a streamed dataset.
       stops: numbers of seeds after which training may stop; empty if it trains all of them.
+      retune: True to measure the engine ``auto`` again.
     """
 
     experiment: Experiment
@@ -85,6 +86,7 @@ class Job:
     resume: Resume | None = None
     workers: int = 1
     stops: tuple[int, ...] = ()
+    retune: bool = False
 
     @property
     def stops_of_others(self) -> tuple[int, ...]:

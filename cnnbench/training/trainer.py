@@ -32,7 +32,7 @@ from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.compile_cache import count_cache_hits
 from cnnbench.system.devices import peak_memory
 from cnnbench.system.host import trim_malloc
-from cnnbench.training.autotune import Choice, known_choice, measure
+from cnnbench.training.autotune import Choice, doubt, known_choice, measure
 from cnnbench.training.evaluation import (
     SplitResults,
     code_accuracies,
@@ -44,6 +44,7 @@ from cnnbench.training.events import (
     Checkpoint,
     Compiled,
     Event,
+    Remark,
     Resumed,
     SeedDone,
     Snapshot,
@@ -71,6 +72,7 @@ from cnnbench.training.state import (
 from cnnbench.training.strategy import Strategy, groups, seeds_at_once
 
 PROGRESS_INTERVAL_S = 0.1
+FEWEST_STEPS = 10  # of an epoch that shows how fast an engine is
 _COLLECTIVES = "Gloo", "NCCL"  # libraries that notice when a process has ended
 _ENDED = object()
 
@@ -111,6 +113,7 @@ class Trainer:
         self._cost: Cost | None = None
         self._feed: Feed | None = None
         self.epoch_s: float | None = None
+        self._unproven: Choice | None = None  # until an epoch shows how fast it is
 
     def run(self) -> None:
         """Train all seeds of the job, one group after another."""
@@ -129,6 +132,7 @@ class Trainer:
                 self.emit(Tuning())
                 choice = measure(self.job)
             tune_s = self.watch.now() - started
+            self._unproven = choice
             with self.watch.part("data_s"):
                 setup = set_up(self.job, choice.strategy)
             self._feed = setup.feed
@@ -240,6 +244,7 @@ class Trainer:
                 found = evaluate(executables, state, rows, BatchPlace(seeds[0], VALIDATION, epoch))
         waited = begun.data_s + self.watch.spent("data_s") - waited
         begun, self.epoch_s = begun._replace(data_s=waited), begun.train_s
+        self._prove(begun.train_s / self.job.num_steps)
         records = [
             _record(job, (seed, epoch), begun, number, found[number].values)
             for number, seed in enumerate(seeds)
@@ -429,6 +434,13 @@ class Trainer:
             splits = {"validation": validations[number], "test": tests[number].images}
             predictions = predictions_of(self.job, seed, splits)
             self.emit(SeedDone(summary, inputs, own, weights, predictions))
+
+    def _prove(self, step_s: float) -> None:
+        """Compare the steps of the first epoch with what the choice of the engine promised."""
+        choice, self._unproven = self._unproven, None
+        enough = self.job.num_steps >= FEWEST_STEPS
+        if choice and enough and (text := doubt(choice, step_s)):
+            self.emit(Remark(text))
 
     def _measure(self) -> None:
         """Measure the cost of the network and decide how many seeds to train in parallel."""

@@ -155,6 +155,8 @@ LINES = (
     Line("run code.yaml --engine direct", says="Loss"),
     Line("run python.yaml --allow-python --engine auto --device auto", says="Accuracy"),
     Line("run --resume stopped", says="Files: "),
+    Line("run tiny.yaml --seeds 1 --retune --engine auto", says="Files: "),
+    Line("run tiny.yaml --retune --engine fast", 2, "--retune: has no effect with --engine fast"),
     Line("run tiny.yaml --device gpu", 2, "--device gpu"),
     Line("run tiny.yaml --device tpu", 2, "--device tpu"),
     Line("run tiny.yaml --seeds 1 --processes 2 --engine direct --results-dir several"),

@@ -18,7 +18,7 @@ from cnnbench.training.autotune import (
     measure,
     promising,
 )
-from cnnbench.training.events import Compiled, Trained, Tuning
+from cnnbench.training.events import Compiled, Remark, Trained, Tuning
 from cnnbench.training.executables import Job
 from cnnbench.training.strategy import ROW, SMALL_ROW, Strategy, candidates, requested_strategy
 from tests.support.oracles import make_plan
@@ -207,7 +207,7 @@ def test_a_choice_is_measured_once_and_cached(cache: Path, monkeypatch: pytest.M
     assert known_choice(job) is None
     first = measure(job)
     assert first.strategy.form == "direct"
-    assert known_choice(job) == first
+    assert known_choice(job) == replace(first, kept=next(cache.iterdir()))
     assert measured == ["fast", "direct", "plain"]
     (path,) = cache.iterdir()
     kept = json.loads(path.read_text())
@@ -299,3 +299,64 @@ def test_auto_really_measures(cache: Path) -> None:
     assert engine.form in engine.step_s
     assert engine.tune_s > 0
     assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_choice_of_a_busy_machine_is_measured_again_when_it_is_idle(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autotune, "_step_seconds", lambda *_: 1.0)
+    job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=4)
+    monkeypatch.setattr(autotune, "load_per_cpu", lambda: 3.0)
+    measure(job)
+    assert known_choice(job) is not None  # as busy as then
+    monkeypatch.setattr(autotune, "load_per_cpu", lambda: 0.1)
+    assert known_choice(job) is None
+    measure(job)
+    assert known_choice(job) is not None
+    (path,) = cache.iterdir()
+    assert json.loads(path.read_text())["load"] == 0.1
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_retune_measures_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autotune, "_step_seconds", lambda *_: 1.0)
+    job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=4)
+    measure(job)
+    assert known_choice(replace(job, retune=True)) is None
+    assert known_choice(replace(job, retune=True, engine="fast")) is not None  # nothing to measure
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_choice_that_is_slower_than_promised_is_forgotten(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autotune, "_step_seconds", lambda *_: 2.0)
+    job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=4)
+    now = measure(job)
+    assert autotune.doubt(now, 100.0) is None  # it was measured for this training
+    kept = known_choice(job)
+    assert kept is not None
+    assert autotune.doubt(kept, 2.9) is None
+    assert len(list(cache.iterdir())) == 1
+    assert autotune.doubt(kept, 4.2) == (
+        "a step takes 2.1x as long as when engine direct was chosen; the next run measures again"
+    )
+    assert known_choice(job) is None
+
+
+@pytest.mark.usefixtures("_all_promising")
+@pytest.mark.parametrize(("promised", "doubted"), [(1e-9, True), (1e3, False)])
+def test_the_first_epoch_shows_whether_a_kept_choice_was_right(
+    promised: float, doubted: bool, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autotune, "_step_seconds", lambda *_: promised)
+    job = make_job(
+        CONV, make_dataset(40, 1, 1), engine="auto", num_devices=2, batch_size=4, epochs=2
+    )
+    measure(job)
+    remarks = [event.text for event in run_job(job) if isinstance(event, Remark)]
+    assert len(remarks) == doubted
+    assert all(text.endswith("was chosen; the next run measures again") for text in remarks)
+    assert len(list(cache.iterdir())) == (not doubted)

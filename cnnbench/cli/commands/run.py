@@ -73,6 +73,12 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     device: DeviceOption = Device.AUTO,
     engine: EngineOption = Engine.AUTO,
+    retune: Annotated[
+        bool,
+        typer.Option(
+            "--retune", help="Measure again which engine is the fastest, with --engine auto."
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -243,7 +249,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         results_dir=results_dir,
         data_dir=data_dir,
         device=device.value,
-        engine=engine.value,
+        engine=_engine_name(engine, retune=retune),
+        retune=retune,
         profile=profile,
         tensorboard=tensorboard,
         allow_python=allow_python,
@@ -454,6 +461,18 @@ def check_folders(data_dir: Path | None, profile: Path | None = None) -> None:
         raise UsageError(f"--data-dir: no such folder: '{data_dir}'; name an existing one.")
     if profile is not None and os.path.exists(profile) and not os.path.isdir(profile):  # noqa: PTH110, PTH112
         raise UsageError(f"--profile: '{profile}' is not a folder; name a new one.")
+
+
+def _engine_name(engine: Engine, *, retune: bool) -> str:
+    """The name of an engine.
+
+    Raises:
+      UsageError: it is to be measured again, but is not chosen by measurement.
+    """
+    if retune and engine is not Engine.AUTO:
+        message = f"--retune: has no effect with --engine {engine.value}, which is not measured"
+        raise UsageError(f"{message}; remove one of them.")
+    return engine.value
 
 
 def _resumed(
