@@ -82,7 +82,8 @@ def train_sweep(
         check_race(sweep, options.race)
     needed = requests[0].needed
     cost = sweep_cost(sweep, needed=needed)
-    tell(f"Sweep {sweep.plan.sweep}: {cost.text(needed=needed)}.", err=not options.dry_run)
+    if options.dry_run or not options.quiet:
+        tell(f"Sweep {sweep.plan.sweep}: {cost.text(needed=needed)}.", err=not options.dry_run)
     if options.dry_run:
         for trial in sweep.trials:
             tell(f"would try {trial.number}: {trial.label}", err=False)
