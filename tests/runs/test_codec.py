@@ -184,7 +184,7 @@ def test_epoch_line_has_the_documented_flat_form() -> None:
     assert codec.encode_epoch(epoch) == (
         b'{"seed": 3, "epoch": 1, "train_loss": "Infinity", "validation_loss": "NaN", '
         b'"validation_accuracy": 0.75, "train_s": 2.0, "eval_s": 0.5, '
-        b'"samples_per_s": "-Infinity", "at_once": 1, "data_s": 0.0}\n'
+        b'"samples_per_s": "-Infinity", "at_once": 1, "data_s": 0.0, "beside": 0}\n'
     )
 
 
