@@ -1,13 +1,16 @@
 """Terminal tables: one that is too wide continues below; names and numbers stay whole."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segments
     from rich.table import Table
 
 UNBOUNDED = 10_000  # columns
+LONG = 200  # rows
 WHOLE_NAME = 20  # characters; shorter names are never broken over lines
 
 
@@ -36,33 +39,71 @@ class WrappedTable:
         def measured(part: "RenderableType") -> tuple[int, int]:
             return Measurement.get(console, wide, part)
 
+        def empty(chosen: Sequence[int], widths: Sequence[int]) -> int:
+            return measured(self._part(chosen, widths, rows=False))[1]
+
         bounds = [self._bounds(i, measured, width) for i in range(len(self.table.columns))]
         start = self.first
         while start < len(bounds):
             chosen = [*range(self.first), start]
             while chosen[-1] + 1 < len(bounds):
                 more = [*chosen, chosen[-1] + 1]
-                if measured(self._part(more, [bounds[i][0] for i in more]))[1] > width:
+                if empty(more, [bounds[i][0] for i in more]) > width:
                     break
                 chosen = more
             least = [bounds[i][0] for i in chosen]
-            spare = width - measured(self._part(chosen, least))[1]
+            spare = width - empty(chosen, least)
             if start > self.first and not self.table.show_edge:
                 yield ""
-            yield self._part(chosen, _grown(least, [bounds[i][1] for i in chosen], spare), start)
+            widths = _grown(least, [bounds[i][1] for i in chosen], spare)
+            if self._is_long:
+                yield self._part(chosen, widths, start, rows=False)
+                yield self._lines(chosen, widths)
+            else:
+                yield self._part(chosen, widths, start)
             start = chosen[-1] + 1
 
     def _bounds(self, number: int, measured: "Measure", width: int) -> tuple[int, int]:
         """Returns the least and the greatest width; words longer than half a line are broken."""
         column = self.table.columns[number]
         parts = [column.header, *column.cells, *([column.footer] if self.table.show_footer else [])]
+        if self._is_long:
+            parts = list({str(part): part for part in parts}.values())
         narrow, wide = (max(sizes) for sizes in zip(*map(measured, parts), strict=True))
         is_name = number < self.first and wide <= min(WHOLE_NAME, width // 2)
         if column.no_wrap or is_name:
             return wide, wide
         return min(narrow, max(8, width // 2)), wide
 
-    def _part(self, chosen: Sequence[int], widths: Sequence[int], start: int = 0) -> "Table":
+    @property
+    def _is_long(self) -> bool:
+        """True for so many rows that Rich would take seconds."""
+        return self.table.row_count > LONG and not self.table.show_edge
+
+    def _lines(self, chosen: Sequence[int], widths: Sequence[int]) -> "Segments":
+        """Formats the rows of a long table without style, as Rich would."""
+        from rich.segment import Segment, Segments
+
+        columns = [self.table.columns[i] for i in chosen]
+        right = [column.justify == "right" for column in columns]
+        cells = [
+            [_folded(str(cell), width, is_right) for cell in column.cells]
+            for column, width, is_right in zip(columns, widths, right, strict=True)
+        ]
+        blank = [" " * width for width in widths]
+        lines = [
+            "  ".join(
+                cell[number] if number < len(cell) else empty
+                for cell, empty in zip(row, blank, strict=True)
+            ).rstrip()
+            for row in zip(*cells, strict=True)
+            for number in range(max(map(len, row)))
+        ]
+        return Segments([Segment("".join(f"{line}\n" for line in lines))])
+
+    def _part(
+        self, chosen: Sequence[int], widths: Sequence[int], start: int = 0, *, rows: bool = True
+    ) -> "Table":
         """Makes a table of some columns with these widths."""
         from rich.table import Table
 
@@ -74,6 +115,8 @@ class WrappedTable:
         part.title_justify, part.show_footer = whole.title_justify, whole.show_footer
         part.padding, part.pad_edge = whole.padding, whole.pad_edge
         part.show_edge, part.collapse_padding = whole.show_edge, whole.collapse_padding
+        if not rows:
+            return part
         for row, cells in zip(
             whole.rows, zip(*(whole.columns[i].cells for i in chosen), strict=True), strict=True
         ):
@@ -85,6 +128,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Measure = Callable[[RenderableType], tuple[int, int]]
+
+
+@lru_cache(maxsize=10_000)
+def _folded(text: str, width: int, is_right: bool) -> tuple[str, ...]:
+    """Breaks the text of a cell into lines and aligns them.
+
+    >>> _folded("mnist_5k for mnist", 8, False), _folded("1", 3, True)
+    (('mnist_5k', 'for     ', 'mnist   '), ('  1',))
+    """
+    if text.isascii() and text.isprintable() and len(text) <= width:
+        return (text.rjust(width) if is_right else text.ljust(width),)
+    from rich.console import Console
+    from rich.text import Text
+
+    lines = Text(text).wrap(Console(width=width), width, overflow="fold")
+    for line in lines:
+        line.align("right" if is_right else "left", width)
+    return tuple(line.plain for line in lines)
 
 
 def _grown(least: Sequence[int], most: Sequence[int], spare: int) -> list[int]:

@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from cnnbench.errors import (
     IncomparableError,
-    SpecError,
     StoreError,
     UsageError,
     did_you_mean,
@@ -20,16 +19,14 @@ from cnnbench.errors import (
 from cnnbench.formatting import enumeration, epochs_text
 from cnnbench.runs.folder import (
     RECORD_FILE,
-    RESOLVED_FILE,
     RunEntry,
     disk,
     read_run,
     read_run_entry,
 )
-from cnnbench.runs.index.index import read_entries
+from cnnbench.runs.index.entries import read_entries
+from cnnbench.runs.index.resolved import read_recipe, read_resolved
 from cnnbench.runs.records import TRIAL, RunRecord, RunResult, Status
-from cnnbench.runs.settings import leaves
-from cnnbench.spec.document import read_document
 from cnnbench.system import commands
 
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
@@ -439,11 +436,11 @@ def _choose(
     newest = [tuple(group[-count:]) for group, count in zip(groups, wanted, strict=True)]
     if len(groups) == 1 and wanted[0] == 1:
         return newest
-    for level in (_recipe_key, _setup_key, lambda entry: entry.facts.comparable):
-        key = _once(level)
-        if len({key(entry) for entries in newest for entry in entries}) == 1:
+    for level in (_recipe_keys, _setup_keys, _comparable_keys):
+        if len(set(level(list(chain(*newest))).values())) == 1:
             return newest
-        parts = [_by_key(group, key) for group in groups]
+        keys = level(list(chain(*groups)))
+        parts = [_by_key(group, lambda entry: keys[entry.path]) for group in groups]  # noqa: B023
         common = [
             found
             for found in parts[0]
@@ -464,51 +461,29 @@ def _by_key(
     return found
 
 
-def _once(key: Callable[[RunEntry], object]) -> Callable[[RunEntry], object]:
-    """Caches a function of a run, since it may have to read files."""
-    known: dict[Path, object] = {}
-
-    def cached(entry: RunEntry) -> object:
-        if entry.path not in known:
-            known[entry.path] = key(entry)
-        return known[entry.path]
-
-    return cached
+_Keys = dict[Path, object]  # by the folder of a run
 
 
-_OF_IMAGES = (  # parts of a recipe in `dataset`
-    "pixel_scale",
-    "normalize",
-    "normalize_targets",
-    "augment",
-)
+def _comparable_keys(entries: Sequence[RunEntry]) -> _Keys:
+    return {entry.path: entry.facts.comparable for entry in entries}
 
 
-def _setup_key(entry: RunEntry) -> object:
-    facts = entry.facts
-    return (facts.comparable, facts.epochs, facts.batch_size, facts.seeds)
+def _setup_keys(entries: Sequence[RunEntry]) -> _Keys:
+    found = {entry.path: entry.facts for entry in entries}
+    return {path: (f.comparable, f.epochs, f.batch_size, f.seeds) for path, f in found.items()}
 
 
-def _recipe_key(entry: RunEntry) -> object:
-    return (_setup_key(entry), tuple(sorted(_recipe(entry).items())))
+def _recipe_keys(entries: Sequence[RunEntry]) -> _Keys:
+    setups = _setup_keys(entries)
+    return {
+        path: (setup, resolved.recipe)
+        for (path, setup), resolved in zip(setups.items(), read_resolved(list(setups)), strict=True)
+    }
 
 
 def _recipe(entry: RunEntry) -> dict[str, str]:
-    """Training and preprocessing of a run by dotted names; empty if they cannot be read.
-
-    Unset keys are omitted, because runs of older versions do not have those that came later.
-    """
-    try:
-        data = read_document(entry.path / RESOLVED_FILE).data
-    except SpecError:
-        return {}
-    if not isinstance(data, dict):
-        return {}
-    dataset = data.get("dataset")
-    images = {key: dataset.get(key) for key in _OF_IMAGES} if isinstance(dataset, dict) else {}
-    parts = {"train": data.get("train"), "dataset": images, "evaluation": data.get("evaluation")}
-    found = {path: str(value) for path, value in leaves(parts) if value not in (None, {})}
-    return found | {"train.epochs": str(entry.facts.epochs)}
+    """Training and preprocessing of a run by dotted names; empty if they cannot be read."""
+    return read_recipe(entry.path, entry.facts.epochs)
 
 
 def _skipped(named: _Named, taken: Sequence[RunEntry]) -> Iterator[str]:

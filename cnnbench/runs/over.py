@@ -8,8 +8,9 @@ from cnnbench.errors import SpecError, UsageError, or_list, quoted
 from cnnbench.formatting import enumeration, is_number
 from cnnbench.runs.find import finished_runs_of
 from cnnbench.runs.folder import RunEntry, read_run_entry
+from cnnbench.runs.index.resolved import read_resolved
 from cnnbench.runs.records import Status
-from cnnbench.runs.settings import LAYERS, as_override, read_settings
+from cnnbench.runs.settings import LAYERS, as_override
 from cnnbench.spec.document import read_document
 from cnnbench.spec.shipped import ENDINGS, find_shipped
 from cnnbench.spec.sweeps import same_value, split_values
@@ -234,7 +235,7 @@ def arms_of_folders(paths: Sequence[Path]) -> list[ArmRuns]:
     for path in paths:
         entry = read_run_entry(path)
         name = entry.facts.name + "".join(f"@{tag}" for tag in entry.facts.tags)
-        own.setdefault(name, []).append((entry, _settings(entry)))
+        own.setdefault(name, []).extend(_with_settings([entry]))
     return [ArmRuns(name, tuple(runs)) for name, runs in own.items()]
 
 
@@ -249,8 +250,7 @@ def _arm(argument: str, results_dir: Path) -> ArmRuns:
         return ArmRuns(argument, (), argument)
     entries, _ = finished_runs_of(name, results_dir)
     known = [entry for entry in entries if not entry.facts.is_trial] or entries
-    runs = tuple((entry, _settings(entry)) for entry in known)
-    return ArmRuns(argument, runs, argument if spec else None)
+    return ArmRuns(argument, _with_settings(known), argument if spec else None)
 
 
 def _name(spec: Path) -> str:
@@ -262,9 +262,15 @@ def _name(spec: Path) -> str:
     return str(data.get("name", spec.stem)) if isinstance(data, dict) else spec.stem
 
 
-def _settings(entry: RunEntry) -> Mapping[str, str]:
-    """Settings of a run; an extended run has its present number of epochs."""
-    return {**read_settings(entry.path, nulls=True), "train.epochs": str(entry.facts.epochs)}
+def _with_settings(
+    entries: Sequence[RunEntry],
+) -> tuple[tuple[RunEntry, Mapping[str, str]], ...]:
+    """Runs with their settings; an extended run has its present number of epochs."""
+    found = read_resolved([entry.path for entry in entries])
+    return tuple(
+        (entry, {**one.settings, "train.epochs": str(entry.facts.epochs)})
+        for entry, one in zip(entries, found, strict=True)
+    )
 
 
 def _value(settings: Mapping[str, str], key: str) -> str | None:

@@ -10,6 +10,7 @@ from cnnbench.spec.document import inline_text, read_document
 _NAMES = ("name", "title")
 LAYERS = "model.layers."
 NULL = "null"
+_TEXTS: dict[str, str] = {}  # of values by their `repr`; many runs have few different ones
 
 
 def read_settings(path: Path | None, *, nulls: bool = False) -> dict[str, str]:
@@ -40,7 +41,13 @@ def settings_of(data: Mapping[str, object]) -> dict[str, str]:
     {'train.epochs': '3', 'train.clip': 'null'}
     """
     found = leaves({key: value for key, value in data.items() if key not in _NAMES})
-    return {path: inline_text(value) for path, value in found}
+    return {path: _text(repr(value), value) for path, value in found}
+
+
+def _text(key: str, value: object) -> str:
+    if key not in _TEXTS:
+        _TEXTS[key] = inline_text(value)
+    return _TEXTS[key]
 
 
 def leaves(value: object, above: str = "", *, lists: bool = False) -> Iterator[tuple[str, object]]:

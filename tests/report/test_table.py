@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cnnbench.formatting import clean
 from cnnbench.report import comparison
+from cnnbench.report import table as table_module
 from cnnbench.report.layer_table import layer_table
 from cnnbench.report.table import WrappedTable
 from cnnbench.spec.loader import load_experiment
@@ -87,3 +88,16 @@ def test_names_are_whole_in_every_table(width: int) -> None:
             assert any(word in line for line in lines), (name, word)
         if width >= 80:
             assert sum(line.split()[:1] in (["Layer"], ["Run"]) for line in lines) <= 1
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_long_list_looks_as_rich_draws_it(
+    width: int, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = shown(comparison.list_table(ENTRIES, CURVES, encoding), width)
+    monkeypatch.setattr(table_module, "LONG", 0)
+    quick = shown(comparison.list_table(ENTRIES, CURVES, encoding), width)
+    assert [line.rstrip() for line in quick.splitlines()] == [
+        line.rstrip() for line in drawn.splitlines()
+    ]

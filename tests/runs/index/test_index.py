@@ -20,7 +20,7 @@ from cnnbench.cli.app import app
 from cnnbench.runs import codec
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import RunEntry, RunFolder, read_run_entry
-from cnnbench.runs.index import index, segments
+from cnnbench.runs.index import entries, lookup, segments
 from cnnbench.runs.index.curves import binned
 from cnnbench.runs.records import RunResult, Status
 from cnnbench.system.locks import hold
@@ -33,10 +33,10 @@ NUM = 12
 @pytest.fixture(autouse=True)
 def _always(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Index even a few runs, right after they were written."""
-    monkeypatch.setattr(index, "MIN_RUNS", 1)
-    monkeypatch.setattr(index, "MIN_NEW", 1)
-    monkeypatch.setattr(index, "_SETTLED_S", -1.0)
-    monkeypatch.setattr(index, "_SETTLED_RUNNING_S", -1.0)
+    monkeypatch.setattr(lookup, "MIN_RUNS", 1)
+    monkeypatch.setattr(lookup, "MIN_NEW", 1)
+    monkeypatch.setattr(lookup, "SETTLED_S", -1.0)
+    monkeypatch.setattr(entries, "SETTLED_RUNNING_S", -1.0)
     monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "cache"))
 
 
@@ -77,11 +77,11 @@ def as_listed(entry: RunEntry) -> Any:
 
 
 def seen_directly(results: Path) -> Any:
-    before, index.MIN_RUNS = index.MIN_RUNS, 1_000_000
+    before, lookup.MIN_RUNS = lookup.MIN_RUNS, 1_000_000
     try:
         return seen(results)
     finally:
-        index.MIN_RUNS = before
+        lookup.MIN_RUNS = before
 
 
 def count_reads(results: Path, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -93,7 +93,7 @@ def count_reads(results: Path, monkeypatch: pytest.MonkeyPatch) -> int:
         return read_run_entry(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(index, "read_run_entry", read)
+        patched.setattr(entries, "read_run_entry", read)
         got = seen(results)
     assert got == seen_directly(results)
     return len(found)
@@ -225,7 +225,7 @@ def run_of(results: Path, number: int) -> Path:
 
 
 def files(results: Path) -> list[Path]:
-    return sorted(index.index_folder(results).glob("*.rows"))
+    return sorted(lookup.index_folder(results, entries.RUNS).glob("*.rows"))
 
 
 def rewrite(path: Path, content: bytes) -> None:
@@ -260,11 +260,13 @@ def test_a_change_within_the_same_tick_is_seen(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change of the content alone: equal times, size and inode, as within a tick of the clock."""
-    monkeypatch.setattr(index, "_SETTLED_S", 2.0)
+    monkeypatch.setattr(lookup, "SETTLED_S", 2.0)
     assert [count_reads(results, monkeypatch) for _ in range(2)] == [NUM, NUM]
     past = time.time_ns() - int(3e9)
-    real = index._state
-    monkeypatch.setattr(index, "_state", lambda f: [min(n, past) for n in real(f) or ()])
+    real = lookup.file_state
+    monkeypatch.setattr(
+        lookup, "file_state", lambda *of: [min(number, past) for number in real(*of) or ()]
+    )
     assert [count_reads(results, monkeypatch) for _ in range(2)] == [NUM, 0]
 
 
@@ -272,13 +274,13 @@ def test_runs_of_another_version_are_read_again(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen(results)
-    monkeypatch.setattr(index, "_SCHEMA", "another")
+    monkeypatch.setattr(lookup, "__version__", "another")
     assert [count_reads(results, monkeypatch) for _ in range(2)] == [NUM, 0]
 
 
 def test_few_new_runs_are_not_worth_a_file(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen(results)
-    monkeypatch.setattr(index, "MIN_NEW", 2)
+    monkeypatch.setattr(lookup, "MIN_NEW", 2)
     add(results, 1)
     assert [count_reads(results, monkeypatch) for _ in range(2)] == [1, 1]
     add(results, 2)
@@ -292,7 +294,9 @@ def test_files_are_united_and_rows_of_removed_runs_forgotten(results: Path) -> N
         add(results, number)
         assert seen(results) == seen_directly(results)
     assert len(files(results)) == 1
-    rows = segments.read_rows(index.index_folder(results), index._SCHEMA)
+    rows = segments.read_rows(
+        lookup.index_folder(results, entries.RUNS), lookup.full_schema(entries.RUNS)
+    )
     assert len(rows) == NUM - 1 + segments.MOST
 
 
@@ -312,15 +316,15 @@ def test_nothing_is_written_beside_runs(results: Path) -> None:
 
 
 def test_few_runs_are_not_indexed(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "MIN_RUNS", NUM + 1)
+    monkeypatch.setattr(lookup, "MIN_RUNS", NUM + 1)
     assert [count_reads(results, monkeypatch) for _ in range(2)] == [NUM, NUM]
     assert not files(results)
 
 
 def test_processes_write_at_once(results: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from cnnbench.runs.index import index;"
-        "index.MIN_RUNS = index.MIN_NEW = 1; index._SETTLED_S = -1.0;"
+        "import sys; from pathlib import Path; from cnnbench.runs.index import lookup;"
+        "lookup.MIN_RUNS = lookup.MIN_NEW = 1; lookup.SETTLED_S = -1.0;"
         "from cnnbench.runs.find import list_runs;"
         "[print(len(list_runs(Path(sys.argv[1])).entries)) for _ in range(20)]"
     )
@@ -345,8 +349,8 @@ def test_a_killed_run_is_found_in_the_index(results: Path, monkeypatch: pytest.M
     ]
     with hold(path):
         code = (
-            "import sys; from pathlib import Path; from cnnbench.runs.index import index;"
-            "index.MIN_RUNS = 1; from cnnbench.runs.find import list_runs;"
+            "import sys; from pathlib import Path; from cnnbench.runs.index import lookup;"
+            "lookup.MIN_RUNS = 1; from cnnbench.runs.find import list_runs;"
             "print(list_runs(Path(sys.argv[1])).entries[0].status)"
         )
         words = [sys.executable, "-c", code, str(results)]
