@@ -68,7 +68,7 @@ class WrappedTable:
         column = self.table.columns[number]
         parts = [column.header, *column.cells, *([column.footer] if self.table.show_footer else [])]
         if self._is_long:
-            parts = list({str(part): part for part in parts}.values())
+            measured = _sizes
         narrow, wide = (max(sizes) for sizes in zip(*map(measured, parts), strict=True))
         is_name = number < self.first and wide <= min(WHOLE_NAME, width // 2)
         if column.no_wrap or is_name:
@@ -99,7 +99,8 @@ class WrappedTable:
             for row in zip(*cells, strict=True)
             for number in range(max(map(len, row)))
         ]
-        return Segments([Segment("".join(f"{line}\n" for line in lines))])
+        end = Segment.line()
+        return Segments([part for line in lines for part in (Segment(line), end)])
 
     def _part(
         self, chosen: Sequence[int], widths: Sequence[int], start: int = 0, *, rows: bool = True
@@ -128,6 +129,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Measure = Callable[[RenderableType], tuple[int, int]]
+
+
+def _sizes(part: "RenderableType") -> tuple[int, int]:
+    """Widths of the longest word and the longest line of a text."""
+    from rich.cells import cell_len
+
+    lines = str(part).splitlines() or [""]
+    words = str(part).split() or [""]
+    return max(map(cell_len, words)), max(map(cell_len, lines))
 
 
 @lru_cache(maxsize=10_000)

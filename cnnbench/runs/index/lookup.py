@@ -28,11 +28,11 @@ MIN_RUNS = 64  # of a results folder that is indexed
 MIN_NEW, MOST_NEW = 32, 2_000  # rows that are worth a file; rows that are not written yet
 SETTLED_S = 2.0  # since the last change of a file; coarser than the clock of any file system
 
-Known = TypeVar("Known")
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
-class Indexed(Generic[Known]):
+class Indexed(Generic[Read]):
     """A kind of value that is read from the files of a run, and indexed.
 
     Args:
@@ -47,17 +47,17 @@ class Indexed(Generic[Known]):
     name: str
     schema: str
     files: tuple[str, ...]
-    read: Callable[[Path], Known]
-    encode: Callable[[Known], list[Any] | None]
-    decode: Callable[[Path, list[Any]], Known]
+    read: Callable[[Path], Read]
+    encode: Callable[[Read], list[Any] | None]
+    decode: Callable[[Path, list[Any]], Read]
 
 
-def look_up(folders: Sequence[Path], kind: Indexed[Known]) -> list[Known]:
+def look_up(folders: Sequence[Path], kind: Indexed[Read]) -> list[Read]:
     """Finds a value for each run folder, in their order; what is not known is read and indexed."""
     parts: dict[Path, list[Path]] = defaultdict(list)
     for folder in folders:
         parts[folder.parent.parent].append(folder)
-    found: dict[Path, Known] = {}
+    found: dict[Path, Read] = {}
     for root, own in parts.items():
         found |= _in(root, own, kind) if len(own) >= MIN_RUNS else {f: kind.read(f) for f in own}
     return [found[folder] for folder in folders]
@@ -74,11 +74,11 @@ def full_schema(kind: Indexed[Any]) -> str:
     return f"{__version__} {kind.schema}"
 
 
-def _in(root: Path, folders: Iterable[Path], kind: Indexed[Known]) -> dict[Path, Known]:
+def _in(root: Path, folders: Iterable[Path], kind: Indexed[Read]) -> dict[Path, Read]:
     """Looks up runs of one results folder."""
     place, schema = index_folder(root, kind), full_schema(kind)
     rows = read_rows(place, schema)
-    found: dict[Path, Known] = {}
+    found: dict[Path, Read] = {}
     new: dict[str, IndexRow] = {}
     for folder in folders:
         # Names may be bytes that are not text, which JSON can escape.
