@@ -40,7 +40,7 @@ class Commands(LazyGroup):
         ),
         "list": LazyCommand(
             "cnnbench.cli.commands.list:list_runs",
-            "List runs, oldest first.",
+            "List runs, oldest first; or search, sort and export them.",
         ),
         "compare": LazyCommand(
             "cnnbench.cli.commands.compare:compare",
@@ -84,7 +84,7 @@ class Commands(LazyGroup):
         ),
         "export": LazyCommand(
             "cnnbench.cli.commands.export:export_model",
-            "Export a trained network, verified in its target runtime.",
+            "Export a trained network, verified in its target runtime; or a table of all runs.",
         ),
         "merge": LazyCommand(
             "cnnbench.cli.batches.merge:merge",

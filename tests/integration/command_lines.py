@@ -162,6 +162,15 @@ LINES = (
     Line("run tiny.yaml --seeds 1 --processes 2 --engine direct --results-dir several"),
     Line("run tiny.yaml --tensorboard", 2, TENSORBOARD),
     Line("list --results-dir results", says="tiny"),
+    Line(
+        "list --where epochs>=1 --sort-by test_accuracy --reverse --limit 1", says="test_accuracy"
+    ),
+    Line("list --where epoch>1", 2, "did you mean 'epochs'?"),
+    *(Line(f"list --format {form}", says="test_accuracy") for form in ("csv", "json")),
+    Line("list --format table", says="tiny"),
+    Line("list --output runs.csv --per seed", says="wrote runs.csv"),
+    Line("export runs.csv --per run", says="wrote runs.csv"),
+    Line("export tiny", 2, "missing option '--to'"),
     Line("check --results-dir results", says="ok"),
     Line("check tiny", says="ok"),
     Line(

@@ -1,4 +1,4 @@
-"""``cnnbench export``: writes a trained network for other runtimes."""
+"""``cnnbench export``: writes a trained network for other runtimes, or a table of all runs."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from cnnbench.cli.options import DataDir, ResultsDir, Run, Seed
+from cnnbench.cli.commands.list import Per, PerOption, export_runs
+from cnnbench.cli.completion import complete_runs
+from cnnbench.cli.options import DataDir, ResultsDir, Seed
 from cnnbench.cli.terminal import computing, tell, warn, write_file
-from cnnbench.errors import DataError
+from cnnbench.errors import DataError, UsageError, quoted
 from cnnbench.runs.find import find_run
 
 if TYPE_CHECKING:
@@ -28,11 +30,20 @@ class ExportKind(StrEnum):
 
 
 def export_model(
-    run: Run,
-    to: Annotated[
-        ExportKind,
-        typer.Option(help="Format: StableHLO (JAX), ONNX, or weights only.", show_default=False),
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|FILE",
+            help="Run whose network is exported, as in other commands; or a .csv, .parquet or"
+            " .json file for a table of all runs.",
+            show_default=False,
+            autocompletion=complete_runs,
+        ),
     ],
+    to: Annotated[
+        ExportKind | None,
+        typer.Option(help="Format: StableHLO (JAX), ONNX, or weights only.", show_default=False),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -40,10 +51,16 @@ def export_model(
         ),
     ] = None,
     seed: Seed = None,
+    per: PerOption = Per.RUN,
     data_dir: DataDir = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Export a trained network, verified in its target runtime."""
+    """Export a trained network, verified in its target runtime; or a table of all runs."""
+    if to is None:
+        export_table(run, per, results_dir)
+        return
+    if per is Per.SEED:
+        raise UsageError("--per: is for tables of runs; leave it out with --to.")
     path, warnings = find_run(run, results_dir)
     warn(warnings)
     with computing():
@@ -63,6 +80,20 @@ def export_model(
         write_file("--output", file, done.content)
         for line in done.lines:
             tell(line, err=False)
+
+
+def export_table(file: str, per: Per, results_dir: Path) -> None:
+    """Writes a table of all runs.
+
+    Raises:
+      UsageError: the file has another extension, so a network was probably meant.
+    """
+    if Path(file).suffix not in {".csv", ".parquet", ".json"}:
+        raise UsageError(
+            f"export: missing option '--to' for the network of {quoted(file)}; add --to stablehlo,"
+            " onnx or safetensors, or name a .csv, .parquet or .json file for a table of all runs."
+        )
+    export_runs(Path(file), per, results_dir)
 
 
 def _probe(network: "TrainedNetwork", data_dir: Path | None) -> "VerificationImages":

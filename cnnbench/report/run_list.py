@@ -1,0 +1,136 @@
+"""Runs as tables for programs: a row per run or per seed, in CSV, JSON or Parquet."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from cnnbench.errors import UsageError
+from cnnbench.formatting import csv_cell
+from cnnbench.runs.folder import RunEntry
+from cnnbench.runs.index.values import RECORDED, RunValues, Value, parsed
+from cnnbench.runs.settings import as_override
+from cnnbench.system import commands
+
+RunRow = Mapping[str, Any]
+
+
+def run_rows(entries: Sequence[RunEntry], columns: Mapping[str, Sequence[Value]]) -> list[RunRow]:
+    """Returns a row per run: recorded values, other columns, means over seeds.
+
+    Args:
+      entries: the runs.
+      columns: further columns by name, a value per run.
+    """
+    known = RunValues(entries, "--where")
+    recorded = {name: known.column(name) for name in RECORDED}
+    return [
+        {
+            **{name: values[number] for name, values in recorded.items()},
+            **{name: values[number] for name, values in columns.items()},
+            **entry.facts.values,
+        }
+        for number, entry in enumerate(entries)
+    ]
+
+
+def differing_settings(entries: Sequence[RunEntry]) -> dict[str, list[Value]]:
+    """Returns the settings that are not the same in all runs, as in overrides."""
+    settings = RunValues(entries, "--where").settings
+    skipped = ("seeds", "train.epochs", "train.batch_size", "dataset.name", "task")
+    names = dict.fromkeys(name for each in settings for name in each if name not in skipped)
+    columns = {name: [parsed(each.get(name)) for each in settings] for name in names}
+    return {as_override(name): values for name, values in columns.items() if len({*values}) > 1}
+
+
+def seed_rows(rows: Sequence[RunRow], entries: Sequence[RunEntry]) -> Iterator[RunRow]:
+    """Yields a row per seed: the row of its run with the values of the seed alone.
+
+    Args:
+      rows: of runs.
+      entries: the runs.
+    """
+    for row, entry in zip(rows, entries, strict=True):
+        kept = {name: value for name, value in row.items() if name not in entry.facts.values}
+        for seed in entry.summary.seeds if entry.summary else ():
+            yield {
+                **kept,
+                "seed": seed.seed,
+                **{f"validation_{name}": value for name, value in seed.final.items()},
+                **{f"test_{name}": value for name, value in seed.test.items()},
+                **{f"best_validation_{name}": best.value for name, best in seed.best.items()},
+                "train_s": seed.train_s,
+                "eval_s": seed.eval_s,
+                "compile_s": seed.compile_s,
+                "diverged": seed.diverged is not None,
+            }
+
+
+def rows_csv(rows: Sequence[RunRow]) -> str:
+    """Formats rows as CSV; missing values are empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = column_names(rows)
+    writer.writerow(names)
+    writer.writerows([csv_cell(_plain(row.get(name))) for name in names] for row in rows)
+    return text.getvalue()
+
+
+def rows_json(rows: Sequence[RunRow]) -> str:
+    """Formats rows as a JSON list of objects; values that are not finite are null."""
+    found = [{name: _json(value) for name, value in row.items()} for row in rows]
+    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def rows_parquet(rows: Sequence[RunRow]) -> bytes:
+    """Encodes rows as a Parquet file: times in UTC, tags as text.
+
+    Raises:
+      UsageError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        install = commands.pip_install("cnnbench[parquet]")
+        message = "Parquet files need the package 'pyarrow', which is not installed"
+        raise UsageError(f"{message}; run {install}, or write a .csv file.") from None
+    names = column_names(rows)
+    columns = {name: _one_kind([_flat(row.get(name)) for row in rows]) for name in names}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+def column_names(rows: Sequence[RunRow]) -> list[str]:
+    """Lists the names of all columns, in the order of their first rows."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _flat(value: Value) -> Any:
+    return ", ".join(value) if isinstance(value, tuple) else value
+
+
+def _plain(value: Value) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return "" if value is None else _flat(value)
+
+
+def _json(value: Value) -> Any:
+    if isinstance(value, datetime):
+        return _plain(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _one_kind(values: list[Any]) -> list[Any]:
+    """Values of one type: numbers, or else texts."""
+    kinds = {float if isinstance(v, int) and not isinstance(v, bool) else type(v) for v in values}
+    if len(kinds - {type(None)}) <= 1:
+        return values
+    return [None if value is None else str(value) for value in values]
