@@ -13,7 +13,7 @@ from cnnbench.errors import UsageError
 from cnnbench.report import run_list
 from cnnbench.report.comparison import list_table
 from cnnbench.runs import find
-from cnnbench.runs.index.search import Search, Shown, search
+from cnnbench.runs.index.search import FoundRuns, Search, search
 from cnnbench.system import commands
 
 _FORMS = ("csv", "parquet", "json")
@@ -100,7 +100,7 @@ def export_runs(output: Path, per: Per, results_dir: Path) -> None:
         write_runs("export", output, found, per)
 
 
-def write_runs(option: str, output: Path, found: Shown, per: Per) -> None:
+def write_runs(option: str, output: Path, found: FoundRuns, per: Per) -> None:
     """Writes runs to a file in the format of its extension."""
     form = file_form(option, output, _FORMS)
     if form == "parquet":
@@ -109,7 +109,7 @@ def write_runs(option: str, output: Path, found: Shown, per: Per) -> None:
         write_file(option, output, _text(found, per, form).encode(errors="backslashreplace"))
 
 
-def _searched(asked: Search, results_dir: Path) -> Shown | None:
+def _searched(asked: Search, results_dir: Path) -> FoundRuns | None:
     """Searches the runs of a folder; None after saying that there are none."""
     listing = find.list_runs(results_dir)
     warn(listing.warnings)
@@ -120,12 +120,12 @@ def _searched(asked: Search, results_dir: Path) -> Shown | None:
     return search(listing.entries, asked)
 
 
-def _rows(found: Shown, per: Per) -> Sequence[Mapping[str, object]]:
+def _rows(found: FoundRuns, per: Per) -> Sequence[Mapping[str, object]]:
     columns = {**run_list.differing_settings(found.entries), **found.columns}
     rows = run_list.run_rows(found.entries, columns)
     return rows if per is Per.RUN else list(run_list.seed_rows(rows, found.entries))
 
 
-def _text(found: Shown, per: Per, form: str) -> str:
+def _text(found: FoundRuns, per: Per, form: str) -> str:
     rows = _rows(found, per)
     return run_list.rows_csv(rows) if form == "csv" else run_list.rows_json(rows)

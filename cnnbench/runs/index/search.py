@@ -28,7 +28,7 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class FoundRuns:
     """Runs that were found.
 
     Args:
@@ -40,7 +40,7 @@ class Shown:
     columns: Mapping[str, Sequence[Value]]
 
 
-def search(entries: Sequence[RunEntry], asked: Search) -> Shown:
+def search(entries: Sequence[RunEntry], asked: Search) -> FoundRuns:
     """Searches runs.
 
     Args:
@@ -65,7 +65,7 @@ def search(entries: Sequence[RunEntry], asked: Search) -> Shown:
         order = order[-asked.limit :] if asked.limit else order
         order = order[::-1] if asked.reverse else order
     shown = {name: values for name, values in columns.items() if name not in _ALWAYS_SHOWN}
-    return Shown(
+    return FoundRuns(
         [entries[number] for number in order],
         {name: [values[number] for number in order] for name, values in shown.items()},
     )
