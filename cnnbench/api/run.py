@@ -127,7 +127,7 @@ def run(  # noqa: PLR0913 - one parameter per option
       workers: processes that decode the images of a dataset that is streamed; by default one per
         core.
       on: train several seeds at a time in worker processes: ``"local"``, or ``"local:2"`` for two
-        of them.
+        of them; ``"ray"`` on a Ray cluster.
       tags: a name for the runs, or several.
       needed: skip finished experiments and resume interrupted ones.
       tensorboard: also write event files.

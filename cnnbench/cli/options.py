@@ -210,8 +210,9 @@ OnOption = Annotated[
     typer.Option(
         "--on",
         help="Train several seeds at a time in worker processes: local, or local:N for N of them,"
-        " each on cores of its own (or a GPU). Or submit a job array of N tasks: slurm, slurm:N.",
-        metavar="local[:N]|slurm[:N]",
+        " each on cores of its own (or a GPU). ray, or ray:N, for workers on the Ray cluster"
+        " of RAY_ADDRESS. Or submit a job array of N tasks: slurm, slurm:N.",
+        metavar="local[:N]|ray[:N]|slurm[:N]",
         show_default=False,
     ),
 ]
@@ -223,6 +224,21 @@ SbatchOption = Annotated[
         help="Options of sbatch for --on slurm, such as '--time=2:00:00 --gres=gpu:1'.",
         metavar="OPTIONS",
         show_default=False,
+    ),
+]
+
+CpusOption = Annotated[
+    int | None,
+    typer.Option("--cpus", min=1, help="Cores of a worker on Ray; 1 by default.", metavar="N"),
+]
+
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus",
+        min=0,
+        help="GPUs of a worker on Ray, or a fraction of one; 0 by default.",
+        metavar="N",
     ),
 ]
 

@@ -1,20 +1,34 @@
 """The executor that the option `--on` names."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cnnbench.errors import UsageError, quoted
 from cnnbench.executors.cores import available_cores, divided
 from cnnbench.executors.local import LocalExecutor, WorkerPlace
+from cnnbench.executors.ray import RayExecutor, require_ray
+from cnnbench.executors.ray_worker import Wanted
 
-FORMS = "local, local:N, slurm or slurm:N"
+FORMS = "local, local:N, ray, ray:N, slurm or slurm:N"
+
+
+class Where(Protocol):
+    """Where seeds are trained."""
+
+    def start(self, preload: str) -> LocalExecutor | RayExecutor:
+        """Starts the workers.
+
+        Args:
+          preload: module that workers import while they wait for their first task.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class On:
-    """Where seeds are trained.
+    """Workers of this machine.
 
     Args:
       text: the value of `--on`.
@@ -33,20 +47,79 @@ class On:
         return LocalExecutor(self.places, preload)
 
 
-def parse_on(text: str, device: str = "auto") -> On:
+@dataclass(frozen=True, slots=True)
+class OnRay:
+    """Workers of a Ray cluster.
+
+    Args:
+      text: the value of `--on`.
+      wanted: what each of them has for itself.
+      workers: number of them; None for as many as there is room for.
+    """
+
+    text: str
+    wanted: Wanted
+    workers: int | None
+
+    def start(self, preload: str) -> RayExecutor:
+        """Starts the workers.
+
+        Args:
+          preload: as of `On.start`.
+
+        Raises:
+          UsageError: as of `RayExecutor`.
+        """
+        return RayExecutor(self.wanted, self.workers, preload)
+
+
+def parse_on(
+    text: str, device: str = "auto", cpus: int | None = None, gpus: float | None = None
+) -> On | OnRay:
     """Parses the value of `--on`.
 
     Args:
       text: the value.
       device: value of `--device`.
+      cpus: value of `--cpus`.
+      gpus: value of `--gpus`.
 
     Raises:
-      UsageError: it names no executor, or more workers than this machine has cores or GPUs.
+      UsageError: it names no executor, or more workers than this machine has cores or GPUs, or the
+        other options do not fit.
     """
+    if not text or text.startswith("local"):
+        _refuse_sizes({"--cpus": cpus, "--gpus": gpus})
     name, colon, number = text.partition(":")
     valid = number.isascii() and number.isdigit() and int(number) > 0 if colon else True
-    if name != "local" or not valid:
+    if name not in {"local", "ray"} or not valid:
         raise UsageError(f"--on: {quoted(text)} is not {FORMS}; write, for example, local:2.")
+    if name == "ray":
+        return _on_ray(text, device, Wanted(cpus or 1, gpus or 0))
+    return _on_local(text, device)
+
+
+def _refuse_sizes(given: Mapping[str, float | None]) -> None:
+    """Refuses options that only Ray knows."""
+    for option, value in given.items():
+        if value is not None:
+            message = f"{option}: only workers on Ray have a given size"
+            raise UsageError(f"{message}; add --on ray, or choose their number with --on local:N.")
+
+
+def _on_ray(text: str, device: str, wanted: Wanted) -> OnRay:
+    require_ray()
+    if wanted.gpus > 1 and wanted.gpus != int(wanted.gpus):
+        message = f"--gpus: {wanted.gpus:g} is neither a fraction of one GPU nor a whole number"
+        raise UsageError(f"{message}; write, for example, 0.5 or 2.")
+    if device == "gpu" and not wanted.gpus:
+        raise UsageError("--device gpu: workers on Ray see no GPU; add --gpus 1.")
+    number = text.partition(":")[2]
+    return OnRay(text, wanted, int(number) if number else None)
+
+
+def _on_local(text: str, device: str) -> On:
+    number = text.partition(":")[2]
     gpus = [] if device == "cpu" else _gpus()
     if gpus:
         return On(text, tuple(_beside_gpus(gpus, int(number or len(gpus)))))

@@ -55,9 +55,9 @@ class LocalExecutor:
 
     def __init__(self, places: Sequence[WorkerPlace], preload: str = "") -> None:
         self._preload = preload
-        self._received: queue.Queue[tuple[_Worker, bytes | None]] = queue.Queue()
+        self._received: queue.Queue[tuple[WorkerProcess, bytes | None]] = queue.Queue()
         self._waiting: deque[tuple[int, WorkerTask]] = deque()
-        self._workers: list[_Worker] = []
+        self._workers: list[WorkerProcess] = []
         for number, place in enumerate(places):
             self._workers.append(self._started(number, place))
 
@@ -114,12 +114,12 @@ class LocalExecutor:
         for worker in self._workers:
             worker.end()
 
-    def _started(self, number: int, place: WorkerPlace) -> "_Worker":
-        worker = _Worker(number, place, self._preload)
+    def _started(self, number: int, place: WorkerPlace) -> "WorkerProcess":
+        worker = WorkerProcess(number, place, self._preload)
         threading.Thread(target=worker.read, args=(self._received,), daemon=True).start()
         return worker
 
-    def _replace(self, worker: "_Worker") -> None:
+    def _replace(self, worker: "WorkerProcess") -> None:
         worker.end()
         self._workers[worker.number] = self._started(worker.number, worker.place)
         self._assign()
@@ -130,7 +130,7 @@ class LocalExecutor:
                 number, task = self._waiting.popleft()
                 worker.run(number, task)
 
-    def _message(self, worker: "_Worker", content: bytes) -> Message | None:
+    def _message(self, worker: "WorkerProcess", content: bytes) -> Message | None:
         kind, number, value = pickle.loads(content)
         if kind is Kind.READY:
             worker.ready = True
@@ -141,7 +141,7 @@ class LocalExecutor:
         self._assign()
         return Completed(number) if kind is Kind.COMPLETED else Failed(number, value.error())
 
-    def _lost(self, worker: "_Worker") -> Message | None:
+    def _lost(self, worker: "WorkerProcess") -> Message | None:
         """Replaces a worker that died.
 
         Raises:
@@ -155,7 +155,7 @@ class LocalExecutor:
         return None if number is None else Lost(number, reason)
 
 
-class _Worker:
+class WorkerProcess:
     """A worker process from the side of the driver.
 
     Args:
@@ -191,7 +191,7 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):  # it died, and `read` notices
             framing.send(self.process.stdin.fileno(), (number, task))
 
-    def read(self, received: "queue.Queue[tuple[_Worker, bytes | None]]") -> None:
+    def read(self, received: "queue.Queue[tuple[WorkerProcess, bytes | None]]") -> None:
         """Passes its messages on, and None when it has ended; runs in a thread of its own."""
         assert self.process.stdout is not None
         content: bytes | None = b""

@@ -13,7 +13,7 @@ from functools import cache
 from itertools import count
 
 from cnnbench.errors import CnnbenchError
-from cnnbench.executors.choice import On, parse_on
+from cnnbench.executors.choice import Where, parse_on
 from cnnbench.executors.interface import (
     Completed,
     Emitted,
@@ -68,13 +68,14 @@ def run_requests(
     first = requests[0]
     if not first.on:
         return run_by_turns(requests, listeners, done)
-    return run_on(requests, listeners, parse_on(first.on, first.device), done)
+    on = parse_on(first.on, first.device, first.cpus, first.gpus)
+    return run_on(requests, listeners, on, done)
 
 
 def run_on(
     requests: Sequence[Request],
     listeners: Sequence[Listener],
-    on: On,
+    on: Where,
     done: Callable[[RunResult], None] = lambda _: None,
 ) -> list[RunResult]:
     """Trains the seeds of experiments on workers.
@@ -103,7 +104,7 @@ def run_on(
 
 @contextmanager
 def remote_runs(
-    requests: Sequence[Request], listeners: Sequence[Listener], on: On
+    requests: Sequence[Request], listeners: Sequence[Listener], on: Where
 ) -> Iterator[tuple[list[RemoteRun], Callable[[], Executor]]]:
     """Runs whose images are read, and the workers, which end with the block.
 
@@ -123,7 +124,9 @@ def remote_runs(
         @cache
         def executor() -> Executor:
             load_per_cpu()  # before the workers are busy
-            return stack.enter_context(on.start(PRELOAD))
+            started = on.start(PRELOAD)
+            stack.callback(started.close)
+            return started
 
         if not any(request.needed or request.resume for request in requests):
             executor()  # they import JAX while the images are read here

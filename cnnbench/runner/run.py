@@ -72,6 +72,8 @@ class Request:
       workers: worker processes that decode the images of a streamed dataset; None for one per core.
       on: where seeds are trained, such as ``local:2``; empty for this process. The same for all
         requests of a command.
+      cpus: number of cores of a worker on Ray.
+      gpus: number of GPUs of a worker on Ray, or a fraction of one.
       session: the same for requests with other command lines that are interleaved with this one.
       again: the command line that continues after an interrupt, if it trains more than this run.
       looks: rule that stops the runs of a command; None to train all seeds.
@@ -95,6 +97,8 @@ class Request:
     tags: Sequence[str] = ()
     workers: int | None = None
     on: str = ""
+    cpus: int | None = None
+    gpus: float | None = None
     session: str = ""
     again: Sequence[str] = ()
     looks: Looks | None = None
@@ -124,7 +128,7 @@ def check_all(requests: Sequence[Request]) -> None:
     for request in requests:
         if request.tensorboard:
             tensorboard.require_tensorboard()
-        if request.on:
+        if request.on or request.cpus or request.gpus is not None:
             _check_on(request)
         loaded = request.load()
         if request.resume:
@@ -137,7 +141,7 @@ def _check_on(request: Request) -> None:
     Raises:
       UsageError: it names no executor, or a trace is requested.
     """
-    parse_on(request.on, request.device)
+    parse_on(request.on, request.device, request.cpus, request.gpus)
     if request.profile is not None:
         message = "--profile traces a training in this process, not on workers"
         raise UsageError(f"{message}; remove --on {request.on}, or --profile.")

@@ -102,7 +102,8 @@ def _opened(
                 run.read_data()
             yield runs, _ByTurns(runs).train
         return
-    with remote_runs(requests, listeners, parse_on(first.on, first.device)) as (remote, executor):
+    on = parse_on(first.on, first.device, first.cpus, first.gpus)
+    with remote_runs(requests, listeners, on) as (remote, executor):
         driver = Driver(executor, remote, first.device)
 
         def train(active: Sequence[TrainingRun]) -> None:

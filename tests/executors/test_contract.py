@@ -12,6 +12,7 @@ from cnnbench.errors import ModelError
 from cnnbench.executors.cores import available_cores
 from cnnbench.executors.interface import Completed, Emitted, Executor, Failed, Lost, Message
 from cnnbench.executors.local import LocalExecutor, WorkerPlace
+from cnnbench.executors.ray import RayExecutor
 from tests.executors import toys
 
 PATIENCE_S = 60.0
@@ -24,7 +25,12 @@ def local() -> LocalExecutor:
     return LocalExecutor([WorkerPlace(cores[:1]), WorkerPlace(cores[-1:])])
 
 
-EXECUTORS: dict[str, Start] = {"local": local}
+def on_ray() -> RayExecutor:
+    pytest.importorskip("ray", reason="needs the extra 'ray'")
+    return RayExecutor(workers=2, num_cpus=4)  # room for another executor
+
+
+EXECUTORS: dict[str, Start] = {"local": local, "ray": on_ray}
 
 
 @pytest.fixture(params=EXECUTORS, scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from cnnbench.errors import UsageError
 from cnnbench.executors import choice
-from cnnbench.executors.choice import parse_on
+from cnnbench.executors.choice import On, parse_on
 from cnnbench.executors.cores import available_cores, divided
 from cnnbench.executors.interface import Emitted
 from cnnbench.executors.local import LocalExecutor, WorkerPlace
@@ -57,19 +57,26 @@ def test_more_workers_than_cores() -> None:
         divided((0,), 3)
 
 
-@pytest.mark.parametrize("text", ["locl", "local:", "local:0", "local:-1", "local:2x", "local:1.5"])
+@pytest.mark.parametrize("text", ["locl", "local:", "local:0", "local:-1", "local:2x", "ray:0"])
 def test_other_values(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_on(text)
     assert str(caught.value) == (
-        f"--on: '{text}' is not local, local:N, slurm or slurm:N; write, for example, local:2."
+        f"--on: '{text}' is not local, local:N, ray, ray:N, slurm or slurm:N; write, for example,"
+        " local:2."
     )
+
+
+def on_local(text: str, device: str = "auto") -> On:
+    on = parse_on(text, device)
+    assert isinstance(on, On)
+    return on
 
 
 def test_the_default_is_a_worker_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_gpus", list)
     monkeypatch.setattr(choice, "available_cores", lambda: (2, 3, 7))
-    assert parse_on("local").places == (WorkerPlace((2,)), WorkerPlace((3,)), WorkerPlace((7,)))
+    assert on_local("local").places == (WorkerPlace((2,)), WorkerPlace((3,)), WorkerPlace((7,)))
 
 
 def test_a_worker_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,12 +84,12 @@ def test_a_worker_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.delenv("JAX_PLATFORM_NAME", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-5a")
-    one, other = parse_on("local").places
+    one, other = on_local("local").places
     assert one == WorkerPlace((0, 1), {"CUDA_VISIBLE_DEVICES": "1"})
     assert other == WorkerPlace((2, 3), {"CUDA_VISIBLE_DEVICES": "GPU-5a"})
-    assert len(parse_on("local", "cpu").places) == 5
+    assert len(on_local("local", "cpu").places) == 5
     with pytest.raises(UsageError) as caught:
-        parse_on("local:3")
+        on_local("local:3")
     assert str(caught.value) == (
         "--on: 3 workers, but this process sees 2 GPUs; write --on local:2, or add --device cpu."
     )

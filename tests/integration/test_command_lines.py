@@ -116,6 +116,7 @@ GUARDED = {
     "pyarrow": "parquet",
     "grain": "streaming",
     "absl": "streaming",
+    "ray": "ray",
 }
 
 

@@ -13,12 +13,14 @@ import typer
 from cnnbench.cli.completion import complete_datasets, complete_runs
 from cnnbench.cli.options import (
     Alpha,
+    CpusOption,
     DataDir,
     Device,
     DeviceOption,
     Engine,
     EngineOption,
     Format,
+    GpusOption,
     MaybeSpecs,
     MetricOption,
     MinEffect,
@@ -147,6 +149,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     over: OverOption = None,
     on: OnOption = None,
     sbatch: SbatchOption = "",
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
     profile: Annotated[
         Path | None,
         typer.Option(
@@ -257,6 +261,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         tags=tag or (),
         workers=workers,
         on="" if (on or "").startswith("slurm") else on or "",
+        cpus=cpus,
+        gpus=gpus,
         command=["cnnbench", *sys.argv[1:]],
     )
     requests, axes, own_trials = _requested(make, specs or (), given, resume, needed=needed)
