@@ -74,6 +74,7 @@ def test_two_processes_train_what_one_trains(tmp_path):
     assert len(list((tmp_path / "r" / "tiny").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_mistake_is_printed_once(tmp_path):
     process = start(tmp_path, "run", "tiny.yaml", "train.batch_size=61", "--processes", "2")
     out, err = process.communicate(timeout=60)
