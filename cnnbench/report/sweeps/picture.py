@@ -81,12 +81,14 @@ def _heat_map(axes: Any, result: SweepResult, title: str) -> None:
     down, across, values = cells(result, title)
     grid = np.array(values, float)
     shown = grid if result.higher else -grid
-    axes.imshow(shown, cmap="Blues", aspect="auto")
+    rows, columns = (np.arange(n + 1) - 0.5 for n in grid.shape)
+    axes.pcolormesh(columns, rows, np.ma.masked_invalid(shown), cmap="Blues")  # not an image
+    axes.invert_yaxis()
     finite = shown[np.isfinite(shown)]
     dark = (finite.min() + finite.max()) / 2 if finite.size else 0.0
     for (i, j), value in np.ndenumerate(grid):
         if np.isfinite(value):
-            color = "white" if shown[i, j] > dark else INK
+            color = "#f7fbff" if shown[i, j] > dark else "#0b2239"  # not those of the page
             text = metric_text(result.metric, float(value))
             axes.text(j, i, text, ha="center", va="center", color=color, fontsize=8)
     axes.set_xticks(range(len(across)), [clean(g.label) for g in across], rotation=30, ha="right")

@@ -29,7 +29,9 @@ def score_text(result: SweepResult, row: SweepRow) -> str:
 
 
 def metric_heading(result: SweepResult) -> str:
-    """The heading of the metric, which says on what images."""
+    """The heading of the metric, which says on what images; without results, there is none."""
+    if not result.metric:
+        return "Result"
     return heading(result.metric if result.by_test else f"validation_{result.metric}")
 
 
@@ -71,7 +73,8 @@ def notes(result: SweepResult) -> Iterator[str]:
     several = f"{len(next(iter(seeds)))} seeds" if len(seeds) == 1 else "seeds"
     images = "test" if result.by_test else "validation"
     spread = f"mean ± standard deviation over {several}"
-    yield f"{metric_heading(result)}: {images} set; {spread}."
+    if number:
+        yield f"{metric_heading(result)}: {images} set; {spread}."
     yield "Time: training and evaluation, all seeds."
     if result.by_test:
         yield "Ranked by the test images, since there are no validation images."
