@@ -293,6 +293,33 @@ def recipes(runs: Sequence[tuple[str, RunRecord]]) -> str | None:
     )
 
 
+def machines(runs: Sequence[tuple[str, Summary]]) -> str | None:
+    """A remark on runs whose seeds were trained on different hardware or versions of JAX.
+
+    Args:
+      runs: the summaries with their labels; seeds of older versions, whose machine is unknown, are
+        left out.
+
+    >>> machines([])
+    """
+    groups: dict[str, dict[str, list[str]]] = {}
+    for label, summary in runs:
+        for seed in summary.seeds:
+            if (own := seed.machine) is not None:
+                where = groups.setdefault(f"{clean(own.model)} with jax {own.jax}", {})
+                where.setdefault(clean(label), []).append(str(seed.seed))
+    if len(groups) < 2:
+        return None
+    parts = [
+        f"{where}: {', '.join(f'{label} seeds {enumeration(own)}' for label, own in found.items())}"
+        for where, found in groups.items()
+    ]
+    return (
+        f"Different machines: {'; '.join(parts)}. Their rounding differs, and their times cannot be"
+        " compared; train each seed of all experiments on one machine, as --shard does."
+    )
+
+
 def test_augments(runs: Sequence[tuple[str, RunRecord]]) -> str | None:
     """A remark on runs with test-time augmentation.
 

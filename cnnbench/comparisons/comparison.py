@@ -15,6 +15,7 @@ from cnnbench.comparisons.comparability import (
     chosen_records,
     difference,
     finished_runs,
+    machines,
     recipes,
     run_path,
     test_augments,
@@ -389,6 +390,7 @@ def _comparison(
             *_sweep(named, criteria),
             *_diverged(named),
             *_recipes(named),
+            *_machines(named),
             *_test_augments(named),
             *chain.from_iterable(starmap(selection, named)),
             *_total_times(named),
@@ -436,7 +438,8 @@ def _sweep(runs: Sequence[tuple[str, Finished]], criteria: Criteria) -> Iterator
 
 
 def _timed(run: Finished, cost: CostRow) -> Timed:
-    return Timed(cost.label, run.record, run.epochs, cost.cost, cost.product_share)
+    models = frozenset(seed.machine.model for seed in run.summary.seeds if seed.machine)
+    return Timed(cost.label, run.record, run.epochs, cost.cost, cost.product_share, models)
 
 
 def _cost_row(criteria: Criteria, run: Finished, label: str) -> CostRow:
@@ -453,6 +456,11 @@ def _cost_row(criteria: Criteria, run: Finished, label: str) -> CostRow:
 def _best_epoch(run: Finished) -> Estimate | None:
     best = [seed.best[run.metric] for seed in run.summary.seeds if run.metric in seed.best]
     return estimate(math.nan if math.isnan(b.value) else b.epoch for b in best) if best else None
+
+
+def _machines(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
+    if found := machines([(label, run.summary) for label, run in runs]):
+        yield found
 
 
 def _recipes(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:

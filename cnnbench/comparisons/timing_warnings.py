@@ -66,6 +66,7 @@ class Timed:
       epochs: its epochs in the order of training.
       cost: measured costs; None if there are none.
       mfu: model FLOPs utilization, from 0; None if unknown.
+      models: hardware that trained the seeds; empty if only that of the record is known.
     """
 
     label: str
@@ -73,6 +74,7 @@ class Timed:
     epochs: tuple[EpochRecord, ...]
     cost: Cost | None = None
     mfu: float | None = None
+    models: frozenset[str] = frozenset()
 
 
 def warnings(runs: Sequence[Timed]) -> tuple[TimingWarning, ...]:
@@ -279,7 +281,8 @@ def _mfu(run: Timed) -> Iterator[TimingWarning]:
 
 
 def _devices(runs: Sequence[Timed]) -> Iterator[TimingWarning]:
-    if len({run.record.environment.device_model for run in runs}) > 1:
+    recorded = {run.record.environment.device_model for run in runs}
+    if len(recorded) > 1 or len(frozenset[str]().union(*(run.models for run in runs))) > 1:
         yield TimingWarning(
             Cause.DEVICES,
             "The runs trained on different devices; train them on one to compare times.",

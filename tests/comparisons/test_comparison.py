@@ -11,6 +11,7 @@ import pytest
 
 from cnnbench.comparisons.comparability import run_path
 from cnnbench.comparisons.comparison import compare, compare_groups
+from cnnbench.comparisons.timing_warnings import Cause
 from cnnbench.comparisons.verdict import Criteria, Finding
 from cnnbench.errors import IncomparableError
 from cnnbench.formatting import MISSING
@@ -419,3 +420,23 @@ def test_too_few_seeds_contradict_nothing() -> None:
     runs = [run_of("one", validated=0.91, tested=0.9), run_of("two", validated=0.92, tested=0.9)]
     few = [dataclasses.replace(r, record=dataclasses.replace(r.record, seeds=(0,))) for r in runs]
     assert compare(few).remarks == ()
+
+
+def test_seeds_of_different_machines_are_named() -> None:
+    runs = [make_run(seeds=(0, 1)), make_run("modified", "Modified CNN", seeds=(0, 1))]
+    assert not [note for note in compare(runs).remarks if "machines" in note]
+    summary = runs[1].summary
+    assert summary is not None
+    assert summary.seeds[1].machine is not None
+    other = dataclasses.replace(summary.seeds[1].machine, processor="Other CPU", jax="0.11.0")
+    seeds = (summary.seeds[0], dataclasses.replace(summary.seeds[1], machine=other))
+    runs[1] = dataclasses.replace(runs[1], summary=dataclasses.replace(summary, seeds=seeds))
+    found = compare(runs)
+    (note,) = [note for note in found.remarks if "machines" in note]
+    assert note == (
+        "Different machines: Example CPU @ 2.10GHz with jax 0.10.2: Standard CNN seeds 0 and 1,"
+        " Modified CNN seeds 0; Other CPU with jax 0.11.0: Modified CNN seeds 1. Their rounding"
+        " differs, and their times cannot be compared; train each seed of all experiments on one"
+        " machine, as --shard does."
+    )
+    assert Cause.DEVICES in {warning.cause for warning in found.warnings}
