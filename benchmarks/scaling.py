@@ -144,7 +144,7 @@ def draw(rows: list[StepTimes], file: Path) -> None:
     ]
     axes.set_xticks(list(places), names)
     axes.set_ylabel("time (ms)")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.savefig(file, dpi=150)
 
 
