@@ -1,0 +1,50 @@
+"""Workers on Ray: room, versions, cores and messages; `test_contract` has the rest."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnnbench.errors import UsageError
+from cnnbench.executors.choice import OnRay, parse_on
+from cnnbench.executors.core_locks import ClaimedCores
+from cnnbench.executors.cores import available_cores
+from cnnbench.executors.ray import other_versions
+from cnnbench.executors.ray_worker import Hello, Wanted, versions
+
+
+def test_claims_share_cores_only_when_none_is_left(tmp_path: Path) -> None:
+    cores = available_cores()
+    claims = [ClaimedCores(1, tmp_path) for _ in range(2 * len(cores))]
+    assert sorted(claim.cores[0] for claim in claims) == sorted(2 * cores)
+    assert ClaimedCores(len(cores) + 1, tmp_path).cores == cores
+    claims[0].release()
+    assert ClaimedCores(1, tmp_path).cores == claims[0].cores
+
+
+def test_other_versions_are_named() -> None:
+    own = versions()
+    assert not other_versions(Hello("n", "10.0.0.5", own), own)
+    there = Hello("n", "10.0.0.5", {**own, "jax": "0.9.0"})
+    assert other_versions(there, own) == (
+        f"--on ray: machine 10.0.0.5 has jax 0.9.0, this one jax {own['jax']}; install the same"
+        " versions on all machines, for comparable numbers."
+    )
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError) as caught:
+        parse_on("ray")
+    assert str(caught.value) == (
+        "--on ray: Ray is not installed; pip install 'cnnbench[ray]', or use --on local."
+    )
+
+
+def test_size_of_workers() -> None:
+    pytest.importorskip("ray", reason="needs the extra 'ray'")
+    assert parse_on("ray:3", cpus=2, gpus=0.5) == OnRay("ray:3", Wanted(2, 0.5), 3)
+    with pytest.raises(UsageError, match=r"--gpus: 1\.5 is neither a fraction"):
+        parse_on("ray", gpus=1.5)
+    with pytest.raises(UsageError, match="workers on Ray see no GPU; add --gpus 1"):
+        parse_on("ray", "gpu")
