@@ -78,6 +78,7 @@ class Request:
       again: the command line that continues after an interrupt, if it trains more than this run.
       looks: rule that stops the runs of a command; None to train all seeds.
       sweep: the trial of a sweep that this is; None without one.
+      grows: folder of the run that gets the seeds of this one; None if it stands for itself.
       known: what `load` has read, shared with the requests that `dataclasses.replace` makes.
     """
 
@@ -103,6 +104,7 @@ class Request:
     again: Sequence[str] = ()
     looks: Looks | None = None
     sweep: SweepTrial | None = None
+    grows: Path | None = None
     known: dict[object, Loaded] = field(default_factory=dict, compare=False, repr=False)
 
     def load(self) -> Loaded:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -168,7 +169,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     resume: Annotated[
         list[str] | None,
         typer.Option(
-            help="Resume an interrupted run, or with --epochs extend a finished one (repeatable).",
+            help="Resume an interrupted run; extend a finished one with --epochs or --seeds"
+            " (repeatable).",
             metavar="RUN",
             autocompletion=complete_runs,
         ),
@@ -484,7 +486,7 @@ def _engine_name(engine: Engine, *, retune: bool) -> str:
 def _resumed(
     make: "partial[Request]", runs: Sequence[str], words: Sequence[str]
 ) -> "list[Request]":
-    """Requests to resume runs, as they were started or to another number of epochs.
+    """Requests to resume runs, as they were started, or with other epochs or more seeds.
 
     Raises:
       UsageError: something else is to be changed, or there is no such run.
@@ -493,10 +495,14 @@ def _resumed(
     from cnnbench.runs.folder import RESOLVED_FILE, read_run_entry
 
     epochs = [word for word in words if word.startswith("train.epochs=")]
-    if others := [word for word in words if word not in epochs]:
+    seeds = [word for word in words if word.startswith("seeds=")]
+    if others := [word for word in words if word not in epochs + seeds]:
         message = f"--resume: a resumed run keeps its settings, so '{others[0]}' cannot be set"
         raise UsageError(f"{message}; remove it, or start a new run without --resume.")
-    find = find_newest if epochs or make.keywords["tags"] else find_unfinished
+    if epochs and seeds:
+        message = "--resume: takes either more seeds or another number of epochs"
+        raise UsageError(f"{message}; run --epochs first, then --seeds.")
+    find = find_newest if epochs or seeds or make.keywords["tags"] else find_unfinished
     found = [find(run, make.keywords["results_dir"]) for run in runs]
     warn(list(dict.fromkeys(warning for _, warnings in found for warning in warnings)))
     folders = dict.fromkeys(folder for folder, _ in found)  # once, even if named twice
@@ -505,10 +511,16 @@ def _resumed(
         if record.looks and record.looks.reason is None:
             message = f"--resume: {folder} is stopped by its comparison with other runs"
             raise UsageError(f"{message}; resume all with: {record.how_to_resume(folder)}")
-    return [
+    requests = [
         make(folder / RESOLVED_FILE, [*record.overrides, *epochs], resume=folder)
         for folder, record in records.items()
     ]
+    if not seeds:
+        return requests
+    from cnnbench.runner.batches.growing import growing
+
+    pairs = zip(requests, records.values(), strict=True)
+    return list(chain.from_iterable(growing(*pair, seeds[-1]) for pair in pairs))
 
 
 def _run_all(
@@ -538,6 +550,19 @@ def _run_all(
                 results[:] = run_requests(requests, listeners, results.append)
         finally:
             folders.update((each.folder, None) for each in listeners if each.folder)
+    if any(request.grows for request in requests):
+        _unite(requests, results, folders)
+
+
+def _unite(
+    requests: "Sequence[Request]", results: "list[RunResult]", folders: dict[Path, None]
+) -> None:
+    """Replaces runs that got more seeds, and those of the seeds, by the runs that have all."""
+    from cnnbench.runner.batches.growing import united
+
+    results[:] = united(requests, results)
+    folders.clear()
+    folders.update((run.path, None) for run in results if run.path)
 
 
 def _check_test(test: SeedTest | None, requests: "Sequence[Request]") -> None:

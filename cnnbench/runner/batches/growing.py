@@ -1,0 +1,100 @@
+"""More seeds for a run: the missing ones are trained as a run, and united with it when finished.
+
+Neither folder changes while the other trains, so that a kill at any time loses nothing.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from cnnbench.errors import UsageError
+from cnnbench.formatting import enumeration
+from cnnbench.runner.batches.merging import merge_runs
+from cnnbench.runner.run import Request
+from cnnbench.runs.folder import RESOLVED_FILE, read_run
+from cnnbench.runs.records import RunRecord, RunResult, Status
+
+
+def growing(resumed: Request, record: RunRecord, seeds: str) -> list[Request]:
+    """The requests that train a run with more seeds.
+
+    Args:
+      resumed: resumes the run.
+      record: its record.
+      seeds: the override of the seeds, such as ``seeds=8``.
+
+    Returns:
+      `resumed` if the run is not finished or has all seeds, and that of the missing seeds.
+
+    Raises:
+      SpecError: the seeds are invalid.
+      UsageError: the run cannot get these seeds.
+    """
+    assert resumed.resume
+    path = resumed.resume
+    _require_growable(record, path)
+    there = list(record.overrides)
+    wanted = dataclasses.replace(resumed, overrides=[*there, seeds]).load().experiment.seeds
+    if lost := [str(seed) for seed in record.seeds if seed not in wanted]:
+        message = f"--seeds: {path} also has seed{'s' * (len(lost) > 1)} {enumeration(lost)}"
+        most = max(len(wanted), len(record.seeds) + 1)
+        raise UsageError(f"{message}; name all seeds that it is to have, such as --seeds {most}.")
+    missing = [seed for seed in wanted if seed not in record.seeds]
+    finished = record.status is Status.FINISHED
+    own = [] if finished and missing else [resumed]
+    return [*own, _batch(resumed, record, missing)] if missing else own
+
+
+def _require_growable(record: RunRecord, path: Path) -> None:
+    """Refuses runs whose seeds a rule has chosen, and models that only their file determines."""
+    if record.looks or record.sweep or record.is_trial:
+        message = f"--seeds: {path} was stopped by a rule, or is a trial"
+        raise UsageError(f"{message}; start a new run without --resume.")
+    if (path / "model.py").is_file():
+        message = f"--seeds: {path} has a Python model, which is not trained from a run's folder"
+        raise UsageError(f"{message}; run its experiment file with --seeds and --needed instead.")
+
+
+def _batch(resumed: Request, record: RunRecord, missing: Sequence[int]) -> Request:
+    """The request of the missing seeds, which resumes the run that it has started before."""
+    assert resumed.resume
+    path, engine = resumed.resume, record.engine
+    automatic = engine is not None and resumed.engine == "auto"
+    return dataclasses.replace(
+        resumed,
+        path=path / RESOLVED_FILE,
+        overrides=[*record.overrides, f"seeds=[{','.join(map(str, missing))}]"],
+        results_dir=path.parent.parent,
+        engine=engine.requested if engine and automatic else resumed.engine,
+        device=record.environment.device_kind if resumed.device == "auto" else resumed.device,
+        resume=None,
+        needed=True,
+        tags=tuple(dict.fromkeys((*record.tags, *resumed.tags))),
+        again=resumed.command,
+        grows=path,
+    )
+
+
+def united(requests: Sequence[Request], results: Sequence[RunResult]) -> list[RunResult]:
+    """Writes the run with all seeds for each run that got more; other results stay as they are.
+
+    Args:
+      requests: the requests of a command.
+      results: their finished runs.
+
+    Raises:
+      UsageError: the seeds cannot be united; the message says why.
+      StoreError: a file cannot be read or written.
+    """
+    grown = {request.grows for request in requests if request.grows}
+    found = [
+        result
+        for request, result in zip(requests, results, strict=True)
+        if not request.grows and request.resume not in grown
+    ]
+    for request, result in zip(requests, results, strict=True):
+        if request.grows:
+            parts = [read_run(request.grows), result]
+            path, _ = merge_runs(parts, request.results_dir)
+            found.append(read_run(path))
+    return found
