@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from cnnbench.comparisons.timing_warnings import seeds_text
 from cnnbench.errors import IncomparableError, UsageError, or_list
 from cnnbench.formatting import clean, enumeration, epochs_text
 from cnnbench.runs.folder import read_predictions
@@ -311,7 +312,7 @@ def machines(runs: Sequence[tuple[str, Summary]]) -> str | None:
     if len(groups) < 2:
         return None
     parts = [
-        f"{where}: {', '.join(f'{label} seeds {enumeration(own)}' for label, own in found.items())}"
+        f"{where}: {', '.join(f'{label} {seeds_text(own)}' for label, own in found.items())}"
         for where, found in groups.items()
     ]
     return (

@@ -30,8 +30,11 @@ from cnnbench.comparisons.time_to_target import TimeToTarget, parse_target, time
 from cnnbench.comparisons.timing_warnings import (
     Timed,
     TimingWarning,
+    hardware_remark,
     timed_epochs,
+    timed_hardware,
     times_remark,
+    trained_elsewhere,
     with_typical_times,
 )
 from cnnbench.comparisons.verdict import (
@@ -391,6 +394,7 @@ def _comparison(
             *_diverged(named),
             *_recipes(named),
             *_machines(named),
+            *_timed_hardware(named),
             *_test_augments(named),
             *chain.from_iterable(starmap(selection, named)),
             *_total_times(named),
@@ -439,7 +443,8 @@ def _sweep(runs: Sequence[tuple[str, Finished]], criteria: Criteria) -> Iterator
 
 def _timed(run: Finished, cost: CostRow) -> Timed:
     models = frozenset(seed.machine.model for seed in run.summary.seeds if seed.machine)
-    return Timed(cost.label, run.record, run.epochs, cost.cost, cost.product_share, models)
+    epochs = tuple(_here(run.epochs, run))
+    return Timed(cost.label, run.record, epochs, cost.cost, cost.product_share, models)
 
 
 def _cost_row(criteria: Criteria, run: Finished, label: str) -> CostRow:
@@ -448,7 +453,8 @@ def _cost_row(criteria: Criteria, run: Finished, label: str) -> CostRow:
         value = parse_target(criteria.target, run.metric)
         direction = run.summary.metrics[run.metric]
         tests = values(run, f"{TEST}{run.metric}")
-        target = time_to_target(with_typical_times(run.epochs), run.metric, value, direction, tests)
+        timed = with_typical_times(run.epochs, _elsewhere(run))
+        target = time_to_target(timed, run.metric, value, direction, tests)
     speed, best = _images_per_s(run), _best_epoch(run)
     return CostRow(run.record, label, run.summary.cost, speed, target, best)
 
@@ -461,6 +467,17 @@ def _best_epoch(run: Finished) -> Estimate | None:
 def _machines(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
     if found := machines([(label, run.summary) for label, run in runs]):
         yield found
+
+
+def _timed_hardware(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
+    """Which seeds times come from, and why there is no ratio of some."""
+    for label, run in runs:
+        if found := hardware_remark(label, run.record, run.summary.seeds):
+            yield found
+    if len({_hardware(run) for _, run in runs}) > 1:
+        yield (
+            "Times of different hardware have no ratio; train the runs on the same to compare them."
+        )
 
 
 def _recipes(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
@@ -575,12 +592,32 @@ def _arm(run: Finished, label: str) -> Arm:
     names = label, record.name, run_path(record), *tags
     data = record.dataset
     folds = (data.split.folds if data.split else None) or 0
-    return Arm(names, values(run, run.judged_by), _epoch_s(run), data.overlap, folds)
+    tested, times = values(run, run.judged_by), _epoch_s(run)
+    return Arm(names, tested, times, data.overlap, folds, _hardware(run))
+
+
+def _hardware(run: Finished) -> str:
+    return timed_hardware(run.record, run.summary.seeds)
+
+
+def _elsewhere(run: Finished) -> Mapping[int, str]:
+    return trained_elsewhere(run.record, run.summary.seeds)
+
+
+def _timed_epochs(run: Finished) -> tuple[EpochRecord, ...]:
+    """The epochs whose times tables show, all of the same hardware."""
+    return timed_epochs(_here(run.epochs, run))
+
+
+def _here(epochs: Sequence[EpochRecord], run: Finished) -> list[EpochRecord]:
+    """The epochs that the hardware of the run's times trained."""
+    other = _elsewhere(run)
+    return [epoch for epoch in epochs if epoch.seed not in other]
 
 
 def _epoch_s(run: Finished) -> dict[int, float]:
     """Median seconds of training per epoch, by seed, for seeds trained one at a time."""
-    sequential = timed_epochs(run.epochs)
+    sequential = _timed_epochs(run)
     return {
         seed: statistics.median(epoch.train_s for epoch in sequential if epoch.seed == seed)
         for seed in dict.fromkeys(epoch.seed for epoch in sequential)
@@ -589,13 +626,14 @@ def _epoch_s(run: Finished) -> dict[int, float]:
 
 def _images_per_s(run: Finished) -> float:
     """Median over epochs; seeds trained in parallel do not measure the time of one."""
-    return statistics.median(epoch.samples_per_s for epoch in timed_epochs(run.epochs))
+    return statistics.median(epoch.samples_per_s for epoch in _timed_epochs(run))
 
 
 def _data_wait(run: Finished) -> float | None:
     """Share of the time of all epochs in which the device waited; None unless images stream."""
-    spent = sum(epoch.train_s + epoch.eval_s for epoch in run.epochs)
-    waited = sum(epoch.data_s for epoch in run.epochs)
+    epochs = _here(run.epochs, run)
+    spent = sum(epoch.train_s + epoch.eval_s for epoch in epochs)
+    waited = sum(epoch.data_s for epoch in epochs)
     return waited / spent if run.record.dataset.streamed and spent else None
 
 
@@ -606,9 +644,9 @@ def _times(epochs: Sequence[EpochRecord], run: Finished) -> list[float]:
       epochs: an epoch of each seed. If none of them was trained alone, all epochs of the run count.
       run: the run.
     """
-    found = [e.train_s for e in epochs if e.alone and math.isfinite(e.train_s)]
+    found = [e.train_s for e in _here(epochs, run) if e.alone and math.isfinite(e.train_s)]
     if not found and any(epoch.beside for epoch in run.epochs):
-        found = [epoch.train_s for epoch in timed_epochs(run.epochs)]
+        found = [epoch.train_s for epoch in _timed_epochs(run)]
     return found or [math.nan]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnnbench.comparisons.comparison import Comparison, Row
-from cnnbench.comparisons.timing_warnings import with_typical_times
+from cnnbench.comparisons.timing_warnings import trained_elsewhere, with_typical_times
 from cnnbench.formatting import clean, diverged_text, epochs_text, seconds_text
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.summary import lost_seeds, with_missing
@@ -72,7 +72,8 @@ def curves(comparison: Comparison, runs: Sequence[RunResult]) -> tuple[Curve, ..
 
 def _curve(label: str, run: RunResult, metric: str) -> Curve:
     numbers = range(1, run.record.epochs + 1)
-    timed = with_typical_times(run.epochs)
+    seeds = run.summary.seeds if run.summary else ()
+    timed = with_typical_times(run.epochs, trained_elsewhere(run.record, seeds))
     found = with_missing(timed, run.record.epochs, run.summary)
     by_epoch = [[found[seed, number] for seed in run.record.seeds] for number in numbers]
     values = tuple(estimate(e.course(metric) for e in epochs) for epochs in by_epoch)

@@ -6,13 +6,13 @@ loss depends on how long an epoch takes.
 """
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from cnnbench.formatting import enumeration, epochs_text, percent_text
 from cnnbench.runs.cost import Cost
-from cnnbench.runs.records import EpochRecord, RunRecord
+from cnnbench.runs.records import EpochRecord, RunRecord, SeedSummary
 from cnnbench.statistics.estimates import mean, sample_std
 
 MAX_SPREAD = 0.1  # standard deviation over mean, as in pyperf
@@ -133,24 +133,87 @@ def timed_epochs(epochs: Sequence[EpochRecord]) -> tuple[EpochRecord, ...]:
     return alone or tuple(epoch for epoch in epochs if epoch.at_once == 1)
 
 
-def with_typical_times(epochs: Sequence[EpochRecord]) -> tuple[EpochRecord, ...]:
+def timed_hardware(record: RunRecord, seeds: Sequence[SeedSummary]) -> str:
+    """Model of the hardware whose times count: that of the run's record if it trained a seed.
+
+    The costs of the run were measured on it. Without such a seed, the hardware of most seeds.
+
+    Args:
+      record: the record of the run.
+      seeds: the summaries of its seeds.
+    """
+    models = [seed.machine.model for seed in seeds if seed.machine]
+    first = record.environment.machine.model
+    return first if first in models or not models else statistics.mode(models)
+
+
+def trained_elsewhere(record: RunRecord, seeds: Sequence[SeedSummary]) -> dict[int, str]:
+    """The seeds of a run whose times do not count, with the hardware that trained them.
+
+    Args:
+      record: the record of the run.
+      seeds: the summaries of its seeds; those of older versions, without a machine, count.
+    """
+    known = {seed.seed: seed.machine.model for seed in seeds if seed.machine}
+    usual = timed_hardware(record, seeds)
+    return {seed: model for seed, model in known.items() if model != usual}
+
+
+def hardware_remark(label: str, record: RunRecord, seeds: Sequence[SeedSummary]) -> str:
+    """Says which seeds the times of a run come from; empty if one hardware trained all.
+
+    Args:
+      label: its label in tables.
+      record: the record of the run.
+      seeds: the summaries of its seeds.
+    """
+    other = trained_elsewhere(record, seeds)
+    if not other:
+        return ""
+    own = len(seeds) - len(other)
+    lost = "; ".join(
+        f"{seeds_text([seed for seed in other if other[seed] == model])}, on {model}"
+        for model in dict.fromkeys(other.values())
+    )
+    return (
+        f"{label}: times are those of {own} of {len(seeds)} seeds, trained on"
+        f" {timed_hardware(record, seeds)}; without {lost}."
+    )
+
+
+def seeds_text(seeds: Sequence[int | str]) -> str:
+    """Names seeds.
+
+    >>> seeds_text([0]), seeds_text([0, 2])
+    ('seed 0', 'seeds 0 and 2')
+    """
+    return f"seed{'s' * (len(seeds) > 1)} {enumeration(list(map(str, seeds)))}"
+
+
+def with_typical_times(
+    epochs: Sequence[EpochRecord], elsewhere: Collection[int] = ()
+) -> tuple[EpochRecord, ...]:
     """The epochs of a run, with the median time of those that were trained alone for all others.
 
     Epochs that were trained together by one program keep their times, which nothing replaces.
 
     Args:
       epochs: the epochs of a run.
+      elsewhere: seeds of other hardware, whose times do not count.
 
     >>> first = EpochRecord(0, 1, 0.5, 0.25, {}, 2.0, 0.5, 2000.0)
     >>> other = EpochRecord(1, 1, 0.5, 0.25, {}, 3.0, 0.5, 1333.0, beside=1)
     >>> [epoch.train_s for epoch in with_typical_times([first, other])]
     [2.0, 2.0]
     """
-    times = [epoch.train_s for epoch in epochs if epoch.alone]
+    times = [e.train_s for e in epochs if e.alone and e.seed not in elsewhere]
     if not times:
         return tuple(epochs)
     usual = statistics.median(times)
-    return tuple(replace(e, train_s=usual, beside=0) if e.beside else e for e in epochs)
+    return tuple(
+        replace(e, train_s=usual, beside=0) if e.beside or e.seed in elsewhere else e
+        for e in epochs
+    )
 
 
 def times_remark(label: str, epochs: Sequence[EpochRecord]) -> str:

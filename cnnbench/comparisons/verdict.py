@@ -87,6 +87,7 @@ class Arm(NamedTuple):
       overlap: number of validation images per training image, if the seeds train on overlapping
         parts of the images; 0 if they all train on the same.
       folds: number of folds of a cross-validation; 0 for none.
+      hardware: model of what the times were measured on; those of different ones have no ratio.
     """
 
     names: tuple[str, ...]
@@ -94,6 +95,7 @@ class Arm(NamedTuple):
     epoch_s: Mapping[int, float]
     overlap: float = 0.0
     folds: int = 0
+    hardware: str = ""
 
     @property
     def run_id(self) -> str:
@@ -410,7 +412,8 @@ def _verdict(
 ) -> Verdict:
     finding = _finding(samples, evidence, question)
     level = evidence.level if evidence else 1 - question.alpha
-    ratio, ratio_interval = _time_ratio(base.epoch_s, arm.epoch_s, question.alpha)
+    times = arm.epoch_s if arm.hardware == base.hardware else {}
+    ratio, ratio_interval = _time_ratio(base.epoch_s, times, question.alpha)
     return Verdict(
         label=arm.names[0],
         baseline=base.names[0],

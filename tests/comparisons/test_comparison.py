@@ -6,6 +6,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Collection
 
 import pytest
 
@@ -13,6 +14,7 @@ from cnnbench.comparisons.comparability import run_path
 from cnnbench.comparisons.comparison import compare, compare_groups
 from cnnbench.comparisons.timing_warnings import Cause
 from cnnbench.comparisons.verdict import Criteria, Finding
+from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.errors import IncomparableError
 from cnnbench.formatting import MISSING
 from cnnbench.report.comparison import markdown
@@ -292,6 +294,7 @@ def test_groups_hold_comparable_runs_in_order() -> None:
 def test_import_is_light() -> None:
     code = """
 import sys
+from collections.abc import Collection
 import cnnbench.comparisons.comparison, cnnbench.report.csv_json
 import cnnbench.report.comparison, cnnbench.runs.find, cnnbench.runs.folder
 heavy = {"jax", "flax", "matplotlib", "scipy", "numpy", "tensorflow", "tensorflow_datasets"}
@@ -435,8 +438,57 @@ def test_seeds_of_different_machines_are_named() -> None:
     (note,) = [note for note in found.remarks if "machines" in note]
     assert note == (
         "Different machines: Example CPU @ 2.10GHz with jax 0.10.2: Standard CNN seeds 0 and 1,"
-        " Modified CNN seeds 0; Other CPU with jax 0.11.0: Modified CNN seeds 1. Their rounding"
+        " Modified CNN seed 0; Other CPU with jax 0.11.0: Modified CNN seed 1. Their rounding"
         " differs, and their times cannot be compared; train each seed of all experiments on one"
         " machine, as --shard does."
     )
     assert Cause.DEVICES in {warning.cause for warning in found.warnings}
+
+
+def moved(run: RunResult, seeds: Collection[int], slower: float) -> RunResult:
+    """The run with some seeds trained on other hardware, with other times."""
+    assert run.summary is not None
+    other = [
+        dataclasses.replace(s, machine=dataclasses.replace(s.machine, processor="Other CPU"))
+        if s.seed in seeds and s.machine
+        else s
+        for s in run.summary.seeds
+    ]
+    epochs = [
+        dataclasses.replace(e, train_s=e.train_s * slower, samples_per_s=e.samples_per_s / slower)
+        if e.seed in seeds
+        else e
+        for e in run.epochs
+    ]
+    summary = dataclasses.replace(run.summary, seeds=tuple(other))
+    return dataclasses.replace(run, summary=summary, epochs=tuple(epochs))
+
+
+def test_times_of_different_hardware_are_never_pooled() -> None:
+    """Seeds of other hardware change no time, no speed and no ratio."""
+    runs = [make_run(seeds=(0, 1, 2)), make_run("modified", "Modified CNN", seeds=(0, 1, 2))]
+    for seeds in ((2,), (1, 2)):  # those on the hardware of the record count
+        here = compare([moved(runs[0], seeds, 1.0), runs[1]])
+        found = compare([moved(runs[0], seeds, 1000.0), runs[1]])
+        assert [row.train_s for row in found.rows] == [row.train_s for row in here.rows]
+        assert [row.images_per_s for row in found.rows] == [row.images_per_s for row in here.rows]
+        assert found.verdicts == here.verdicts
+        assert not math.isnan(found.verdicts[0].time_ratio)
+        assert found.warnings == here.warnings
+    (note,) = [note for note in found.remarks if "times are those" in note]
+    assert note == (
+        "Standard CNN: times are those of 1 of 3 seeds, trained on Example CPU @ 2.10GHz; without"
+        " seeds 1 and 2, on Other CPU."
+    )
+
+
+def test_there_is_no_time_ratio_of_different_hardware() -> None:
+    runs = [make_run(seeds=(0, 1)), make_run("modified", "Modified CNN", seeds=(0, 1))]
+    ratio = "Times of different hardware have no ratio; train the runs on the same to compare them."
+    assert ratio not in compare(runs).remarks
+    runs[1] = moved(runs[1], (0, 1), 2.0)
+    found = compare(runs)
+    assert math.isnan(found.verdicts[0].time_ratio)
+    assert found.verdicts[0].time_interval is None
+    assert ratio in found.remarks
+    assert "x as long" not in sentence(found.verdicts[0])
