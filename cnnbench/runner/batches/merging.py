@@ -15,8 +15,11 @@ from cnnbench.runner.open_run import total_timing
 from cnnbench.runner.run import with_tables
 from cnnbench.runs.folder import PREDICTIONS, RESOLVED_FILE, WEIGHTS, RunFolder, disk, read_run
 from cnnbench.runs.records import RunRecord, RunResult, SeedSummary, Status
+from cnnbench.runs.settings import read_settings
 from cnnbench.spec.loader import load_experiment
-from cnnbench.system import commands
+
+_NOT_COMPARED = ("name", "title", "seeds")
+_MOST = 4  # keys that a message names
 
 
 def merge_runs(runs: Sequence[RunResult], results_dir: Path) -> tuple[Path, bool]:
@@ -66,12 +69,13 @@ def _require_alike(runs: Sequence[RunResult]) -> None:
         if run.record.looks or run.record.sweep or run.record.is_trial:
             message = f"merge: {run.path} was stopped by a rule, or is a trial"
             raise UsageError(f"{message}; its seeds cannot be united with others.")
-        for what, remedy in _differences(first.record, run.record):
+        for what, remedy in _differences(first, run):
             message = f"merge: {first.path} and {run.path} differ in {what}"
             raise UsageError(f"{message}; {remedy}.")
 
 
-def _differences(one: RunRecord, two: RunRecord) -> Iterator[tuple[str, str]]:
+def _differences(first: RunResult, run: RunResult) -> Iterator[tuple[str, str]]:
+    one, two = first.record, run.record
     apart = "name runs of one experiment"
     if one.name != two.name:
         yield f"their experiment ({one.name}, {two.name})", apart
@@ -79,10 +83,23 @@ def _differences(one: RunRecord, two: RunRecord) -> Iterator[tuple[str, str]]:
         names = f"{one.dataset.name} {one.dataset.digest}, {two.dataset.name} {two.dataset.digest}"
         yield f"their images ({names})", "train all seeds on the same data"
     if one.spec_digest != two.spec_digest:
-        yield "their settings", f"see how with: {commands.cnnbench('show', '--help')}"
+        yield f"their settings{_settings_text(first, run)}", "train all seeds with the same ones"
     kinds = one.environment.device_kind, two.environment.device_kind
     if kinds[0] != kinds[1]:
         yield f"their device ({kinds[0]}, {kinds[1]})", "merge the runs of each device by itself"
+
+
+def _settings_text(one: RunResult, two: RunResult) -> str:
+    """The keys that differ, with both values; empty if the folders have none, as in a model."""
+    own, other = read_settings(one.path), read_settings(two.path)
+    keys = [key for key in {**own, **other} if own.get(key) != other.get(key)]
+    shown = [
+        f"{key} {own.get(key, 'unset')}, {other.get(key, 'unset')}"
+        for key in keys
+        if key.partition(".")[0] not in _NOT_COMPARED
+    ]
+    more = [f"and {len(shown) - _MOST} more"] if len(shown) > _MOST else []
+    return f" ({'; '.join([*shown[:_MOST], *more])})" if shown else ""
 
 
 def _require_equal_seeds(runs: Sequence[RunResult]) -> None:

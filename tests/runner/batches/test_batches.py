@@ -157,7 +157,7 @@ def test_covering_takes_the_newest_run_and_no_stopped_one() -> None:
     ("change", "reason"),
     [
         ({"name": "other"}, "differ in their experiment (standard, other); name runs of one"),
-        ({"spec_digest": "sha256:x"}, "differ in their settings; see how with"),
+        ({"spec_digest": "sha256:x"}, "differ in their settings; train all seeds with"),
         ({"status": Status.INTERRUPTED}, "is interrupted, not finished; resume it with: "),
         ({"tags": ("tune",)}, "was stopped by a rule, or is a trial; its seeds cannot"),
     ],
@@ -168,6 +168,18 @@ def test_unlike_runs_are_not_merged(tmp_path: Path, change: dict[str, object], r
     with pytest.raises(UsageError) as found:
         merge_runs([one, two], tmp_path)
     assert reason in str(found.value)
+
+
+def test_other_settings_are_named(machines: Path, tmp_path: Path) -> None:
+    asked = requests(tmp_path, tmp_path / "results", "a")
+    words = ("seeds=[7]", "train.epochs=1", "train.optimizer.learning_rate=0.5")
+    (other,), _ = train([dataclasses.replace(asked[0], overrides=words)])
+    one = only(machines / "m1", "a")
+    with pytest.raises(UsageError) as found:
+        merge_runs([one, other], tmp_path)
+    keys = "train.epochs 2, 1; train.optimizer.learning_rate 0.01, 0.5"
+    text = f"merge: {one.path} and {other.path} differ in their settings ({keys}); train all seeds"
+    assert str(found.value) == f"{text} with the same ones."
 
 
 def test_runs_on_other_devices_are_not_merged(tmp_path: Path) -> None:
