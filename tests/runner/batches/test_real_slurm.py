@@ -1,0 +1,117 @@
+"""A job array on a real SLURM of one machine: submitted, finished and merged."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cnnbench.runs.folder import read_run
+from tests.runner.batches.test_batches import SPEC
+
+pytestmark = pytest.mark.slow
+DAEMONS = ("munged", "slurmctld", "slurmd")
+CONF = """\
+ClusterName=tiny
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={at}/munge.sock
+CredType=cred/munge
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SwitchType=switch/none
+MpiDefault=none
+StateSaveLocation={at}/state
+SlurmdSpoolDir={at}/spool
+SlurmctldLogFile={at}/ctld.log
+SlurmdLogFile={at}/d.log
+SlurmctldPidFile={at}/ctld.pid
+SlurmdPidFile={at}/d.pid
+SlurmctldPort={port}
+SlurmdPort={other}
+ReturnToService=2
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=500 State=UNKNOWN
+PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Environment of a SLURM whose daemons end with the test."""
+    found = {name: shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in DAEMONS}
+    if missing := [name for name, path in found.items() if path is None]:
+        pytest.skip(f"not installed: {', '.join(missing)} (Debian's slurm-wlm and munge)")
+    if os.geteuid() != 0:
+        pytest.skip("slurmd needs root")
+    at = tmp_path / "slurm"
+    for name in ("state", "spool"):
+        (at / name).mkdir(parents=True)
+    key, conf = at / "munge.key", at / "slurm.conf"
+    key.write_bytes(secrets.token_bytes(1024))
+    key.chmod(0o400)
+    host = socket.gethostname().partition(".")[0]
+    conf.write_text(CONF.format(host=host, at=at, port=free_port(), other=free_port()))
+    munge = [f"--key-file={key}", f"--socket={at}/munge.sock", f"--pid-file={at}/m.pid"]
+    munge += [f"--log-file={at}/m.log", f"--seed-file={at}/m.seed", "--force", "--foreground"]
+    env = {**os.environ, "SLURM_CONF": str(conf)}
+    commands = [[found["munged"], *munge]]
+    commands += [[found[name], "-D", "-f", str(conf)] for name in DAEMONS[1:]]
+    daemons = []
+    try:
+        for command in commands:
+            daemons.append(subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL))  # type: ignore[arg-type]
+            time.sleep(1)
+        wait_for("idle", ["sinfo", "-h", "-o", "%T"], env)
+        yield env
+    finally:
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(30)
+
+
+def wait_for(wanted: str, command: list[str], env: dict[str, str], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.strip() == wanted:
+            return
+        time.sleep(0.5)
+    pytest.fail(f"{command}: {done.stdout} {done.stderr}, not {wanted!r}")
+
+
+def test_an_array_is_finished_and_merged(slurm: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(SPEC.format(name="a", rate=0.01))
+
+    def cnnbench(*words: str) -> str:
+        line = [sys.executable, "-m", "cnnbench", *words]
+        done = subprocess.run(
+            line, cwd=tmp_path, env=slurm, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    cnnbench("run", "a.yaml", "--engine", "plain", "--on", "slurm:2")
+    wait_for("", ["squeue", "-h"], slurm, 150)
+    runs = [read_run(path) for path in sorted((tmp_path / "results" / "a").iterdir())]
+    assert sorted(seed for run in runs for seed in run.record.seeds) == [0, 1, 2]
+    assert len(runs) == 2
+    cnnbench("merge", *(run.record.run_id for run in runs))
+    newest = max((tmp_path / "results" / "a").iterdir())
+    assert read_run(newest).record.seeds == (0, 1, 2)
