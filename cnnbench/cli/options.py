@@ -59,6 +59,23 @@ Tags = Annotated[
     ),
 ]
 
+
+class TrackerName(StrEnum):
+    """Choices of `--track`."""
+
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+
+
+TrackOption = Annotated[
+    list[TrackerName] | None,
+    typer.Option(
+        "--track",
+        help="Also log to a tracker, in local files: --tensorboard, or MLflow (repeatable).",
+        show_default=False,
+    ),
+]
+
 All = Annotated[
     bool,
     typer.Option("--all", help="Use all experiments, in groups of comparable runs."),

@@ -11,7 +11,8 @@ from cnnbench.errors import ProcessLostError
 from cnnbench.formatting import depthwise_advice
 from cnnbench.graph.autoencoder import code_layer
 from cnnbench.runner.open_run import Opened, checkpoints_of, total_timing
-from cnnbench.runner.tensorboard import EventFiles
+from cnnbench.runner.trackers.choice import trackers_of
+from cnnbench.runner.trackers.tracker import Trackers
 from cnnbench.runner.work import RunWork
 from cnnbench.runs.checkpoints import Checkpoints
 from cnnbench.runs.cost import Cost
@@ -87,7 +88,7 @@ class Recorder:
         self._work, self._record, self._listener = work, opened.record, listener
         self._checkpoints = checkpoints_of(work, opened.folder)
         self._collected = Collected()
-        self._event_files: EventFiles | None = None
+        self._trackers = Trackers({}, listener.note)
         self._waited = False  # the user was told that the device waits
 
     @property
@@ -119,10 +120,7 @@ class Recorder:
         """Prepares for the first event."""
         record = self._record
         self._listener.started(record, record.num_steps // record.epochs)
-        if self._work.snapshots:
-            self._event_files = EventFiles(self.folder.path, self._work.experiment)
-            if self._record.extended:
-                self._event_files.renew_hyperparameters()
+        self._trackers = trackers_of(self._work, self.folder, record, self._listener.note)
 
     def event(self, event: Event) -> None:
         """Writes an event; a signal is raised before or after that."""
@@ -131,8 +129,7 @@ class Recorder:
             keep(event, self.folder, self._checkpoints, self._collected)
             if isinstance(event, SeedDone) and event.summary.seed == self._record.seeds[0]:
                 _keep_picture(event, self.folder)
-            if self._event_files:
-                self._event_files.event(event)
+            self._trackers.event(event)
             if isinstance(event, Compiled):
                 self._compiled(event)
         self._listener.event(event)
@@ -151,6 +148,11 @@ class Recorder:
         else:
             self._checkpoints.keep_last(self._record.seeds)
 
+    def complete(self) -> None:
+        """Tells trackers that the files of a finished run are complete."""
+        with signals.defer_signals():
+            self._trackers.ended(Status.FINISHED)
+
     def stop(self, error: BaseException | None) -> None:
         """Records that a run ended before it was finished.
 
@@ -164,6 +166,8 @@ class Recorder:
             self._end(Status.INTERRUPTED)
         else:
             self._end(Status.FAILED, str(error))
+        with signals.defer_signals():
+            self._trackers.ended(Status.INTERRUPTED if self.interrupted else Status.FAILED)
 
     def _compiled(self, event: Compiled) -> None:
         """Records the engine, and advises on what would make a Python model faster."""

@@ -13,6 +13,7 @@ from cnnbench.runner.open_run import checkpoints_of, source_of
 from cnnbench.runner.recorder import Listener
 from cnnbench.runner.run import Request, TrainingRun
 from cnnbench.runner.seed_task import SeedPart, SentExperiment
+from cnnbench.runner.trackers.choice import TENSORBOARD
 from cnnbench.runner.work import RunWork
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import EngineRecord, Environment, EpochRecord
@@ -213,9 +214,10 @@ class RemoteRun(TrainingRun):
             dataclasses.replace(found, command=command, load_per_cpu=load_per_cpu()),
             self._timing,
             reference,
-            request.tensorboard,
+            TENSORBOARD in request.trackers,
             StreamOptions(request.workers).num_workers,
             any_order=True,
+            track=request.track,
         )
 
     def _sendable(self) -> SentExperiment:

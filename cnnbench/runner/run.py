@@ -36,6 +36,7 @@ from cnnbench.runner.open_run import (
 )
 from cnnbench.runner.processes.messages import Given
 from cnnbench.runner.recorder import Listener, Recorder
+from cnnbench.runner.trackers.choice import TENSORBOARD, require_trackers
 from cnnbench.runner.work import RunWork
 from cnnbench.runs.folder import TABLES, RunFolder, read_run
 from cnnbench.runs.records import Environment, RunResult, Status, SweepTrial
@@ -63,6 +64,7 @@ class Request:
       retune: True to measure again which engine ``auto`` is.
       profile: folder for a trace of the first epoch; no trace if None.
       tensorboard: True to write event files for TensorBoard into the run folder.
+      track: trackers that log the run, too: ``tensorboard``, ``mlflow``.
       command: the command line, for the record.
       resume: folder of the run to resume. `path` is then its `resolved.yaml`, and `overrides` may
         change the number of epochs.
@@ -91,6 +93,7 @@ class Request:
     retune: bool = False
     profile: Path | None = None
     tensorboard: bool = False
+    track: Sequence[str] = ()
     command: Sequence[str] = ()
     resume: Path | None = None
     needed: bool = False
@@ -106,6 +109,11 @@ class Request:
     sweep: SweepTrial | None = None
     grows: Path | None = None
     known: dict[object, Loaded] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """All trackers by name, also that of `tensorboard`."""
+        return (*self.track, *[TENSORBOARD] * self.tensorboard)
 
     def load(self) -> Loaded:
         """Reads and checks the experiment, once for the same overrides.
@@ -124,12 +132,11 @@ def check_all(requests: Sequence[Request]) -> None:
 
     Raises:
       SpecError: an experiment is invalid; the error has all of its problems.
-      UsageError: TensorBoard is required but not installed, or a run cannot be resumed to the
+      UsageError: a tracker is required but not installed, or a run cannot be resumed to the
         number of epochs.
     """
     for request in requests:
-        if request.tensorboard:
-            tensorboard.require_tensorboard()
+        require_trackers(request.trackers)
         if request.on or request.cpus or request.gpus is not None:
             _check_on(request)
         loaded = request.load()
@@ -490,6 +497,7 @@ class TrainingRun:
                 self._trainer.finish()
                 self.recorder.finish()
                 self._result = merged([*self._batches, with_tables(folder)])
+                self.recorder.complete()
             self._trainer = self.recorder = None  # they hold memory of the device
             del self._dataset
             self._folder.close()
@@ -544,7 +552,9 @@ class TrainingRun:
         if opened is None:
             return
         job = _continued(job, opened)
-        self._record(dataclasses.replace(work, snapshots=job.snapshots), opened)
+        self._record(
+            dataclasses.replace(work, snapshots=job.snapshots, track=request.track), opened
+        )
         assert self.recorder
         given = Given(loaded.resolved(), request.data_dir, request.device, opened.folder.path)
         trainer = trainer_of(job, self.recorder.event, given)
@@ -664,7 +674,7 @@ def make_job(
         watch,
         request.engine,
         request.profile,
-        request.tensorboard,
+        TENSORBOARD in request.trackers,
         reference,
         workers=StreamOptions(request.workers).num_workers,
         stops=request.looks.stops if request.looks else (),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cnnbench.errors import UsageError
 from cnnbench.report.plots.png import mosaic, photograph
 from cnnbench.runs.folder import disk
-from cnnbench.runs.records import EpochRecord, SeedSummary
+from cnnbench.runs.records import EpochRecord, SeedSummary, Status
 from cnnbench.runs.settings import leaves
 from cnnbench.runs.weights import Weights
 from cnnbench.spec.experiment import Experiment
@@ -72,7 +72,7 @@ class EventFiles:
         """
         match event:
             case EpochRecord(seed=seed, epoch=epoch):
-                self._append(seed, epoch, _scalars(_of_epoch(event)))
+                self._append(seed, epoch, _scalars(scalars_of_epoch(event)))
             case Snapshot(seed=seed, epoch=epoch):
                 self._append(seed, epoch, _histograms(event.weights))
             case SeedDone(summary=SeedSummary(seed=seed)):
@@ -85,6 +85,9 @@ class EventFiles:
                 pass
             case _:
                 assert_never(event)
+
+    def ended(self, status: Status) -> None:
+        """Does nothing: event files are complete after each event."""
 
     def renew_hyperparameters(self) -> None:
         """Rewrites the hyperparameters of files after a change of the number of epochs.
@@ -172,8 +175,8 @@ def hyperparameters(experiment: Experiment) -> dict[str, bool | float | str]:
     }
 
 
-def _of_epoch(record: EpochRecord) -> dict[str, float]:
-    """Returns scalars by tag; TensorBoard groups tags with the same prefix."""
+def scalars_of_epoch(record: EpochRecord) -> dict[str, float]:
+    """Returns scalars by tag; trackers group tags with the same prefix."""
     loss = record.validation_loss
     return {
         "loss/train": record.train_loss,

@@ -223,7 +223,7 @@ def _trial_request(request: Request, settings: Sequence[Setting], seeds: Sequenc
     kept = (text for text in request.overrides if not re.match(r"seeds\s*(\.|=)", text))
     changes = (s.override for s in settings if not s.written)
     overrides = (*kept, *changes, f"seeds=[{','.join(map(str, seeds))}]")
-    return _alone(replace(request, overrides=overrides, tags=(TRIAL,), tensorboard=False))
+    return _alone(replace(request, overrides=overrides, tags=(TRIAL,), tensorboard=False, track=()))
 
 
 def _alone(request: Request) -> Request:

@@ -1,6 +1,6 @@
 """A training from the side of its run folder, wherever it runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ class RunWork:
       snapshots: True if the weights after each epoch are recorded.
       workers: worker processes that decode the images of a streamed dataset.
       any_order: True if seeds are trained at the same time and end in any order.
+      track: names of trackers besides TensorBoard.
     """
 
     experiment: Experiment
@@ -38,6 +39,7 @@ class RunWork:
     snapshots: bool = False
     workers: int = 1
     any_order: bool = False
+    track: Sequence[str] = ()
 
     @property
     def num_train(self) -> int:

@@ -202,6 +202,7 @@ def test_options_of_the_commands_are_parameters() -> None:
     assert {*inspect.signature(run_command).parameters} - known == {
         *("specs", "match", "tune", "profile", "resume", "tag", "dry_run", "json", "quiet"),
         "verbose",
+        "track",
     }
     assert {*inspect.signature(compare_command).parameters} - {
         *inspect.signature(cnnbench.compare).parameters,

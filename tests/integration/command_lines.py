@@ -23,6 +23,9 @@ TENSORBOARD = (
     "--tensorboard: the package 'tensorboard' is not installed; run pip install"
     " 'cnnbench[tensorboard]'."
 )
+MLFLOW = (
+    "--track mlflow: the package 'mlflow' is not installed; run pip install 'cnnbench[mlflow]'."
+)
 MISSING = "is not installed; run pip install 'cnnbench[peers]'."
 
 
@@ -163,6 +166,8 @@ LINES = (
     Line("run tiny.yaml --device tpu", 2, "--device tpu"),
     Line("run tiny.yaml --seeds 1 --processes 2 --engine direct --results-dir several"),
     Line("run tiny.yaml --tensorboard", 2, TENSORBOARD),
+    Line("run tiny.yaml --track tensorboard", 2, TENSORBOARD),
+    Line("run tiny.yaml --track mlflow", 2, MLFLOW),
     Line("list --results-dir results", says="tiny"),
     Line(
         "list --where epochs>=1 --sort-by test_accuracy --reverse --limit 1", says="test_accuracy"

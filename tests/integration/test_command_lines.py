@@ -110,6 +110,8 @@ GUARDED = {
     "onnxruntime": "export",
     "jax2onnx": "export-python",
     "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
+    "sqlalchemy": "mlflow",
     "torch": "peers",
     "keras": "peers",
     "pandas": "pandas",

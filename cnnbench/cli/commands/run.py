@@ -34,6 +34,7 @@ from cnnbench.cli.options import (
     ShardOption,
     Tags,
     TestOption,
+    TrackOption,
     check_tags,
     option_overrides,
     split_words,
@@ -166,6 +167,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             help="Also write event files; view all runs with tensorboard --logdir results.",
         ),
     ] = False,
+    track: TrackOption = None,
     resume: Annotated[
         list[str] | None,
         typer.Option(
@@ -259,6 +261,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         retune=retune,
         profile=profile,
         tensorboard=tensorboard,
+        track=[tracker.value for tracker in track or ()],
         allow_python=allow_python,
         tags=tag or (),
         workers=workers,

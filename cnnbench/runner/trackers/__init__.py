@@ -1,0 +1,1 @@
+"""Experiment trackers: other tools that a run is logged to while it trains."""
