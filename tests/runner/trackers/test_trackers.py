@@ -117,7 +117,7 @@ def test_metrics_are_those_of_the_run(tracker: str, run: Path) -> None:
     for seed in SEEDS:
         points, _ = READERS[tracker](run, seed)
         own = [epoch for epoch in epochs if epoch.seed == seed]
-        wanted = {
+        wanted: dict[str, list[tuple[int, float | None]]] = {
             "loss/train": [(e.epoch, e.train_loss) for e in own],
             "loss/validation": [(e.epoch, e.validation_loss) for e in own],
             "accuracy/validation": [(e.epoch, e.metrics["accuracy"]) for e in own],
