@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from cnnbench.cli.app import Commands, app
 from cnnbench.data import dataset
 from cnnbench.data.published.downloads import UnavailableError
+from cnnbench.runner.processes import lead
 from cnnbench.runs.folder import read_run
 from cnnbench.spec.loader import load_experiment
 from cnnbench.training import trainer
@@ -108,6 +109,7 @@ def test_run_writes_every_file_of_a_run():
         "samples_per_s",
         "at_once",
         "data_s",
+        "beside",
     ]
     record = read_run(run).record
     assert record.status == "finished"
@@ -388,7 +390,8 @@ def test_mistakes_end_in_a_message_and_a_code(words, code, message):
         ),
         (
             ["export", "a"],
-            "cnnbench export: --to is missing; write stablehlo, onnx or safetensors.",
+            "export: missing option '--to' for the network of 'a'; add --to stablehlo, onnx or"
+            " safetensors, or name a .csv, .parquet or .json file for a table of all runs.",
         ),
         (["compare", "--alpha", "0"], "--alpha: '0' is too small; write 0.0001 or more."),
         (["compare", "--alpha", "1"], "--alpha: '1' is too large; write 0.5 or less."),
@@ -543,7 +546,7 @@ def test_interrupt_that_python_dropped_still_ends_the_run(monkeypatch):
         emit(Compiled(1, 0.5, "cold", "direct"))
         raise AssertionError("went on")
 
-    monkeypatch.setattr(trainer, "Trainer", trainer_that(dropped))
+    monkeypatch.setattr(lead, "Trainer", trainer_that(dropped))
     assert invoke("run", "tiny.yaml", "--quiet").exit_code == 130
     assert read_run(only_run()).record.status == "interrupted"
 
@@ -553,7 +556,7 @@ def test_interrupt_is_recorded_and_exits_130(monkeypatch):
         emit(Compiled(1, 0.5, "cold", "direct"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "Trainer", trainer_that(interrupted))
+    monkeypatch.setattr(lead, "Trainer", trainer_that(interrupted))
     done = invoke("run", "tiny.yaml", "--quiet")
     assert done.exit_code == 130
     assert done.stderr.splitlines()[-1].startswith("interrupted")
@@ -570,9 +573,9 @@ def test_an_interrupt_before_compilation_keeps_what_is_known_of_the_engine(monke
     def at_once(emit):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "Trainer", trainer_that(interrupted))
+    monkeypatch.setattr(lead, "Trainer", trainer_that(interrupted))
     invoke("run", "tiny.yaml", "--quiet")
-    monkeypatch.setattr(trainer, "Trainer", trainer_that(at_once))
+    monkeypatch.setattr(lead, "Trainer", trainer_that(at_once))
     assert invoke("run", "--resume", str(only_run()), "--quiet").exit_code == 130
     assert read_run(only_run()).record.engine == ENGINE
 
@@ -582,7 +585,7 @@ def test_bug_crashes_loudly_and_the_run_is_marked_failed(monkeypatch):
         emit(Compiled(1, 0.5, "cold", "direct"))
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(trainer, "Trainer", trainer_that(broken))
+    monkeypatch.setattr(lead, "Trainer", trainer_that(broken))
     with pytest.raises(ZeroDivisionError, match=r"^a bug$"):
         invoke("run", "tiny.yaml", "--quiet")
     record = read_run(only_run()).record
