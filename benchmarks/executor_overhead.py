@@ -10,10 +10,11 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from cnnbench.executors.interface import Completed, Emit, Executor
+from benchmarks.sleep_task import Sleep
+from cnnbench.executors.cores import available_cores
+from cnnbench.executors.interface import Completed, Executor, Failed
 from cnnbench.executors.local import LocalExecutor, WorkerPlace
 from cnnbench.executors.ray import RayExecutor
 
@@ -21,23 +22,11 @@ WORKERS = 4
 COUNTS = (250, 500, 1000)
 
 
-@dataclass(frozen=True)
-class Sleep:
-    """Sleeps, and emits a value of the size of an epoch's record."""
-
-    seconds: float
-
-    def __call__(self, emit: Emit) -> None:
-        """Runs the task."""
-        time.sleep(self.seconds)
-        emit("x" * 300)
-
-
 def started(name: str) -> Executor:
     """An executor with four workers."""
     if name == "ray":
         return RayExecutor(workers=WORKERS, num_cpus=WORKERS)
-    return LocalExecutor((WorkerPlace(()),) * WORKERS)
+    return LocalExecutor((WorkerPlace(available_cores()),) * WORKERS)
 
 
 def seconds_of(executor: Executor, number: int, seconds: float) -> float:
@@ -47,7 +36,11 @@ def seconds_of(executor: Executor, number: int, seconds: float) -> float:
         executor.submit(place, Sleep(seconds))
     left = number
     while left:
-        left -= isinstance(executor.receive(), Completed)
+        match executor.receive():
+            case Completed():
+                left -= 1
+            case Failed(error=error):
+                raise error
     return time.monotonic() - begun
 
 

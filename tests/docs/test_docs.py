@@ -122,7 +122,14 @@ def workplace(trained, tmp_path, monkeypatch):
 
 
 def shortened(command: str) -> list[str]:
-    words = shlex.split(command)[1:]
+    words = shlex.split(command, comments=True)[1:]
+    if "--processes" in words:  # which start the command line of this process
+        at = words.index("--processes")
+        del words[at : at + 2]
+    if "--on" in words:  # workers have tests of their own
+        words.append("--dry-run")
+    if words[0] == "merge":  # folders of other machines
+        words = ["merge", "--help"]
     if words[0] == "run" and "--dry-run" not in words:
         for option in ("--epochs", "--dataset", "--data-dir", "--seeds"):
             if option in words:

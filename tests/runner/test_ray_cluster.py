@@ -26,7 +26,8 @@ class Connected:
 
     def start(self, preload: str) -> RayExecutor:
         """Starts them."""
-        return RayExecutor(preload=preload)
+        self.executor = RayExecutor(preload=preload)
+        return self.executor
 
 
 @pytest.fixture
@@ -72,6 +73,21 @@ def test_a_machine_that_dies_loses_nothing(
 
     runs = run_on(requests(tmp_path, SEEDS), diaries(2, disturb), Connected())
     assert cluster.second is None
+    assert [numbers(run) for run in runs] == expected
+
+
+def test_a_machine_that_joins_gets_tasks(cluster: Any, expected: list[Any], tmp_path: Path) -> None:
+    cluster.remove_node(cluster.second)
+    on = Connected()
+    slots: list[int] = []
+
+    def disturb(_: str) -> None:
+        slots.append(on.executor.slots)
+        if len(slots) == 1:
+            cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+
+    runs = run_on(requests(tmp_path, SEEDS), diaries(2, disturb), on)
+    assert (slots[0], max(slots)) == (1, 2)
     assert [numbers(run) for run in runs] == expected
 
 

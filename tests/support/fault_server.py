@@ -32,6 +32,7 @@ import cnnbench.cli.commands.run  # noqa: F401 - imported for the same reason
 from cnnbench.cli import app
 from cnnbench.system import devices, files
 from cnnbench.training import trainer
+from tests.support.samples import COST
 
 BROKEN = ("open", "write", "fsync", "replace", "ftruncate", "unlink")
 
@@ -104,7 +105,7 @@ def child(task: dict[str, Any], folder: Path) -> None:
     if "memory" in task:
         vars(devices)["free_bytes"] = lambda: task["memory"]
     # Costs are irrelevant here, and measuring them takes longer than everything else.
-    vars(trainer)["measure_cost"] = lambda *_: None
+    vars(trainer)["measure_cost"] = lambda *_: COST
     Breaker(task, folder / "calls").install()
     sys.argv = ["cnnbench", *task["args"]]
     code = 99
