@@ -177,6 +177,7 @@ LINES = (
     Line("list --format table", says="tiny"),
     Line("list --output runs.csv --per seed", says="wrote runs.csv"),
     Line("export runs.csv --per run", says="wrote runs.csv"),
+    Line("export runs.csv --per seed", says="wrote runs.csv"),
     Line("export tiny", 2, "missing option '--to'"),
     Line("check --results-dir results", says="ok"),
     Line("check tiny", says="ok"),
