@@ -56,7 +56,7 @@ class Commands(LazyGroup):
         ),
         "sweep": LazyCommand(
             "cnnbench.cli.sweeps.commands:sweep_app",
-            "Show the sweeps that `cnnbench run` trained.",
+            "List sweeps, and show their trials ranked.",
         ),
         "confirm": LazyCommand(
             "cnnbench.cli.sweeps.commands:confirm",

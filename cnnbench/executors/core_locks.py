@@ -4,10 +4,12 @@ import os
 import tempfile
 from itertools import count
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from cnnbench.executors.cores import available_cores
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 FOLDER = "cnnbench-cores"
 
@@ -50,6 +52,8 @@ class ClaimedCores:
         raise AssertionError
 
     def _lock(self, name: str) -> bool:
+        from filelock import FileLock, Timeout  # warns where there are only soft locks
+
         lock = FileLock(self._folder / name)
         try:
             lock.acquire(timeout=0)

@@ -23,6 +23,7 @@ from cnnbench.executors.cores import available_cores
 from cnnbench.executors.interface import Completed, Emitted, Failed, Lost, Message, WorkerTask
 from cnnbench.executors.ray_worker import SETTINGS, Died, Hello, RayWorker, Wanted, versions
 from cnnbench.executors.worker import Kind
+from cnnbench.system import commands
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -336,7 +337,8 @@ def require_ray() -> Any:
         if error.name != "ray":
             raise
         message = "--on ray: Ray is not installed"
-        raise UsageError(f"{message}; pip install 'cnnbench[ray]', or use --on local.") from None
+        install = commands.pip_install("cnnbench[ray]")
+        raise UsageError(f"{message}; run {install}, or use --on local.") from None
     return ray
 
 

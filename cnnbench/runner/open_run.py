@@ -336,9 +336,11 @@ def source_of(work: "RunWork") -> bytes:
 
 def model_source(reference: str, folder: Path) -> bytes:
     """Returns the source of a Python model by its name; empty for a graph of layers."""
-    from cnnbench.nn.python_model import class_source
+    if not reference:
+        return b""
+    from cnnbench.nn.python_model import class_source  # imports JAX
 
-    return class_source(reference, folder) if reference else b""
+    return class_source(reference, folder)
 
 
 def _check_same(work: "RunWork", record: RunRecord, path: Path) -> None:

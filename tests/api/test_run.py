@@ -203,6 +203,7 @@ def test_options_of_the_commands_are_parameters() -> None:
         *("specs", "match", "tune", "profile", "resume", "tag", "dry_run", "json", "quiet"),
         "verbose",
         "track",
+        *("race", "retune", "sbatch", "gpus", "cpus", "processes", "shard", "sweep_seed"),
     }
     assert {*inspect.signature(compare_command).parameters} - {
         *inspect.signature(cnnbench.compare).parameters,

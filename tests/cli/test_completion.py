@@ -50,7 +50,7 @@ def test_commands_complete_without_importing_one(
     complete: Complete, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LazyCommand, "load", lambda *_: pytest.fail("a command was imported"))
-    assert complete("co") == ["compare"]
+    assert complete("co") == ["compare", "confirm"]
     assert complete("") == list(Commands.lazy_commands)
     assert complete("nothing") == []
     assert complete("--i") == ["--install-completion"]

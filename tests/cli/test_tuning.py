@@ -177,7 +177,8 @@ def test_a_tuned_batch_size_may_take_other_numbers_of_steps():
         ),
         (
             ["a.yaml", "--trials", "3"],
-            "--trials: has no effect without --tune; add --tune learning_rate.",
+            "--trials: has no effect without --tune or several values of a key; add --tune"
+            " learning_rate.",
         ),
         (
             ["a.yaml", *SPACE, "--profile", "trace"],

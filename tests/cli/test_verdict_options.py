@@ -161,7 +161,8 @@ TUNE = {
     "--min-effect 5 --tune learning_rate": (
         "--min-effect: accuracy is between 0 and 1, so 5 means 500 points; write 5pp for 5 points."
     ),
-    "--trials 3": "--trials: has no effect without --tune; add --tune learning_rate.",
+    "--trials 3": "--trials: has no effect without --tune or several values of a key; add --tune"
+    " learning_rate.",
     "--tune-seeds 3": "--tune-seeds: has no effect without --tune; add --tune learning_rate.",
     "--tune-seeds 0 --tune learning_rate": "--tune-seeds: '0' is too small; write 1 or more.",
     "--trials 9 --tune learning_rate": (

@@ -126,6 +126,9 @@ def shortened(command: str) -> list[str]:
     if "--processes" in words:  # which start the command line of this process
         at = words.index("--processes")
         del words[at : at + 2]
+    if "--track" in words:  # needs a package that is not installed
+        at = words.index("--track")
+        del words[at : at + 2]
     if "--on" in words:  # workers have tests of their own
         words.append("--dry-run")
     if words[0] == "merge":  # folders of other machines

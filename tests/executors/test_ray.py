@@ -37,7 +37,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError) as caught:
         parse_on("ray")
     assert str(caught.value) == (
-        "--on ray: Ray is not installed; pip install 'cnnbench[ray]', or use --on local."
+        "--on ray: Ray is not installed; run pip install 'cnnbench[ray]', or use --on local."
     )
 
 

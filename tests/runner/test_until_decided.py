@@ -121,7 +121,7 @@ def test_a_look_reads_no_images_and_builds_no_table(
 
     monkeypatch.setattr(comparability, "read_predictions", refuse)
     monkeypatch.setattr(comparison, "_comparison", refuse)
-    monkeypatch.setattr("cnnbench.runner.run._with_tables", lambda folder: read_run(folder.path))
+    monkeypatch.setattr("cnnbench.runner.run.with_tables", lambda folder: read_run(folder.path))
     results, looking, _ = train(requests(tmp_path, RULE))
     assert len(looking.looks) == 1
     monkeypatch.undo()

@@ -41,7 +41,7 @@ from cnnbench.report.sweeps.table import next_steps, terminal_sweep
 from cnnbench.report.table import terminal_grid
 from cnnbench.runs.sweeps.plans import find_plan, read_plans, trained_runs
 
-sweep_app = App(help="Show the sweeps that `cnnbench run` trained.", no_args_is_help=True)
+sweep_app = App(help="List sweeps, and show their trials ranked.", no_args_is_help=True)
 
 SweepName = Annotated[
     str | None,

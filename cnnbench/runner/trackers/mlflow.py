@@ -15,8 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.runner.tensorboard import hyperparameters, scalars_of_epoch
 from cnnbench.runs.folder import TABLES, disk
@@ -104,6 +102,8 @@ class MlflowRuns:
         return self._folder.resolve().parent.parent / FOLDER
 
     def _find_experiment(self) -> str:
+        from filelock import FileLock
+
         name = self._experiment.name
         with FileLock(self._store / ".lock"):
             found = self._client.get_experiment_by_name(name)
@@ -162,6 +162,8 @@ def _client(store: Path) -> Any:
 
     for name in ("mlflow", "alembic"):  # messages about the tables that they create
         logging.getLogger(name).setLevel(logging.ERROR)
+    from filelock import FileLock  # warns where there are only soft locks
+
     store.mkdir(parents=True, exist_ok=True)
     with FileLock(store / ".lock"):
         return MlflowClient(tracking_uri=f"sqlite:///{store / DATABASE}")
