@@ -121,16 +121,17 @@ def workplace(trained, tmp_path, monkeypatch):
     return tmp_path
 
 
+def without_workers(words: list[str]) -> list[str]:
+    """A command that starts no other processes, and needs no package that is not installed."""
+    for option in ("--processes", "--track"):
+        if option in words:
+            at = words.index(option)
+            words = words[:at] + words[at + 2 :]
+    return [*words, "--dry-run"] if "--on" in words else words
+
+
 def shortened(command: str) -> list[str]:
-    words = shlex.split(command, comments=True)[1:]
-    if "--processes" in words:  # which start the command line of this process
-        at = words.index("--processes")
-        del words[at : at + 2]
-    if "--track" in words:  # needs a package that is not installed
-        at = words.index("--track")
-        del words[at : at + 2]
-    if "--on" in words:  # workers have tests of their own
-        words.append("--dry-run")
+    words = without_workers(shlex.split(command, comments=True)[1:])
     if words[0] == "merge":  # folders of other machines
         words = ["merge", "--help"]
     if words[0] == "run" and "--dry-run" not in words:
