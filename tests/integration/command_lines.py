@@ -153,7 +153,10 @@ LINES = (
     Line("run tiny.yaml --tune learning_rate --dry-run", says="would try"),
     Line("run tiny.yaml --seeds 1 --engine plain --workers 1 --json", says='"comparisons"'),
     Line("run tiny.yaml --seeds 1 --engine fast --profile trace --tag traced", says="Files: "),
-    Line("run tiny.yaml wide.yaml --seeds 2 --on local:1 --tag workers", says="Files: "),
+    Line(
+        "run tiny.yaml wide.yaml --seeds 2 --on local:1 --tag workers --results-dir on",
+        says="Files: ",
+    ),
     Line("run tiny.yaml --on cloud", 2, "--on: 'cloud' is not local, local:N, ray"),
     Line("run tiny.yaml --cpus 2", 2, "--cpus: only workers on Ray have a given size"),
     Line("run tiny.yaml --gpus 1 --on local", 2, "--gpus: only workers on Ray"),
