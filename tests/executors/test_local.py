@@ -103,6 +103,8 @@ def test_workers_that_cannot_start() -> None:
 
 
 DRIVER = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, also in children
 from cnnbench.executors.local import LocalExecutor, WorkerPlace
 from tests.executors import toys
 executor = LocalExecutor([WorkerPlace((0,)), WorkerPlace((0,))])
