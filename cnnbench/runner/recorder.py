@@ -139,7 +139,8 @@ class Recorder:
 
     def finish(self) -> None:
         """Writes the summary of a run whose seeds are all trained, and marks it finished."""
-        if self._record.extended or self._work.any_order:
+        record = self._record  # a run that was resumed may have begun on workers
+        if record.extended or record.resumed_at or self._work.any_order:
             _sort_epochs(self.folder, self._work)
         self.folder.write_summary(summary(self._work, self._collected))
         self._end(Status.FINISHED)

@@ -239,7 +239,7 @@ def test_a_run_that_fails_does_not_stop_two_others(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         run_on(asked, told, two_workers(), lambda run: done.append(run.record.name))
     assert sorted(done) == ["a", "b"]
-    assert "c.yaml:4:9: model.python: " in str(caught.value)
+    assert "c.yaml:4:17: model.python: " in str(caught.value)
     assert "\n" not in str(caught.value)
     (path,) = (tmp_path / "results" / "c").iterdir()
     assert read_run(path).record.status is Status.FAILED

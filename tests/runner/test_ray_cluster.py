@@ -17,7 +17,8 @@ from cnnbench.runner.distributed import run_on
 from cnnbench.runs.folder import read_run
 from tests.runner.test_distributed import diaries, numbers, requests, two_workers
 
-pytestmark = pytest.mark.slow
+# Ray starts its processes by fork and exec; JAX warns of the fork if other tests have started it.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(r"ignore:os\.fork\(\):RuntimeWarning")]
 SEEDS = {"a": [0, 1, 2], "b": [0, 1, 2]}
 
 
