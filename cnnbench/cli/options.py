@@ -259,6 +259,16 @@ GpusOption = Annotated[
     ),
 ]
 
+AllowPython = Annotated[
+    bool,
+    typer.Option(
+        "--allow-python",
+        help="Import model.python even if it is neither installed nor next to the file.",
+    ),
+]
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")]
+
 ResultsDir = Annotated[Path, typer.Option(help="Folder of all runs.", metavar="DIR")]
 
 DataDir = Annotated[

@@ -153,22 +153,9 @@ def covering(
     for run in reversed(runs):
         own = tuple(seed for seed in run.record.seeds if seed in missing)
         if own and _is_batch(run.record):
-            parts.append(_of(run, own))
+            parts.append(run.only(own))
             missing = [seed for seed in missing if seed not in own]
     return parts[::-1], tuple(missing)
-
-
-def _of(run: RunResult, seeds: tuple[int, ...]) -> RunResult:
-    """The run with some of its seeds only."""
-    folds = dict(zip(run.record.seeds, run.record.folds))  # noqa: B905 - empty without folds
-    own = tuple(folds[seed] for seed in seeds if seed in folds)
-    return replace(
-        run,
-        record=replace(run.record, seeds=seeds, folds=own),
-        summary=run.summary
-        and replace(run.summary, seeds=tuple(s for s in run.summary.seeds if s.seed in seeds)),
-        epochs=tuple(epoch for epoch in run.epochs if epoch.seed in seeds),
-    )
 
 
 def pooled(runs: Sequence[RunResult], results_dir: Path) -> tuple[list[RunResult], list[str]]:

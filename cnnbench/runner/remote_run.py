@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from cnnbench.errors import ModelError
 from cnnbench.runner import tensorboard
 from cnnbench.runner.open_run import checkpoints_of, source_of
 from cnnbench.runner.recorder import Listener
-from cnnbench.runner.run import Request, TrainingRun
+from cnnbench.runner.run import Request, TrainingRun, reference_of
 from cnnbench.runner.seed_task import SeedPart, SentExperiment
 from cnnbench.runner.trackers.choice import TENSORBOARD
 from cnnbench.runner.work import RunWork
@@ -42,7 +42,8 @@ class RemoteRun(TrainingRun):
         self._arm: SentExperiment
         self._work: RunWork
         self._resumes: dict[int, Resume] = {}
-        self._started, self._spent = time.monotonic(), Counter[str]()
+        self._started = time.monotonic()
+        self._spent: dict[str, float] = defaultdict(float)
 
     @property
     def waiting(self) -> list[int]:
@@ -186,10 +187,10 @@ class RemoteRun(TrainingRun):
     def _count(self, event: Event) -> None:
         match event:
             case Compiled(compile_s=compile_s):
-                self._spent["compile_s"] += compile_s  # type: ignore[assignment]  # seconds
+                self._spent["compile_s"] += compile_s
             case EpochRecord(train_s=train_s, eval_s=eval_s):
-                self._spent["train_s"] += train_s  # type: ignore[assignment]
-                self._spent["eval_s"] += eval_s  # type: ignore[assignment]
+                self._spent["train_s"] += train_s
+                self._spent["eval_s"] += eval_s
 
     def _timing(self) -> Timing:
         """Seconds of all workers in each part, and those since the run began."""
@@ -203,9 +204,6 @@ class RemoteRun(TrainingRun):
     def _described(self, found: Environment) -> RunWork:
         request, loaded = self._request, self._loaded
         command = tuple(request.command)
-        reference = loaded.experiment.model.python or ""
-        if request.resume and reference:
-            reference = f"model:{reference.partition(':')[2]}"  # the run's own copy
         return RunWork(
             loaded.experiment,
             loaded.plan,
@@ -213,7 +211,7 @@ class RemoteRun(TrainingRun):
             self._dataset,
             dataclasses.replace(found, command=command, load_per_cpu=load_per_cpu()),
             self._timing,
-            reference,
+            reference_of(loaded, request),
             TENSORBOARD in request.trackers,
             StreamOptions(request.workers).num_workers,
             any_order=True,

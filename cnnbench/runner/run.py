@@ -640,6 +640,14 @@ def with_tables(folder: RunFolder) -> RunResult:
     return result
 
 
+def reference_of(loaded: Loaded, request: Request) -> str:
+    """Class of a Python model, ``module:Class``; empty for a graph of layers."""
+    reference = loaded.experiment.model.python or ""
+    if request.resume and reference:
+        return f"model:{reference.partition(':')[2]}"  # the run's own copy
+    return reference
+
+
 def make_job(
     loaded: Loaded,
     dataset: Dataset,
@@ -659,9 +667,7 @@ def make_job(
     enable_compile_cache(note)
     devices = pick_devices(request.device)
     folder = request.path.resolve().parent
-    reference = loaded.experiment.model.python or ""
-    if request.resume and reference:
-        reference = f"model:{reference.partition(':')[2]}"  # the run's own copy
+    reference = reference_of(loaded, request)
     if reference:
         import_class(reference, folder)
         settings.require_pinned(f"model.python: '{reference}'")

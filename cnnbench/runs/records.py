@@ -403,7 +403,13 @@ class RunRecord:
 
     def of_seeds(self, number: int) -> "RunRecord":
         """The record of a run with the first of the seeds only."""
-        return replace(self, seeds=self.seeds[:number], folds=self.folds[:number])
+        return self.only(self.seeds[:number])
+
+    def only(self, seeds: tuple[int, ...]) -> "RunRecord":
+        """The record of a run with some of the seeds only."""
+        folds = dict(zip(self.seeds, self.folds))  # noqa: B905 - empty without folds
+        own = tuple(folds[seed] for seed in seeds if seed in folds)
+        return replace(self, seeds=seeds, folds=own)
 
     @property
     def num_steps(self) -> int:
@@ -557,12 +563,15 @@ class RunResult:
 
     def of_seeds(self, number: int) -> "RunResult":
         """The run as if it had the first of its seeds only."""
-        record = self.record.of_seeds(number)
+        return self.only(self.record.seeds[:number])
+
+    def only(self, seeds: tuple[int, ...]) -> "RunResult":
+        """The run as if it had some of its seeds only."""
         summary = self.summary and replace(
-            self.summary, seeds=tuple(s for s in self.summary.seeds if s.seed in record.seeds)
+            self.summary, seeds=tuple(s for s in self.summary.seeds if s.seed in seeds)
         )
-        epochs = tuple(epoch for epoch in self.epochs if epoch.seed in record.seeds)
-        return replace(self, record=record, summary=summary, epochs=epochs)
+        epochs = tuple(epoch for epoch in self.epochs if epoch.seed in seeds)
+        return replace(self, record=self.record.only(seeds), summary=summary, epochs=epochs)
 
     def __repr__(self) -> str:
         facts = self._facts()

@@ -13,6 +13,7 @@ import typer
 
 from cnnbench.cli.completion import complete_datasets, complete_runs
 from cnnbench.cli.options import (
+    AllowPython,
     Alpha,
     CpusOption,
     DataDir,
@@ -28,6 +29,7 @@ from cnnbench.cli.options import (
     OnOption,
     OverOption,
     ProcessesOption,
+    Quiet,
     ResultsDir,
     SbatchOption,
     SeedTest,
@@ -185,13 +187,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         ),
     ] = False,
     shard: ShardOption = None,
-    allow_python: Annotated[
-        bool,
-        typer.Option(
-            "--allow-python",
-            help="Import model.python even if it is neither installed nor next to the file.",
-        ),
-    ] = False,
+    allow_python: AllowPython = False,
     test: TestOption = None,
     until_decided: Annotated[
         bool,
@@ -235,9 +231,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         bool, typer.Option("--dry-run", help="Check and show the experiments without training.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")
-    ] = False,
+    quiet: Quiet = False,
     verbose: Annotated[
         bool,
         typer.Option(

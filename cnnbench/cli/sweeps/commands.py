@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cnnbench.cli.options import (
+    AllowPython,
     Alpha,
     DataDir,
     Device,
@@ -16,6 +17,7 @@ from cnnbench.cli.options import (
     Format,
     MetricOption,
     MinEffect,
+    Quiet,
     ResultsDir,
 )
 from cnnbench.cli.parser import App
@@ -157,16 +159,8 @@ def confirm(  # noqa: PLR0913, PLR0917 - one parameter per option
     engine: EngineOption = Engine.AUTO,
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
-    allow_python: Annotated[
-        bool,
-        typer.Option(
-            "--allow-python",
-            help="Import model.python even if it is neither installed nor next to the file.",
-        ),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")
-    ] = False,
+    allow_python: AllowPython = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train the winner of a sweep and a baseline on seeds that it never saw, and judge."""
     from cnnbench.cli.progress import listening

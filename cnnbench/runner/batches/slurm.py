@@ -13,9 +13,10 @@ from cnnbench.errors import UsageError, quoted
 from cnnbench.system import commands
 from cnnbench.system.files import write_atomic
 
+_ARRAY = ("--array", "-a")
 SIGNAL_S = 120  # before the time limit: enough for a checkpoint
 _SCRIPT = r"""#!/bin/bash
-# {count} tasks; each trains its shard of the seeds and goes on from its last checkpoint if SLURM
+# {count} tasks; each trains its shard of the seeds and continues from its last checkpoint if SLURM
 # requeues it, so submitting this file again trains only what is missing.
 #SBATCH --job-name={name}
 #SBATCH --array=1-{count}
@@ -123,8 +124,8 @@ def split_options(text: str) -> list[str]:
             raise UsageError(f"{message}; write, for example, '--time=2:00:00 --gres=gpu:1'.")
     for option in found:
         name = re.split(r"[= ]", option)[0]
-        if name in {"--array", "-a", "--signal", "--wrap"}:
-            remedy = "set the number of tasks with --on slurm:N" if "a" in name[:3] else "remove it"
+        if name in {*_ARRAY, "--signal", "--wrap"}:
+            remedy = "set the number of tasks with --on slurm:N" if name in _ARRAY else "remove it"
             raise UsageError(f"--sbatch: {name} is set by cnnbench; {remedy}.")
     return found
 

@@ -81,13 +81,10 @@ def sweep_cost(sweep: PlannedSweep, *, needed: bool) -> SweepCost:
 
 def _rates(sweep: PlannedSweep) -> dict[str, tuple[float, float]]:
     """For each experiment with earlier runs: seconds of a run, and of an epoch of a seed."""
-    entries = [e for e in list_runs(sweep.results_dir).entries if _is_timed(e)]
-    own = {name: [e for e in entries if e.record.name == name] for name in sweep.plan.names}
+    done = [e for e in list_runs(sweep.results_dir).entries if e.facts.status is Status.FINISHED]
+    entries = [e for e in done if e.facts.name in sweep.plan.names and e.record.timing]
+    own = {name: [e for e in entries if e.facts.name == name] for name in sweep.plan.names}
     return {name: _rate(found[-_NEWEST:]) for name, found in own.items() if found}
-
-
-def _is_timed(entry: RunEntry) -> bool:
-    return entry.record.status is Status.FINISHED and entry.record.timing is not None
 
 
 def _rate(entries: Sequence[RunEntry]) -> tuple[float, float]:

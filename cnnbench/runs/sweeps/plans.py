@@ -161,9 +161,9 @@ def trained_runs(plan: SweepPlan, results_dir: Path) -> tuple[tuple[RunEntry | N
     wanted = {run.spec_digest for trial in plan.trials for run in trial.runs}
     known: dict[tuple[str, str], list[RunEntry]] = {}
     for entry in list_runs(results_dir).entries:
-        record = entry.record
-        if record.status is Status.FINISHED and record.spec_digest in wanted:
-            known.setdefault((record.name, record.spec_digest), []).append(entry)
+        facts = entry.facts
+        if facts.status is Status.FINISHED and facts.spec_digest in wanted:
+            known.setdefault((facts.name, facts.spec_digest), []).append(entry)
     return tuple(
         tuple(_newest(known.get((run.name, run.spec_digest), ()), run) for run in trial.runs)
         for trial in plan.trials
