@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
+from cnnbench.runner.processes import lead
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import RunRecord, Status
@@ -107,7 +108,7 @@ def test_a_tuning_that_was_interrupted_continues(monkeypatch):
             super().train_seeds(seeds)
 
     monkeypatch.setattr("sys.argv", ["cnnbench", "run", "a.yaml", *SPACE])
-    monkeypatch.setattr(trainer, "Trainer", Stops)
+    monkeypatch.setattr(lead, "Trainer", Stops)
     Path("a.yaml").write_text(NET.replace("[0, 1]", "[0]").format(name="a", title="A", units=4))
     stopped = invoke("run", "a.yaml", *SPACE)
     assert stopped.exit_code == 130

@@ -65,9 +65,10 @@ def write_arrays(page: Path, workplace: Path) -> None:
 def write_block(block: str, workplace: Path) -> Path:
     """Writes an experiment where a page means it to be: the folder of the file it extends.
 
-    One that extends a shipped experiment by its name, or one in a folder, is in the current folder.
+    One that extends a shipped experiment by its name, or one in a folder, is in the current folder,
+    and so is one that begins with its own name.
     """
-    is_here = re.search(r"extends: (experiments/|\w+$)", block, re.MULTILINE)
+    is_here = re.search(r"extends: (experiments/|\w+$)|^# \w+\.yaml$", block, re.MULTILINE)
     folder = workplace if is_here else workplace / "experiments"
     path = folder / f"{yaml.safe_load(block)['name']}.yaml"
     path.write_text(block)
@@ -127,7 +128,8 @@ def without_workers(words: list[str]) -> list[str]:
         if option in words:
             at = words.index(option)
             words = words[:at] + words[at + 2 :]
-    return [*words, "--dry-run"] if "--on" in words else words
+    # A race takes many seeds; sweeps and races have tests of their own.
+    return [*words, "--dry-run"] if {"--on", "--race"} & set(words) else words
 
 
 def shortened(command: str) -> list[str]:
@@ -151,6 +153,8 @@ def shortened(command: str) -> list[str]:
             words += ["--looks", "4", "--max-seeds", "4"] if later else ["--dry-run"]
         if "--tune" in words and "--trials" not in words:
             words += ["--trials", "2", "--tune-seeds", "1"]
+    if words[0] == "confirm":  # the page's sweep has another number here
+        words = ["confirm", "--seeds", "2"]
     if words[0] == "watch":
         words.append("--once")  # there is no terminal
     if words[0] == "bench" and "--against" in words:
