@@ -18,6 +18,8 @@ TESTS ?=
 MODELS = experiments/standard.yaml experiments/modified.yaml
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Tests start hundreds of processes, each 0.2 s faster with compiled modules, as users have them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run test proofs coverage mutants lint docs smoke base bench clean

@@ -168,4 +168,6 @@ def compile_seconds(n: int) -> float:
 @pytest.mark.slow
 def test_compile_time_does_not_grow_with_depth() -> None:
     """Unrolled, a ResNet-56 takes 2.6 times as long as a ResNet-20."""
-    assert compile_seconds(9) < 1.5 * compile_seconds(3)
+    compile_seconds(1)  # also loads what every first compilation loads
+    short, long = (min(compile_seconds(n) for _ in range(2)) for n in (3, 9))
+    assert long < 1.5 * short
