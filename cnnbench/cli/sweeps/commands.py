@@ -1,5 +1,6 @@
 """``cnnbench sweep`` shows the trials of a sweep; ``cnnbench confirm`` trains its winner again."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +40,7 @@ from cnnbench.report.comparison import terminal_table
 from cnnbench.report.sweeps.charts import terminal_charts
 from cnnbench.report.sweeps.files import csv_sweep, json_sweep, latex_sweep, markdown_sweep
 from cnnbench.report.sweeps.page import sweep_page
-from cnnbench.report.sweeps.table import next_steps, terminal_sweep
+from cnnbench.report.sweeps.table import failures, next_steps, terminal_sweep
 from cnnbench.report.table import terminal_grid
 from cnnbench.runs.sweeps.plans import find_plan, read_plans, trained_runs
 
@@ -109,8 +110,16 @@ def sweep_show(
         return
     _print(result, format)
     if format is Format.TABLE:
-        for line in (*terminal_charts(result), *next_steps(result, results_dir)):
+        for line in below_table(result, results_dir):
             tell(line, err=False)
+
+
+def below_table(result: SweepResult, results_dir: Path) -> Iterator[str]:
+    """Lines below the tables of a sweep: charts, trials that failed, and what to do next."""
+    yield ""
+    yield from terminal_charts(result)
+    yield from failures(result)
+    yield from next_steps(result, results_dir)
 
 
 def _drawn(result: SweepResult, output: Path) -> bytes:

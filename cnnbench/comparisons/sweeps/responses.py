@@ -9,7 +9,7 @@ from cnnbench.comparisons.sweeps.results import SweepResult, SweepRow
 from cnnbench.formatting import is_number
 from cnnbench.runs.over import in_order
 
-MOST_GROUPS = 8  # values of a key that are shown; more numbers are grouped
+MOST_GROUPS = 8  # values of a key in a heat map; more numbers are grouped
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +25,21 @@ class ValueGroup:
     rows: tuple[SweepRow, ...]
 
 
-def groups(rows: Sequence[SweepRow], place: int) -> tuple[ValueGroup, ...]:
+def groups(rows: Sequence[SweepRow], place: int, most: int = MOST_GROUPS) -> tuple[ValueGroup, ...]:
     """Trials by the value of a key, numbers in ascending order.
 
     Args:
       rows: the trials.
       place: number of the key.
+      most: number of groups.
     """
     found: dict[str, list[SweepRow]] = {}
     for row in rows:
         found.setdefault(row.values[place], []).append(row)
     values = in_order(list(found))
-    if len(values) <= MOST_GROUPS or not all(map(is_number, values)):
+    if len(values) <= most or not all(map(is_number, values)):
         return tuple(ValueGroup(value, tuple(found[value])) for value in values)
-    ends = [round(i * len(values) / MOST_GROUPS) for i in range(MOST_GROUPS + 1)]
+    ends = [round(i * len(values) / most) for i in range(most + 1)]
     parts = [values[low:high] for low, high in pairwise(ends)]
     return tuple(
         ValueGroup(

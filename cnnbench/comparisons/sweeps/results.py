@@ -1,7 +1,7 @@
 """The trials of a sweep with the metric of each seed, ranked."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from cnnbench.errors import UsageError, did_you_mean, or_list, quoted
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.over import in_order
 from cnnbench.runs.records import Direction, RunResult
-from cnnbench.runs.sweeps.plans import SweepPlan, trained_runs
+from cnnbench.runs.sweeps.plans import SweepPlan, failed_runs, trained_runs
 from cnnbench.statistics.best_of import expected_best
 
 
@@ -28,6 +28,7 @@ class SweepRow:
       seeds: the seeds.
       run: its folder in the results.
       seconds: training and evaluation, over all seeds.
+      error: why it failed; empty if it is trained, or was not started.
     """
 
     number: int
@@ -37,6 +38,7 @@ class SweepRow:
     seeds: tuple[int, ...] = ()
     run: str = ""
     seconds: float = 0.0
+    error: str = ""
 
     @property
     def trial(self) -> Trial:
@@ -171,7 +173,21 @@ def read_sweep(plan: SweepPlan, results_dir: Path, metric: str | None = None) ->
     """
     entries = trained_runs(plan, results_dir)
     runs = [[read_run(entry.path) if entry else None for entry in row] for row in entries]
-    return sweep_result(plan, runs, metric)
+    result = sweep_result(plan, runs, metric)
+    return (
+        result if all(map(all, entries)) else _with_errors(result, failed_runs(plan, results_dir))
+    )
+
+
+def _with_errors(result: SweepResult, errors: Mapping[tuple[str, str], str]) -> SweepResult:
+    """The sweep with the errors of its trials that are not trained."""
+    arms = range(len(result.plan.names))
+    runs = [trial.runs[place] for place in arms for trial in result.plan.trials]
+    rows = (
+        row if row.scores else replace(row, error=errors.get((run.name, run.spec_digest), ""))
+        for row, run in zip(result.rows, runs, strict=True)
+    )
+    return replace(result, rows=tuple(rows))
 
 
 SORTS = ("trial", "time")

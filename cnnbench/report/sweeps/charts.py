@@ -9,6 +9,7 @@ from cnnbench.formatting import MISSING, clean
 from cnnbench.spec.metrics import metric_text, words
 
 WIDTH = 80  # columns
+MOST_BARS = 16
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _SHADES = "░▒▓█"
 
@@ -23,9 +24,10 @@ def terminal_charts(result: SweepResult) -> Iterator[str]:
             yield from heat_map(result, title, name)
             continue
         for place, key in enumerate(result.keys):
-            best = "best " if len(result.keys) > 1 else ""
+            shown = groups(result.of(title), place, MOST_BARS)
+            best = "best " if any(len(group.rows) > 1 for group in shown) else ""
             yield f"{name}{best}{words(result.metric)} by {key}"
-            yield from response_curve(result, groups(result.of(title), place))
+            yield from response_curve(result, shown)
             yield ""
 
 

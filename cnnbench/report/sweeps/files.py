@@ -50,6 +50,7 @@ def json_sweep(result: SweepResult) -> str:
             "std": row.trial.value.std if row.scores else None,
             "run": row.run or None,
             "seconds": row.seconds,
+            "error": row.error or None,
         }
         for row in result.shown
     )

@@ -1,12 +1,12 @@
 """The table of a sweep: a row for each trial, the best first, and sentences below it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnbench.comparisons.sweeps.results import SweepResult, SweepRow
-from cnnbench.formatting import MISSING, clean, diverged_text, seconds_text
+from cnnbench.formatting import MISSING, clean, diverged_text, enumeration, seconds_text
 from cnnbench.report.columns import estimate_text
 from cnnbench.report.table import terminal_grid
 from cnnbench.spec.metrics import heading, metric_text, words
@@ -15,14 +15,15 @@ from cnnbench.system import commands
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-BUDGETS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 100)  # columns of the expected best
-_ALL = 8  # trials; up to so many, every budget has a column
+BUDGETS = (1, 2, 5, 10, 20, 50, 100)  # columns of the expected best, for many trials
+WIDTH = 80  # columns
+_MOST = 6  # columns of the expected best
 
 
 def score_text(result: SweepResult, row: SweepRow) -> str:
     """The metric of a trial over its seeds, or how many of them diverged."""
     if not row.scores:
-        return "not trained"
+        return "failed" if row.error else "not trained"
     lost = sum(not math.isfinite(value) for value in row.scores)
     text = diverged_text(lost, len(row.scores))
     return text or estimate_text(result.metric, row.trial.value)
@@ -53,10 +54,21 @@ def sweep_grid(result: SweepResult) -> list[list[str]]:
 def expected_grid(result: SweepResult) -> list[list[str]]:
     """The cells of the table of the expected best by number of trials, headers first."""
     number = max(len(result.of(title)) for title in result.titles)
-    few = range(1, number + 1) if number <= _ALL else sorted({*BUDGETS, number})
-    budgets = [k for k in few if k <= number]
+    budgets = _budgets(number)
     header = ["Expected best of", *(f"{k}{' trials' * (k == budgets[-1])}" for k in budgets)]
     return [header, *([clean(t), *_expected(result, t, budgets)] for t in result.titles)]
+
+
+def _budgets(number: int) -> list[int]:
+    """Numbers of trials whose expected best is shown.
+
+    >>> _budgets(4), _budgets(12), _budgets(300)
+    ([1, 2, 3, 4], [1, 2, 5, 10, 12], [1, 10, 20, 50, 100, 300])
+    """
+    if number <= _MOST:
+        return list(range(1, number + 1))
+    first, *others, last = sorted({*(k for k in BUDGETS if k < number), number})
+    return [first, *others[-(_MOST - 2) :], last]
 
 
 def _expected(result: SweepResult, title: str, budgets: list[int]) -> Iterator[str]:
@@ -70,11 +82,9 @@ def notes(result: SweepResult) -> Iterator[str]:
     """What the table means, a sentence each."""
     number = len(result.trained)
     seeds = {row.seeds for row in result.trained}
-    several = f"{len(next(iter(seeds)))} seeds" if len(seeds) == 1 else "seeds"
     images = "test" if result.by_test else "validation"
-    spread = f"mean ± standard deviation over {several}"
     if number:
-        yield f"{metric_heading(result)}: {images} set; {spread}."
+        yield f"{metric_heading(result)}: {images} set; {_spread_text({len(s) for s in seeds})}."
     yield "Time: training and evaluation, all seeds."
     if result.by_test:
         yield "Ranked by the test images, since there are no validation images."
@@ -82,6 +92,19 @@ def notes(result: SweepResult) -> Iterator[str]:
     if best is not None and number > 1:
         value = f"{words(result.metric)} {score_text(result, best)}"
         yield f"Best of {number}: {best_label(result)}, {value}; as the winner, it is optimistic."
+
+
+def _spread_text(numbers: Collection[int]) -> str:
+    """What the value of a trial is, by the numbers of seeds.
+
+    >>> _spread_text({1}), _spread_text({3}), _spread_text({1, 3})[-17:]
+    ('one seed', 'mean ± standard deviation over 3 seeds', 'over 1 to 3 seeds')
+    """
+    low, high = min(numbers), max(numbers)
+    if high == 1:
+        return "one seed"
+    several = f"{low} to {high}" if low < high else f"{high}"
+    return f"mean ± standard deviation over {several} seeds"
 
 
 def best_label(result: SweepResult) -> str:
@@ -98,12 +121,34 @@ def terminal_sweep(result: SweepResult) -> "Iterator[RenderableType]":
     from rich.text import Text
 
     header, *rows = sweep_grid(result)
-    yield terminal_grid(header, rows, first=1)
+    wide = _width(header, rows) > WIDTH
+    if wide:
+        header = [name.replace(" ", "\n") for name in header]
+    yield terminal_grid(header, rows, wide=wide, first=1 + (len(result.titles) > 1))
     if len(result.trained) > 1:
         header, *rows = expected_grid(result)
         yield terminal_grid(header, rows)
     for line in notes(result):
         yield Text(line)
+
+
+def _width(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Columns of a table with lines between its columns."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
+    return sum(widths) + 3 * len(widths) + 1
+
+
+def failures(result: SweepResult) -> Iterator[str]:
+    """The trials that failed, those of one reason together."""
+    reasons: dict[str, dict[int, None]] = {}
+    for row in result.rows:
+        if row.error:
+            reasons.setdefault(row.error, {})[row.number] = None
+    for reason, numbers in reasons.items():
+        which = enumeration([str(number) for number in sorted(numbers)])
+        yield f"Trial{'s' * (len(numbers) > 1)} {which} failed: {clean(reason)}"
 
 
 def next_steps(result: SweepResult, results_dir: Path) -> list[str]:
@@ -115,5 +160,5 @@ def next_steps(result: SweepResult, results_dir: Path) -> list[str]:
         lines.append(f"{missing} of {len(result.rows)} are not trained; train them with: {again}")
     if result.best is not None and len(result.trained) > 1:
         confirm = commands.cnnbench("confirm", result.plan.sweep, *where)
-        lines.append(f"Best of {len(result.trained)}: confirm with fresh seeds: {confirm}")
+        lines.append(f"Confirm it with fresh seeds: {confirm}")
     return lines

@@ -170,6 +170,21 @@ def trained_runs(plan: SweepPlan, results_dir: Path) -> tuple[tuple[RunEntry | N
     )
 
 
+def failed_runs(plan: SweepPlan, results_dir: Path) -> Mapping[tuple[str, str], str]:
+    """Why the newest run that failed did so, by the name and the digest of an experiment.
+
+    Raises:
+      StoreError: the folder of results cannot be read.
+    """
+    wanted = {(run.name, run.spec_digest) for trial in plan.trials for run in trial.runs}
+    return {
+        key: entry.record.error or "failed"
+        for entry in list_runs(results_dir).entries
+        if entry.facts.status is Status.FAILED
+        and (key := (entry.facts.name, entry.facts.spec_digest)) in wanted
+    }
+
+
 def _newest(entries: Iterable[RunEntry], run: RunPlan) -> RunEntry | None:
     """The newest run with the seeds; one that was stopped by looks has the first of them."""
     fitting = [entry for entry in entries if _has_seeds(entry, run.seeds)]

@@ -77,7 +77,7 @@ def test_the_table_with_a_heat_map():
     done = invoke("sweep", "show", "a")
     assert done.exit_code == 0
     assert "accuracy, higher is better: learning_rate down, units across" in done.stdout
-    assert "confirm with fresh seeds: cnnbench confirm " in done.stdout
+    assert "Confirm it with fresh seeds: cnnbench confirm " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 

@@ -122,6 +122,9 @@ def test_a_trial_that_fails_does_not_stop_the_others(monkeypatch):
     )
     assert "1 of 2 are not trained; train them with: cnnbench " in done.stdout
     assert [str(record.status) for record in records()] == ["failed", "finished"]
+    shown = invoke("sweep", "show").stdout
+    assert "|              failed |" in shown
+    assert "\nTrial 1 failed: out of memory; use smaller batches.\n" in shown
     monkeypatch.undo()
 
 
