@@ -76,6 +76,24 @@ TrackOption = Annotated[
     ),
 ]
 
+
+class SamplerName(StrEnum):
+    """Choices of `--sampler`."""
+
+    QUASI_RANDOM = "quasi-random"
+    OPTUNA = "optuna"
+
+
+SamplerOption = Annotated[
+    SamplerName | None,
+    typer.Option(
+        "--sampler",
+        help="What draws the --trials of a sweep: points that fill the space evenly, the default,"
+        " or Optuna, from the results of earlier trials.",
+        show_default=False,
+    ),
+]
+
 All = Annotated[
     bool,
     typer.Option("--all", help="Use all experiments, in groups of comparable runs."),

@@ -74,7 +74,21 @@ class Range:
         value = low * (high / low) ** share if self.log else low + (high - low) * share
         if whole:
             return str(min(math.floor(self.high), max(math.ceil(self.low), round(value))))
-        return f"{float(f'{value:.4g}'):g}"
+        return rounded(value)
+
+    @property
+    def integers(self) -> int:
+        """Number of integers in it."""
+        return max(0, math.floor(self.high) - math.ceil(self.low) + 1)
+
+
+def rounded(value: float) -> str:
+    """A value drawn from a range, with four significant digits.
+
+    >>> rounded(0.0123456), rounded(1234567.0)
+    ('0.01235', '1.235e+06')
+    """
+    return f"{float(f'{value:.4g}'):g}"
 
 
 Swept = Choices | Range

@@ -26,6 +26,10 @@ TENSORBOARD = (
 MLFLOW = (
     "--track mlflow: the package 'mlflow' is not installed; run pip install 'cnnbench[mlflow]'."
 )
+OPTUNA = (
+    "--sampler optuna: Optuna is not installed; run pip install 'cnnbench[optuna]', or remove"
+    " --sampler."
+)
 MISSING = "is not installed; run pip install 'cnnbench[peers]'."
 
 
@@ -88,9 +92,10 @@ LINES = (
     Line("run tiny.yaml --seeds 2 --tag long --verbose", says="seed 1, epoch 1/1"),
     Line(
         "run tiny.yaml 'train.optimizer.learning_rate=log(0.001..0.1)' --trials 2 --sweep-seed 1"
-        " --seeds 1 --results-dir swept",
+        " --sampler quasi-random --seeds 1 --results-dir swept",
         says="Best of 2: ",
     ),
+    Line("run tiny.yaml train.epochs=1,2 --trials 2 --sampler optuna", 2, OPTUNA),
     Line(
         "run tiny.yaml 'train.optimizer.learning_rate=0.01,0.1' --race",
         2,

@@ -119,6 +119,7 @@ GUARDED = {
     "grain": "streaming",
     "absl": "streaming",
     "ray": "ray",
+    "optuna": "optuna",
 }
 
 

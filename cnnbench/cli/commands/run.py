@@ -31,6 +31,7 @@ from cnnbench.cli.options import (
     ProcessesOption,
     Quiet,
     ResultsDir,
+    SamplerOption,
     SbatchOption,
     SeedTest,
     ShardOption,
@@ -132,6 +133,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             show_default=False,
         ),
     ] = None,
+    sampler: SamplerOption = None,
     tune_seeds: Annotated[
         int | None,
         typer.Option(
@@ -272,13 +274,13 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     if _on_slurm(requests, on, sbatch, apart | {"--shard": shard}, dry_run=dry_run):
         return
     requests = _part(requests, shard, apart)
-    if axes or race or sweep_seed is not None:
+    if axes or race or sampler or sweep_seed is not None:
         _sweep(
             (requests, axes, trials or own_trials, sweep_seed),
             refused
             | {"--over": over, "--profile": profile, "--processes": processes}
             | {"--tune-seeds": tune_seeds},
-            (dry_run, json, quiet, verbose, alpha if race else None),
+            (dry_run, json, quiet, verbose, alpha if race else None, sampler),
         )
         return
     requests = _at_each_value(requests, over, refused)

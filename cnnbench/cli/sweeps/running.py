@@ -1,7 +1,7 @@
 """Several values of keys in `cnnbench run`: plans the sweep, trains it, and prints its table."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from cnnbench.report.sweeps.table import next_steps, score_text, terminal_sweep
 from cnnbench.runner.run import Request, check_all
 from cnnbench.runner.sweeps.cost import duration_text, sweep_cost
 from cnnbench.runner.sweeps.planning import PlannedSweep, TrialRequests, plan_sweep
+from cnnbench.runner.sweeps.proposing import OPTUNA, Proposals, plan_proposals, run_proposals
 from cnnbench.runner.sweeps.race import check_race, run_race
 from cnnbench.runner.sweeps.space import SweepAxis
 from cnnbench.runner.sweeps.training import Failure, run_side_by_side, run_sweep
@@ -45,6 +46,7 @@ class SweepOptions:
       quiet: print no progress.
       verbose: print every epoch.
       race: probability that a race drops the best trial; None to train all seeds of all trials.
+      sampler: what chooses the trials; None for the default.
     """
 
     trials: int | None
@@ -55,6 +57,18 @@ class SweepOptions:
     quiet: bool = False
     verbose: bool = False
     race: float | None = None
+    sampler: str | None = None
+
+    @property
+    def first(self) -> str:
+        """An option that needs values."""
+        given = {"--sampler": self.sampler, "--race": self.race is not None}
+        return next((name for name, value in given.items() if value), "--sweep-seed")
+
+    @property
+    def proposes(self) -> bool:
+        """True if trials are proposed from the results of others."""
+        return self.sampler == OPTUNA
 
 
 def train_sweep(
@@ -71,51 +85,103 @@ def train_sweep(
       UsageError: options or trials are not valid.
       typer.Exit: a trial failed.
     """
-    if not axes:
-        name = "--sweep-seed" if options.seed is not None else "--race"
-        raise UsageError(f"{name}: has no effect without values; add, for example, KEY=1,2.")
-    if given := next((name for name, value in options.others.items() if value), None):
-        key = axes[0].key
-        raise UsageError(f"{given}: cannot be combined with several values of {key}; remove one.")
-    sweep = plan_sweep(requests, axes, options.trials, options.seed or 0)
-    if options.race is not None:
-        check_race(sweep, options.race)
+    planned = plan_with(requests, axes, options)
+    sweep = planned.known if isinstance(planned, Proposals) else planned
     needed = requests[0].needed
     cost = sweep_cost(sweep, needed=needed)
     if options.dry_run or not options.quiet:
         tell(f"Sweep {sweep.plan.sweep}: {cost.text(needed=needed)}.", err=not options.dry_run)
     if options.dry_run:
-        for trial in sweep.trials:
-            tell(f"would try {trial.number}: {trial.label}", err=False)
+        for line in _trial_lines(sweep):
+            tell(line, err=False)
         return
     check_all(requests)
-    board = _Board(stderr(), sweep, options)
+    board = SweepBoard(stderr(), sweep, options)
     try:
         with handle_signals():
-            failures = _train(sweep, board, options)
+            failures = train_with(planned, board, options)
     except KeyboardInterrupt as stop:
         if not getattr(stop, "__notes__", ()):
             stop.add_note(sweep.again)
             tell(f"interrupted; continue with: {sweep.again}")
         raise
     finally:
-        _print(sweep, json=options.json)
+        _print(board.sweep, json=options.json)
     if failures:
-        _report(failures, sweep)
+        _report(failures, board.sweep)
         raise typer.Exit(1)
 
 
-def _train(sweep: PlannedSweep, board: "_Board", options: SweepOptions) -> list[Failure]:
+def plan_with(
+    requests: Sequence[Request], axes: Sequence[SweepAxis], options: SweepOptions
+) -> PlannedSweep | Proposals:
+    """Plans a sweep.
+
+    Args:
+      requests: the experiments, without the keys of the sweep.
+      axes: the keys.
+      options: what is trained.
+
+    Raises:
+      UsageError: options or trials are not valid.
+    """
+    if not axes:
+        message = f"{options.first}: has no effect without values"
+        raise UsageError(f"{message}; add, for example, KEY=1,2.")
+    if given := next((name for name, value in options.others.items() if value), None):
+        key = axes[0].key
+        raise UsageError(f"{given}: cannot be combined with several values of {key}; remove one.")
+    if options.proposes:
+        if options.race is not None:
+            message = "--race: trains a seed of all trials first, and --sampler optuna proposes"
+            raise UsageError(f"{message} trials from the results of others; remove one.")
+        return plan_proposals(requests, axes, options.trials, options.seed or 0)
+    sweep = plan_sweep(requests, axes, options.trials, options.seed or 0)
+    if options.race is not None:
+        check_race(sweep, options.race)
+    return sweep
+
+
+def _trial_lines(sweep: PlannedSweep) -> Iterator[str]:
+    """The trials that would be trained."""
+    known = sweep.trials
+    if sweep.number > len(known) and not known[0].requests[0].needed:
+        known = known[:1]
+    for trial in known:
+        yield f"would try {trial.number}: {trial.label}"
+    if more := sweep.number - len(known):
+        several = f"{len(known) + 1} to {sweep.number}" if more > 1 else str(sweep.number)
+        yield f"would try {several}: proposed by Optuna, from the results of those before"
+
+
+def train_with(
+    planned: PlannedSweep | Proposals, board: "SweepBoard", options: SweepOptions
+) -> list[Failure]:
+    """Trains a sweep.
+
+    Args:
+      planned: from `plan_with`.
+      board: shows the progress.
+      options: as of `plan_with`.
+
+    Returns:
+      The trials that failed.
+
+    Raises:
+      CnnbenchError: the plan cannot be written, or no trial could be trained.
+      KeyboardInterrupt: as `run_by_turns`.
+    """
+    if isinstance(planned, Proposals):
+        return run_proposals(planned, board)
+    sweep = planned
     on = sweep.trials[0].requests[0].on
     if options.race is None and not on:
         return run_sweep(sweep, board)
-    number, quiet, verbose = len(sweep.plan.trials), options.quiet, options.verbose
-    number *= len(sweep.plan.names)
-    with listening(board.console, number, quiet=quiet, tables=False, verbose=verbose) as listeners:
+    with board.listening(len(sweep.plan.trials) * len(sweep.plan.names)) as listeners:
         if options.race is None:
             return run_side_by_side(sweep, listeners, board)
         failures = run_race(sweep, options.race, listeners, board)
-    tell(_saved(sweep))
+    board.say(_saved(sweep))
     return failures
 
 
@@ -127,21 +193,38 @@ def _saved(sweep: PlannedSweep) -> str:
     return f"Race: {trained} of {planned} seeds, {1 - trained / planned:.0%} saved."
 
 
-class _Board:
+class SweepBoard:
     """Progress of a sweep: a bar for each run, and a line for each trial."""
 
     def __init__(self, console: "Console", sweep: PlannedSweep, options: SweepOptions) -> None:
         self.console, self.sweep, self.options = console, sweep, options
         self.started, self.done = monotonic(), 0
 
+    def listening(self, number: int) -> "AbstractContextManager[Sequence[Silent]]":
+        """Listeners of runs that are trained side by side."""
+        quiet, verbose = self.options.quiet, self.options.verbose
+        return listening(self.console, number, quiet=quiet, tables=False, verbose=verbose)
+
+    def together(
+        self, trials: Sequence[TrialRequests]
+    ) -> "AbstractContextManager[Sequence[Silent]]":
+        """Makes a listener for each of several trials that are trained side by side."""
+        return self.listening(len(trials))
+
+    def grown(self, sweep: PlannedSweep) -> None:
+        """Shows a sweep with more trials from now on."""
+        self.sweep = sweep
+
+    def exhausted(self, number: int) -> None:
+        """Prints that there are fewer trials than were wanted."""
+        self.say(f"The sampler proposes no other trials: {number} in all.")
+
     @contextmanager
     def trial(self, trial: TrialRequests) -> "Iterator[Sequence[Silent]]":
         """Makes a listener for each run of a trial."""
         quiet, verbose = self.options.quiet, self.options.verbose
         if len(trial.requests) > 1:
-            with listening(
-                self.console, len(trial.requests), quiet=quiet, tables=False, verbose=verbose
-            ) as listeners:
+            with self.listening(len(trial.requests)) as listeners:
                 yield listeners
             return
         title = trial.requests[0].load().experiment.type_title
@@ -158,13 +241,13 @@ class _Board:
             if row.number == trial.number
         ]
         name = words(rows.metric if rows.by_test else f"validation_{rows.metric}")
-        left = len(self.sweep.trials) - trial.number
+        left = self.sweep.number - trial.number
         seconds = (monotonic() - self.started) / self.done * left
         time = f"; about {duration_text(seconds)} left" if left else ""
-        self._say(f"{self._place(trial)}: {name} {', '.join(values)}{time}")
+        self.say(f"{self._place(trial)}: {name} {', '.join(values)}{time}")
 
     def _place(self, trial: TrialRequests) -> str:
-        return f"trial {trial.number} of {len(self.sweep.trials)}, {trial.label}"
+        return f"trial {trial.number} of {self.sweep.number}, {trial.label}"
 
     def failed(self, failure: Failure) -> None:
         """Prints why a trial failed."""
@@ -173,9 +256,10 @@ class _Board:
 
     def dropped(self, trial: TrialRequests, seeds: int) -> None:
         """Prints that a trial is decided worse than the leader."""
-        self._say(f"{self._place(trial)}: dropped after {seeds} seeds, worse than the leader")
+        self.say(f"{self._place(trial)}: dropped after {seeds} seeds, worse than the leader")
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Prints a line, unless progress is not wanted."""
         if not self.options.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 

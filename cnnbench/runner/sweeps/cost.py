@@ -67,6 +67,9 @@ def sweep_cost(sweep: PlannedSweep, *, needed: bool) -> SweepCost:
     """
     found = [entry for row in trained_runs(sweep.plan, sweep.results_dir) for entry in row]
     requests = [request for trial in sweep.trials for request in trial.requests]
+    for _ in range(len(sweep.trials), sweep.number):  # proposed later
+        requests += sweep.trials[0].requests
+    found += [None] * (len(requests) - len(found))
     rates = _rates(sweep)
     total, known = 0.0, sum(entry is not None for entry in found)
     for entry, request in zip(found, requests, strict=True):

@@ -52,6 +52,11 @@ class PlannedSweep:
     trials: tuple[TrialRequests, ...]
 
     @property
+    def number(self) -> int:
+        """Number of trials, with those that are not proposed yet."""
+        return max(self.plan.number, len(self.trials))
+
+    @property
     def results_dir(self) -> Path:
         """Folder of all results."""
         return self.trials[0].requests[0].results_dir
@@ -77,12 +82,53 @@ def plan_sweep(
       UsageError: the space is not valid, or a trial is not.
       SpecError: no trial of an experiment is valid.
     """
-    whole = [replace(axis, whole=_is_whole(axis, requests[0])) for axis in axes]
-    return plan_points(requests, choose_points(whole, trials, seed))
+    return plan_points(requests, choose_points(typed_axes(axes, requests[0]), trials, seed))
 
 
-def plan_points(requests: Sequence[Request], points: Sequence[TrialValues]) -> PlannedSweep:
+def typed_axes(axes: Sequence[SweepAxis], request: Request) -> list[SweepAxis]:
+    """The keys with the ranges of integers marked.
+
+    Args:
+      axes: the keys.
+      request: an experiment, which has values of these keys.
+
+    Raises:
+      UsageError: there is no integer in a range of an integer.
+    """
+    typed = [replace(axis, whole=_is_whole(axis, request)) for axis in axes]
+    for axis in typed:
+        if axis.whole and isinstance(axis.values, Range) and not axis.values.integers:
+            message = f"{axis.key}: an integer, and there is none in {axis.values.text}"
+            raise UsageError(f"{message}; write a wider range.")
+    return typed
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """What identifies a sweep whose trials are proposed one after another.
+
+    Args:
+      sweep: the id.
+      sampler: what proposes.
+      number: how many trials there will be.
+      first: number of the first trial that is planned.
+    """
+
+    sweep: str
+    sampler: str
+    number: int
+    first: int = 1
+
+
+def plan_points(
+    requests: Sequence[Request], points: Sequence[TrialValues], proposed: Proposed | None = None
+) -> PlannedSweep:
     """Plans the trials at given points, as `plan_sweep` does.
+
+    Args:
+      requests: the experiments, without the keys of the sweep.
+      points: the values of each trial.
+      proposed: the sweep, if there will be more trials; None if these are all.
 
     Raises:
       UsageError: a trial is not valid.
@@ -102,13 +148,15 @@ def plan_points(requests: Sequence[Request], points: Sequence[TrialValues]) -> P
         for point, row in zip(points, drafts, strict=True)
     ]
     plan = SweepPlan(
-        sweep_id(plans),
+        proposed.sweep if proposed else sweep_id(plans),
         now(),
         tuple(requests[0].command),
         tuple(short_path(request.path) for request in requests),
         tuple(requests[0].overrides),
         tuple(keys),
         tuple(plans),
+        proposed.sampler if proposed else "",
+        proposed.number if proposed else 0,
     )
     return PlannedSweep(
         plan,
@@ -117,7 +165,7 @@ def plan_points(requests: Sequence[Request], points: Sequence[TrialValues]) -> P
                 number, point, label, tuple(_of(plan.sweep, number, point, r) for r in row)
             )
             for number, (point, label, row) in enumerate(
-                zip(points, labels, drafts, strict=True), start=1
+                zip(points, labels, drafts, strict=True), proposed.first if proposed else 1
             )
         ),
     )

@@ -15,6 +15,8 @@ from cnnbench.runs.find import list_runs
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.sweeps.plans import trained_runs, write_plan
 
+OUT_OF_MEMORY = "out of memory"
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -65,20 +67,35 @@ def run_sweep(
       KeyboardInterrupt: as `run_by_turns`; it has a note that says how to continue.
     """
     write_plan(sweep.plan, sweep.results_dir)
-    failures = []
-    for trial in sweep.trials:
-        try:
-            with watcher.trial(trial) as listeners:
-                runs = train(trial.requests, listeners)
-        except CnnbenchError as error:
-            failures.append(Failure(trial, str(error)))
-            watcher.failed(failures[-1])
-        except MemoryError:
-            failures.append(Failure(trial, "out of memory"))
-            watcher.failed(failures[-1])
-        else:
-            watcher.trained(trial, runs)
-    return failures
+    found = [train_trial(trial, watcher, train) for trial in sweep.trials]
+    return [each for each in found if isinstance(each, Failure)]
+
+
+def train_trial(
+    trial: TrialRequests, watcher: SweepWatcher, train: TrainTrial = run_requests
+) -> list[RunResult] | Failure:
+    """Trains a trial.
+
+    Args:
+      trial: the trial.
+      watcher: receives the progress.
+      train: trains the runs.
+
+    Returns:
+      Its runs, or why it failed.
+
+    Raises:
+      KeyboardInterrupt: as `run_by_turns`.
+    """
+    try:
+        with watcher.trial(trial) as listeners:
+            runs = train(trial.requests, listeners)
+    except (CnnbenchError, MemoryError) as error:
+        failure = Failure(trial, str(error) if isinstance(error, CnnbenchError) else OUT_OF_MEMORY)
+        watcher.failed(failure)
+        return failure
+    watcher.trained(trial, runs)
+    return runs
 
 
 def run_side_by_side(

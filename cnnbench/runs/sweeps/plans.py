@@ -61,6 +61,8 @@ class SweepPlan:
       overrides: of all trials, `key=value` each.
       keys: the keys whose values differ.
       trials: the trials, in the order of training.
+      sampler: what proposes the trials one after another; empty if they were known at once.
+      number: how many trials there will be; 0 if `trials` are all.
     """
 
     sweep: str
@@ -70,6 +72,8 @@ class SweepPlan:
     overrides: tuple[str, ...]
     keys: tuple[str, ...]
     trials: tuple[TrialPlan, ...]
+    sampler: str = ""
+    number: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,21 +90,32 @@ class SweepPlan:
         return results_dir / FOLDER / f"{self.sweep}.json"
 
 
-def sweep_id(trials: Sequence[TrialPlan]) -> str:
-    """The id of a sweep, from what it trains."""
-    content = [[[run.name, run.spec_digest, run.seeds] for run in each.runs] for each in trials]
+def sweep_id(trials: Sequence[TrialPlan], *others: object) -> str:
+    """The id of a sweep, from what it trains.
+
+    Args:
+      trials: its trials.
+      *others: what else distinguishes it, as JSON.
+    """
+    runs = [[[run.name, run.spec_digest, run.seeds] for run in each.runs] for each in trials]
+    content = [runs, *others] if others else runs
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_DIGITS]
 
 
-def write_plan(plan: SweepPlan, results_dir: Path) -> None:
+def write_plan(plan: SweepPlan, results_dir: Path, *, replace: bool = False) -> None:
     """Writes a plan, unless it is there already.
+
+    Args:
+      plan: the plan.
+      results_dir: folder of all results.
+      replace: write it also if it is there.
 
     Raises:
       StoreError: the disk cannot be written.
     """
     path = plan.path(results_dir)
     with disk(path, "write"):
-        if not path.exists():
+        if replace or not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, codec.encode_fields(plan))
 
@@ -118,6 +133,15 @@ def read_plans(results_dir: Path) -> list[SweepPlan]:
     pairs = zip(paths, contents, strict=True)
     plans = [codec.decode_document(SweepPlan, content, str(path)) for path, content in pairs]
     return sorted(plans, key=lambda plan: (plan.created_at, plan.sweep))
+
+
+def known_plan(sweep: str, results_dir: Path) -> SweepPlan | None:
+    """The plan of a sweep by its id; None if there is none.
+
+    Raises:
+      StoreError: as `read_plans`.
+    """
+    return next((plan for plan in read_plans(results_dir) if plan.sweep == sweep), None)
 
 
 def find_plan(word: str | None, results_dir: Path) -> SweepPlan:

@@ -1,0 +1,114 @@
+"""Trials proposed by Optuna's TPE sampler from the results of earlier ones."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cnnbench.errors import UsageError
+from cnnbench.runner.sweeps.space import SweepAxis, TrialValues
+from cnnbench.spec.sweeps import Range, rounded
+from cnnbench.system import commands
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+Scored = tuple[TrialValues, float]
+"""The values of a finished trial, and its loss: smaller is better; infinite if it diverged."""
+
+
+def require_optuna() -> Any:
+    """Optuna, silenced.
+
+    Raises:
+      UsageError: it is not installed.
+    """
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        install = commands.pip_install("cnnbench[optuna]")
+        message = f"--sampler optuna: Optuna is not installed; run {install}"
+        raise UsageError(f"{message}, or remove --sampler.") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def propose(
+    axes: Sequence[SweepAxis],
+    seeds: Sequence[int],
+    finished: Sequence[Scored],
+    running: Sequence[TrialValues] = (),
+) -> TrialValues:
+    """Proposes the next trial.
+
+    The proposal depends on the arguments only, so that a sweep that was stopped goes on as if it
+    was not: a new study is told the finished trials each time.
+
+    Args:
+      axes: the keys.
+      seeds: of the sampler; others for each trial.
+      finished: the trials with their losses.
+      running: trials without a result yet, which TPE keeps away from.
+
+    Raises:
+      UsageError: Optuna is not installed.
+
+    References:
+      Bergstra et al., "Algorithms for hyper-parameter optimization", NeurIPS 2011;
+      Watanabe, "Tree-structured Parzen estimator", arXiv 2304.11127, 2023.
+    """
+    import numpy as np
+
+    optuna = require_optuna()
+    spaces = {axis.key: _distribution(axis) for axis in axes}
+    states = optuna.trial.TrialState
+    told: list[tuple[TrialValues, float | None, Any]]
+    told = [(point, loss, states.COMPLETE) for point, loss in finished]
+    told += [(point, None, states.RUNNING) for point in running]
+    seed = int(np.random.SeedSequence(list(seeds)).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of features that Optuna calls experimental
+        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        study = optuna.create_study(sampler=sampler)
+        for point, loss, state in told:
+            params = {axis.key: _parameter(axis, point[axis.key]) for axis in axes}
+            trial = optuna.trial.create_trial(
+                state=state, value=loss, params=params, distributions=spaces
+            )
+            study.add_trial(trial)
+        found = study.ask(spaces).params
+    return {axis.key: _text(axis, found[axis.key]) for axis in axes}
+
+
+def _distribution(axis: SweepAxis) -> "BaseDistribution":
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    values = axis.values
+    if not isinstance(values, Range):
+        return CategoricalDistribution(values.values)
+    if axis.whole:
+        return IntDistribution(math.ceil(values.low), math.floor(values.high), log=values.log)
+    return FloatDistribution(values.low, values.high, log=values.log)
+
+
+def _parameter(axis: SweepAxis, text: str) -> str | int | float:
+    """The value of a key as Optuna knows it."""
+    values = axis.values
+    if not isinstance(values, Range):
+        return text
+    if axis.whole:
+        return int(text)
+    return min(values.high, max(values.low, float(text)))  # it was rounded
+
+
+def _text(axis: SweepAxis, value: str | float) -> str:
+    """The value of a key as in an override."""
+    if isinstance(value, str) or axis.whole:
+        return str(value)
+    return rounded(value)

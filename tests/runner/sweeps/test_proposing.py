@@ -1,0 +1,174 @@
+"""A sweep that is stopped or killed in the middle of a trial goes on; trials that are proposed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnnbench.cli.progress import Silent
+from cnnbench.errors import OutOfMemoryError
+from cnnbench.runs.find import list_runs
+from cnnbench.runs.folder import read_run
+from cnnbench.runs.records import EpochRecord
+from cnnbench.training import trainer
+from tests.cli.sweeps.test_running import NET, invoke
+
+TINY = NET.replace("epochs: 1", "epochs: 2").replace("seeds: [0, 1]", "seeds: [0]")
+RATES = "train.optimizer.learning_rate=log(0.001..1)"
+SWEEP = ("run", "a.yaml", RATES, "--trials", "4", "-q")
+OPTUNA = (*SWEEP, "--sampler", "optuna")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("CNNBENCH_ENGINE", "plain")
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setattr("cnnbench.runner.sweeps.proposing._FIRST", 2)  # then Optuna's
+    Path("a.yaml").write_text(TINY)
+
+
+def trials(results: str) -> list[tuple[int, dict[str, str], list[float]]]:
+    """Number, values and scores of each trial."""
+    words = ("sweep", "show", "--format", "json", "--sort-by", "trial", "--results-dir", results)
+    document: Any = json.loads(invoke(*words).stdout)
+    return [(t["trial"], t["values"], t["scores"]) for t in document["trials"]]
+
+
+def epochs(results: str) -> dict[str, list[tuple[int, int]]]:
+    """Seed and epoch of each record, by run."""
+    found = (read_run(entry.path) for entry in list_runs(Path(results)).entries)
+    return {run.record.run_id: [(e.seed, e.epoch) for e in run.epochs] for run in found}
+
+
+def at_epoch(monkeypatch, actions: dict[int, Callable[[], object]]) -> list[int]:
+    """Does something at epochs, counted over all trials."""
+    count = [0]
+
+    def event(self, event):
+        if isinstance(event, EpochRecord):
+            count[0] += 1
+            actions.get(count[0], lambda: None)()
+
+    monkeypatch.setattr(Silent, "event", event)
+    return count
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [OPTUNA, SWEEP], ids=["optuna", "quasi-random"])
+def test_a_sweep_that_was_stopped_or_killed_goes_on(monkeypatch, words):
+    """A copy of the results in the middle of a training is what SIGKILL leaves."""
+    assert invoke(*words, "--results-dir", "whole").exit_code == 0
+    copy = lambda: shutil.copytree("results", "killed")  # noqa: E731
+    at_epoch(monkeypatch, {5: copy, 7: stop})  # in the middle of the third and fourth trial
+    stopped = invoke(*words)
+    assert stopped.exit_code == 130
+    for results, left in (("results", 1), ("killed", 3)):
+        count = at_epoch(monkeypatch, {})
+        known = set(epochs(results))
+        assert invoke(*words, "--needed", "--results-dir", results).exit_code == 0
+        assert left <= count[0] <= left + 1  # the epoch that was not saved yet
+        assert trials(results) == trials("whole")
+        assert known <= set(epochs(results))
+        assert list(epochs(results).values()) == [[(0, 1), (0, 2)]] * 4
+
+
+@pytest.mark.slow
+def test_more_trials_go_on_where_the_sweep_ended():
+    assert invoke(*OPTUNA).exit_code == 0
+    few = trials("results")
+    done = invoke("run", "a.yaml", RATES, "--trials", "5", "--sampler", "optuna", "--needed")
+    assert done.exit_code == 0
+    assert "5 trainings x 1 seed" in done.stderr
+    assert "; 4 of 5 are there already" in done.stderr
+    assert trials("results")[:4] == few
+    assert len(epochs("results")) == 5
+
+
+@pytest.mark.slow
+def test_small_spaces_are_exhausted_without_repetitions():
+    space = ("model.params.units=uniform(2..3)", "train.epochs=1,2")
+    words = ("run", "a.yaml", *space, "--sampler", "optuna")
+    assert invoke(*words, "--trials", "4", "-q").exit_code == 0
+    found = trials("results")
+    tried = sorted(tuple(values.values()) for _, values, _ in found)
+    assert tried == [(a, b) for a in "23" for b in "12"]
+    done = invoke(*words, "--trials", "5")
+    assert done.exit_code == 2
+    assert "--trials: 5 is more than the 4 combinations; write fewer, or add" in done.stderr
+
+
+def test_a_trial_that_fails_does_not_stop_the_others(monkeypatch):
+    train_seeds = trainer.Trainer.train_seeds
+    trained: list[object] = []
+
+    def fail_once(self, seeds):
+        trained.append(seeds)
+        if len(trained) == 2:
+            raise OutOfMemoryError("out of memory; use smaller batches.")
+        return train_seeds(self, seeds)
+
+    monkeypatch.setattr(trainer.Trainer, "train_seeds", fail_once)
+    words = ("run", "a.yaml", RATES, "--trials", "3", "--sampler", "optuna")
+    done = invoke(*words)
+    assert done.exit_code == 1
+    assert "trial 2 of 3, learning_rate=" in done.stderr
+    assert "1 of 3 trials failed:\n" in done.stderr
+    assert len(trained) == 3
+    before = trials("results")
+    assert invoke(*words, "--needed", "-q").exit_code == 0
+    assert len(trained) == 4
+    assert [t for t in trials("results") if t[0] != 2] == [t for t in before if t[0] != 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((RATES,), "--sampler optuna: takes a number of trials; add, for example, --trials 12."),
+        (
+            (RATES, "a.yaml", "--trials", "3"),
+            "--sampler optuna: learns from the trials of one experiment; name one.",
+        ),
+        (
+            (RATES, "--trials", "3", "--race"),
+            "--race: trains a seed of all trials first, and --sampler optuna proposes trials from"
+            " the results of others; remove one.",
+        ),
+        (
+            (RATES, "--trials", "3", "dataset.splits={validation: 0}"),
+            "has no validation images, and test images must not choose; set",
+        ),
+        (("--trials", "3"), "--sampler: has no effect without values; add, for example, KEY=1,2."),
+        (
+            ("train.optimizer.learning_rate=uniform(-1..1)", "--trials", "3"),
+            "trial 1 of 2, learning_rate=-1: not valid for a.yaml:\n",
+        ),
+        (
+            ("model.params.units=uniform(2.2..2.8)", "--trials", "3"),
+            "model.params.units: an integer, and there is none in uniform(2.2..2.8); write a wider"
+            " range.",
+        ),
+    ],
+)
+def test_mistakes(words, says):
+    done = invoke("run", "a.yaml", *words, "--sampler", "optuna")
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert not Path("results").exists()
+
+
+def test_a_dry_run_says_which_trials_are_known():
+    done = invoke("run", "a.yaml", RATES, "--trials", "4", "--sampler", "optuna", "--dry-run")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith(": 4 trainings x 1 seed.")
+    assert lines[1].startswith("would try 1: learning_rate=")
+    assert lines[2:] == ["would try 2 to 4: proposed by Optuna, from the results of those before"]
