@@ -26,19 +26,32 @@ _SCRIPT = r"""#!/bin/bash
 #SBATCH --signal=B:USR1@{signal_s}
 {options}
 cd {folder} || exit 1
+task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+started={logs}/.started-$task
+touch "$started"
 again() {{  # SLURM sends USR1 before the time limit: keep the state, and wait for another turn
+    echo "The time limit is near."
     kill -TERM "$child"
     wait "$child"
-    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
-    exit 0
+    code=$?
+    [ $code -le 128 ] && exit $code  # it ended by itself
+    if ! find {results} -maxdepth 5 -name '*.safetensors' -newer "$started" | grep -q .; then
+        echo "Not requeued: no checkpoint was written; submit with a longer --time."
+    elif scontrol requeue "$task"; then
+        exit 0
+    else
+        echo "Not requeued: see above; submit the command again to continue."
+    fi
+    exit $code
 }}
 trap again USR1
-trap 'kill -TERM "$child"' TERM
+trap : TERM  # SLURM sends it to the training, too
+trap 'rm -f "$started"' EXIT
 {command} --shard "$SLURM_ARRAY_TASK_ID/{count}" --needed &
 child=$!
 wait "$child"
 code=$?
-kill -0 "$child" 2>/dev/null && wait "$child" && code=$?  # a signal ended the first wait
+while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done  # a signal ended the first wait
 exit $code
 """
 
@@ -96,12 +109,42 @@ def make_array(
         name=f"cnnbench-{'-'.join(names)}"[:100],
         count=count,
         log=_directive(log),
-        signal_s=SIGNAL_S,
+        signal_s=_signal_s(options),
         options="\n".join(lines),
         folder=commands.command_line([str(Path.cwd())]),
+        results=commands.command_line([str(results_dir)]),
+        logs=commands.command_line([str(logs)]),
         command=commands.command_line([sys.executable, "-m", "cnnbench", *words[1:]]),
     )
     return JobArray(script, count, logs)
+
+
+def _signal_s(options: str) -> int:
+    """Seconds before the time limit at which a task is told: a quarter of it, at most.
+
+    SLURM checks time limits every half minute, so it may be 30 s more.
+
+    >>> _signal_s("--time=2:00:00"), _signal_s("-t 1"), _signal_s("")
+    (120, 15, 120)
+    """
+    match = re.search(r"(?:--time[= ]|-t *)([0-9:-]+)", options)
+    limit = _limit_s(match[1]) if match else None
+    return min(SIGNAL_S, limit // 4) if limit else SIGNAL_S
+
+
+def _limit_s(text: str) -> int | None:
+    """A time limit of SLURM in seconds; None if it is not one.
+
+    >>> [_limit_s(text) for text in ("5", "0:30", "1:00:00", "1-12", "1-0:30", "1:2:3:4")]
+    [300, 30, 3600, 129600, 88200, None]
+    """
+    if not re.fullmatch(r"([0-9]+-)?[0-9]+(:[0-9]+){0,2}", text):
+        return None
+    days, dash, clock = text.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    units = (3600, 60, 1) if dash or len(parts) == 3 else (60, 1)
+    hours = sum(part * unit for part, unit in zip(parts, units, strict=False))
+    return hours + 86400 * int(days or 0)
 
 
 def split_options(text: str) -> list[str]:

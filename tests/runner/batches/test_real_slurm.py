@@ -3,17 +3,20 @@
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from cnnbench.runs.folder import read_run
-from tests.runner.batches.test_batches import SPEC
+from tests.runner.batches.test_batches import SPEC, numbers
 
 pytestmark = pytest.mark.slow
 DAEMONS = ("munged", "slurmctld", "slurmd")
@@ -96,10 +99,15 @@ def wait_for(wanted: str, command: list[str], env: dict[str, str], seconds: floa
     pytest.fail(f"{command}: {done.stdout} {done.stderr}, not {wanted!r}")
 
 
-def test_an_array_is_finished_and_merged(slurm: dict[str, str], tmp_path: Path) -> None:
+Cnnbench = Callable[..., str]
+
+
+@pytest.fixture
+def cnnbench(slurm: dict[str, str], tmp_path: Path) -> Cnnbench:
+    """Runs the command in a folder with an experiment."""
     (tmp_path / "a.yaml").write_text(SPEC.format(name="a", rate=0.01))
 
-    def cnnbench(*words: str) -> str:
+    def start(*words: str) -> str:
         line = [sys.executable, "-m", "cnnbench", *words]
         done = subprocess.run(
             line, cwd=tmp_path, env=slurm, capture_output=True, text=True, check=False
@@ -107,6 +115,12 @@ def test_an_array_is_finished_and_merged(slurm: dict[str, str], tmp_path: Path) 
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
+    return start
+
+
+def test_an_array_is_finished_and_merged(
+    slurm: dict[str, str], cnnbench: Cnnbench, tmp_path: Path
+) -> None:
     cnnbench("run", "a.yaml", "--engine", "plain", "--on", "slurm:2")
     wait_for("", ["squeue", "-h"], slurm, 150)
     runs = [read_run(path) for path in sorted((tmp_path / "results" / "a").iterdir())]
@@ -115,3 +129,61 @@ def test_an_array_is_finished_and_merged(slurm: dict[str, str], tmp_path: Path) 
     cnnbench("merge", *(run.record.run_id for run in runs))
     newest = max((tmp_path / "results" / "a").iterdir())
     assert read_run(newest).record.seeds == (0, 1, 2)
+
+
+def until(found: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < end, found
+        time.sleep(0.05)
+
+
+def training_in(folder: Path) -> list[int]:
+    """Processes of the training that an array task in a folder has started."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (place / "cmdline").read_bytes()
+            if (place / "cwd").readlink() == folder and b"--shard" in command:
+                found.append(int(place.name))
+    return found
+
+
+def test_a_task_at_its_time_limit_is_requeued_and_goes_on(
+    slurm: dict[str, str], cnnbench: Cnnbench, tmp_path: Path
+) -> None:
+    """SLURM warns the task of the limit, starts it again, and no epoch is trained twice.
+
+    The training is paused until the warning, so that the test does not depend on its speed.
+    """
+    words = ("run", "a.yaml", "--engine", "plain", "--seeds", "2", "--epochs", "40")
+    cnnbench(*words, "--results-dir", "whole")
+    cnnbench(*words, "--on", "slurm:1", "--sbatch", "--time=60")
+    runs = tmp_path / "results" / "a"
+
+    def lines() -> list[str]:
+        found = (file.read_text().splitlines() for file in runs.glob("*/epochs.jsonl"))
+        return list(chain.from_iterable(found))
+
+    until(lambda: len(lines()) > 2)
+    (training,) = training_in(tmp_path)
+    os.kill(training, signal.SIGSTOP)
+    # A minute to two from now, which is less than the two minutes before which SLURM warns.
+    spent = subprocess.check_output(["squeue", "-h", "-o", "%M"], env=slurm, text=True)
+    control = ["scontrol", "update", "JobId=1_1"]
+    limit = f"TimeLimit={int(spent.split(':')[0]) + 2}"
+    subprocess.run([*control, limit], env=slurm, check=True)
+    log = tmp_path / "results" / ".slurm" / "1_1.txt"
+    until(lambda: "The time limit is near." in log.read_text())
+    os.kill(training, signal.SIGCONT)
+    wait_for("PENDING", ["squeue", "-h", "-o", "%T"], slurm, 60)
+    before = lines()
+    assert 2 < len(before) < 80
+    # SLURM waits for two minutes before it starts the task again.
+    subprocess.run([*control, "TimeLimit=60", "StartTime=now"], env=slurm, check=True)
+    wait_for("", ["squeue", "-h"], slurm, 150)
+    assert [lines()[: len(before)], len(lines())] == [before, 80]
+    (path,), (whole,) = runs.iterdir(), (tmp_path / "whole" / "a").iterdir()
+    found = read_run(path)
+    assert len(found.record.resumed_at) == 1
+    assert numbers(found) == numbers(read_run(whole))

@@ -35,17 +35,35 @@ echo 7
 """
 
 
-@pytest.mark.parametrize("stop", [False, True])
+WARN = "kill -USR1 $PPID; trap 'exit 143' TERM; sleep 9 & wait"
+SAVE = "mkdir -p results/a/1/checkpoints/seed-0; sleep 0.1; cd results/a/1/checkpoints/seed-0"
+SAVE += "; echo >epoch-1.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("python", "scontrol", "requeued", "said"),
+    [
+        (":", "", False, ""),
+        (f"{SAVE}; {WARN}", "", True, "The time limit is near."),
+        (WARN, "", False, "Not requeued: no checkpoint was written; submit with a longer --time."),
+        (f"{SAVE}; {WARN}", "exit 1", True, "Not requeued: see above; submit the command again"),
+        ("kill -USR1 $PPID; sleep 0.1; exit 2", "", False, "The time limit is near."),
+    ],
+)
 def test_tasks_run_their_shards_and_are_requeued(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    python: str,
+    scontrol: str,
+    requeued: bool,
+    said: str,
 ) -> None:
     """With stand-ins for sbatch, scontrol and Python: a task that is warned requeues itself."""
     calls = tmp_path / "calls"
-    warn = "kill -USR1 $PPID; trap 'exit 143' TERM; sleep 9 & wait" if stop else ":"
     for name, text in {
         "sbatch": SBATCH,
-        "scontrol": '#!/bin/bash\necho "$@" >>"$CALLS"\n',
-        "python": f'#!/bin/bash\necho "$@" >>"$CALLS"\n{warn}\n',
+        "scontrol": f'#!/bin/bash\necho "$@" >>"$CALLS"\n{scontrol}\n',
+        "python": f'#!/bin/bash\necho "$@" >>"$CALLS"\n{python}\n',
     }.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -55,10 +73,21 @@ def test_tasks_run_their_shards_and_are_requeued(
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     array = make_array(["cnnbench", "run", "a.yaml"], ["a"], 2, "", Path("results"))
     assert submit(array) == "7"
-    said = [f"-m cnnbench run a.yaml --shard {task}/2 --needed" for task in (1, 2)]
+    trained = [f"-m cnnbench run a.yaml --shard {task}/2 --needed" for task in (1, 2)]
     again = [f"requeue 7_{task}" for task in (1, 2)]
-    wanted = [line for pair in zip(said, again, strict=True) for line in pair] if stop else said
-    assert calls.read_text().splitlines() == wanted
+    both = [line for pair in zip(trained, again, strict=True) for line in pair]
+    assert calls.read_text().splitlines() == (both if requeued else trained)
+    assert said in (tmp_path / "calls.out").read_text()
+    assert not list((tmp_path / "results" / ".slurm").glob(".started-*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [("", 120), ("--time=1", 15), ("-t 2:00", 30), ("--time 1-0", 120), ("--mem=4G", 120)],
+)
+def test_short_limits_leave_time_to_train(options: str, seconds: int) -> None:
+    array = make_array(WORDS, ["a"], 4, options, Path("results"))
+    assert f"#SBATCH --signal=B:USR1@{seconds}" in array.script.splitlines()
 
 
 def test_without_slurm_there_is_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
