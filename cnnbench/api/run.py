@@ -31,6 +31,7 @@ from cnnbench.comparisons.comparison import JUDGED, compare_groups
 from cnnbench.comparisons.merge import all_seeds
 from cnnbench.comparisons.samples import Pairing
 from cnnbench.comparisons.verdict import Criteria
+from cnnbench.runner.batches.dividing import with_interrupted
 from cnnbench.runner.distributed import run_requests
 from cnnbench.runner.run import Request, check_all
 from cnnbench.runner.until_decided import run_until_decided
@@ -183,12 +184,15 @@ def run(  # noqa: PLR0913 - one parameter per option
 
 def _train(requests: Sequence[Request], criteria: Criteria, *, progress: bool) -> RunList:
     check_all(requests)
+    parts = with_interrupted(requests)
+    requests = parts.requests
     console = progress_console()
     with listening(console, len(requests), quiet=not progress, tables=False) as listeners:
+        parts.tell(listeners[0].note)
         if requests[0].looks:
             runs = RunList(run_until_decided(requests, listeners, listeners[0], criteria))
         else:
-            runs = RunList(run_requests(requests, listeners))
+            runs = RunList(parts.joined(run_requests(requests, listeners)))
     runs.criteria = criteria
     if progress and (saved := saved_text(runs)):
         console.print(saved, highlight=False)

@@ -118,13 +118,13 @@ def batches_of(run: RunResult, results_dir: Path) -> list[RunResult]:
     Raises:
       StoreError: a folder cannot be read.
     """
-    if not _is_batch(run.record):
+    if not is_batch(run.record):
         return [run]
     found, known = [run], set(run.record.seeds)
     for entry in reversed(list_runs(results_dir).entries):
         if _is_like(entry.facts, run.record) and not known.intersection(entry.facts.seeds):
             other = read_run(entry.path)
-            if _is_batch(other.record):
+            if is_batch(other.record):
                 found.append(other)
                 known.update(other.record.seeds)
     return sorted(found, key=lambda each: each.record.run_id)
@@ -152,7 +152,7 @@ def covering(
     missing, parts = list(seeds), list[RunResult]()
     for run in reversed(runs):
         own = tuple(seed for seed in run.record.seeds if seed in missing)
-        if own and _is_batch(run.record):
+        if own and is_batch(run.record):
             parts.append(run.only(own))
             missing = [seed for seed in missing if seed not in own]
     return parts[::-1], tuple(missing)
@@ -183,5 +183,6 @@ def pooled(runs: Sequence[RunResult], results_dir: Path) -> tuple[list[RunResult
     return whole, notes
 
 
-def _is_batch(record: RunRecord) -> bool:
+def is_batch(record: RunRecord) -> bool:
+    """True if the seeds of a run can be united with others: no rule or sweep has chosen them."""
     return record.looks is None and record.sweep is None and not record.is_trial

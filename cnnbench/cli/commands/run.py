@@ -533,21 +533,24 @@ def _run_all(
 ) -> None:
     """Runs experiments; finished ones are in `results` and `folders` even if another one fails."""
     from cnnbench.cli.progress import listening
+    from cnnbench.runner.batches.dividing import with_interrupted
     from cnnbench.runner.distributed import run_requests
     from cnnbench.runner.run import check_all
     from cnnbench.runner.until_decided import run_until_decided
 
     check_all(requests)
-    with listening(stderr(), len(requests), quiet=quiet, verbose=verbose) as listeners:
+    parts = with_interrupted(requests)
+    asked = parts.requests
+    with listening(stderr(), len(asked), quiet=quiet, verbose=verbose) as listeners:
+        parts.tell(listeners[0].note)
         try:
-            if requests[0].looks:
+            if asked[0].looks:
                 watcher = listeners[0]
-                results[:] = run_until_decided(
-                    requests, listeners, watcher, criteria, results.append
-                )
+                results[:] = run_until_decided(asked, listeners, watcher, criteria, results.append)
             else:
-                results[:] = run_requests(requests, listeners, results.append)
+                results[:] = run_requests(asked, listeners, results.append)
         finally:
+            results[:] = parts.joined(results)
             folders.update((each.folder, None) for each in listeners if each.folder)
     if any(request.grows for request in requests):
         _unite(requests, results, folders)
@@ -668,7 +671,7 @@ def _ending(
     lines = [f"{'' if number else 'Files:':6} {path}" for number, path in enumerate(folders)]
     usual = all(folder.parent.parent == results_dir for folder in folders)
     if len(comparisons) == 1 and len(folders) > 1 and usual:
-        names = [folder.parent.name for folder in folders]
+        names = dict.fromkeys(folder.parent.name for folder in folders)
         where = commands.results_dir_option(results_dir)
         line = commands.cnnbench("compare", *names, *words, *where)
         lines.append(f"Next:  {line}")

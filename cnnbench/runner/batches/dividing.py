@@ -1,0 +1,177 @@
+"""Interrupted runs as requests of their own, so that their seeds are resumed, not trained again."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cnnbench.comparisons.merge import is_batch, merged, same_experiment
+from cnnbench.formatting import enumeration
+from cnnbench.runner.open_run import is_usable
+from cnnbench.runner.run import Request
+from cnnbench.runs.find import list_runs
+from cnnbench.runs.folder import RESOLVED_FILE, RunEntry
+from cnnbench.runs.records import RunResult, Status
+from cnnbench.spec.experiment import AUTO, BALANCED, Experiment
+from cnnbench.spec.loader import load_experiment
+from cnnbench.system import commands
+from cnnbench.system.locks import is_held
+
+
+@dataclass(frozen=True, slots=True)
+class DividedRequests:
+    """Requests that train only what is missing.
+
+    Args:
+      requests: for each experiment, those of interrupted runs and that of other seeds.
+      notes: sentences for the user on runs that cannot be continued.
+      origins: for each request, the number of the experiment.
+    """
+
+    requests: list[Request]
+    notes: list[str]
+    origins: list[int]
+
+    def tell(self, note: Callable[[str], None]) -> None:
+        """Says which runs cannot be continued."""
+        for text in self.notes:
+            note(text)
+
+    def joined(self, results: Sequence[RunResult]) -> list[RunResult]:
+        """Unites the results of the parts of an experiment.
+
+        Args:
+          results: finished runs, in the order of the requests unless some are missing.
+
+        Returns:
+          A run for each experiment.
+        """
+        if len(results) < len(self.requests):
+            return _by_experiment(results)
+        found: dict[int, list[RunResult]] = {}
+        for origin, run in zip(self.origins, results, strict=True):
+            found.setdefault(origin, []).append(run)
+        return [runs[0] if len(runs) == 1 else merged(runs) for runs in found.values()]
+
+
+def with_interrupted(requests: Sequence[Request]) -> DividedRequests:
+    """Divides requests with `--needed` into interrupted runs of some of their seeds and the rest.
+
+    A request of exactly the seeds of a run finds it by itself, so this decides only which seeds
+    are asked for together: a run that turns out to have other images is left as it is.
+
+    Args:
+      requests: the experiments.
+
+    Returns:
+      The requests, unchanged where no run can be continued.
+
+    Raises:
+      SpecError: an experiment is invalid.
+      StoreError: a run cannot be read.
+    """
+    parts = DividedRequests([], [], [])
+    for number, request in enumerate(requests):
+        own, notes = [request], list[str]()
+        if request.needed and not (request.resume or request.looks or request.sweep):
+            groups, notes = _groups(request)
+            if groups != [request.load().experiment.seeds]:
+                own = [_part(request, group) for group in groups]
+        parts.requests.extend(own)
+        parts.notes.extend(note for note in notes if note not in parts.notes)
+        parts.origins.extend([number] * len(own))
+    return parts
+
+
+def _part(request: Request, seeds: Sequence[int]) -> Request:
+    words = f"seeds=[{','.join(map(str, seeds))}]"
+    return dataclasses.replace(
+        request, overrides=[*request.overrides, words], again=request.again or request.command
+    )
+
+
+def _groups(request: Request) -> tuple[list[tuple[int, ...]], list[str]]:
+    """The seeds of each interrupted run, then all others; and what cannot be continued."""
+    spec = request.load().experiment
+    runs = _runs_of(spec, request)
+    if any(run.facts.seeds == spec.seeds and not is_held(run.path) for run in runs):
+        return [spec.seeds], []  # a run of all seeds is found later
+    done = {seed for run in runs if _is_finished(run) for seed in run.facts.seeds}
+    left, groups, notes = [seed for seed in spec.seeds if seed not in done], [], []
+    for run in reversed([run for run in runs if not _is_finished(run)]):
+        seeds = run.facts.seeds
+        if is_held(run.path):
+            notes += _note(run, left, "is being trained; its seeds are trained here, too")
+        elif set(seeds) <= set(left):
+            groups.append(seeds)
+            left = [seed for seed in left if seed not in seeds]
+        else:
+            line = commands.resume(run.record.environment.command, run.path)
+            notes += _note(run, left, f"also has other seeds, so it is not used; resume: {line}")
+    rest = tuple(seed for seed in spec.seeds if not any(seed in group for group in groups))
+    return [*reversed(groups), *[rest] * bool(rest)], notes
+
+
+def _note(run: RunEntry, left: Sequence[int], text: str) -> list[str]:
+    common = [str(seed) for seed in run.facts.seeds if seed in left]
+    some = f"seed{'s' * (len(common) > 1)} {enumeration(common)}"
+    return [f"{run.path} ({run.facts.status}, {some}) {text}"] if common else []
+
+
+def _runs_of(spec: Experiment, request: Request) -> list[RunEntry]:
+    """Runs of the experiment of a request; none without an interrupted one."""
+    named = [run for run in list_runs(request.results_dir).entries if run.facts.name == spec.name]
+    if all(map(_is_finished, named)):
+        return []
+    asked = request.engine, request.device
+    return [
+        run
+        for run in named
+        if is_batch(run.record) and is_usable(run.record, *asked) and _is_like(run, spec)
+    ]
+
+
+def _is_like(run: RunEntry, spec: Experiment) -> bool:
+    """True if a run seems to be of an experiment, whose images are not read yet.
+
+    A Python model is known by the name of the run alone: its digest would need JAX.
+    """
+    if spec.model.python or run.facts.spec_digest == spec.digest():
+        return True
+    keys = {
+        "dataset": [key for key in ("normalize", "normalize_targets") if _is_open(spec, key)],
+        "train": [key for key in ("class_weights", "pos_weight") if _is_open(spec, key)],
+    }
+    if not any(keys.values()):
+        return False
+    other = load_experiment(run.path / RESOLVED_FILE, run.record.overrides).experiment
+    filled = {
+        part: getattr(spec, part).model_copy(
+            update={key: getattr(getattr(other, part), key) for key in own}
+        )
+        for part, own in keys.items()
+    }
+    return spec.model_copy(update=filled).digest() == run.facts.spec_digest
+
+
+def _is_open(spec: Experiment, key: str) -> bool:
+    """True if a value is computed from the images."""
+    part = spec.dataset if hasattr(spec.dataset, key) else spec.train
+    return any(getattr(part, key) == word for word in (AUTO, BALANCED))
+
+
+def _is_finished(run: RunEntry) -> bool:
+    return run.facts.status is Status.FINISHED
+
+
+def _by_experiment(results: Sequence[RunResult]) -> list[RunResult]:
+    """Unites results that have different seeds of one experiment, as far as there are any."""
+    found: list[RunResult] = []
+    for run in results:
+        for number, other in enumerate(found):
+            apart = set(run.record.seeds).isdisjoint(other.record.seeds)
+            if apart and same_experiment(run.record, other.record):
+                found[number] = merged([other, run])
+                break
+        else:
+            found.append(run)
+    return found
