@@ -6,6 +6,7 @@ The functions do what the commands do:
 - `compare` compares runs and gives a verdict (``cnnbench compare``),
 - `compare_over` compares experiments at several values of a key (``cnnbench compare --over``),
 - `tune` tunes and compares experiments with equal budgets (``cnnbench run --tune``),
+- `sweep` trains an experiment with several values of its keys (``cnnbench run FILE KEY=1,2``),
 - `load_runs` loads learning curves into a pandas DataFrame,
 - `load_experiment` reads and checks an experiment file (``cnnbench show``),
 - `load_dataset` loads the images of a dataset (``cnnbench data``),
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from cnnbench.api.frames import load_runs
     from cnnbench.api.over import OverResult, compare_over
     from cnnbench.api.run import RunList, run
+    from cnnbench.api.sweep import SweepOutcome, sweep
     from cnnbench.api.tune import TunedResult, tune
     from cnnbench.comparisons.comparison import compare as compare_runs
     from cnnbench.data.dataset import load_dataset
@@ -46,6 +48,7 @@ __all__ = [
     "Request",
     "RunList",
     "RunResult",
+    "SweepOutcome",
     "TunedResult",
     "__version__",
     "compare",
@@ -61,6 +64,7 @@ __all__ = [
     "read_run",
     "run",
     "run_experiment",
+    "sweep",
     "tune",
 ]
 
@@ -71,6 +75,7 @@ _PLACES = {
     "Request": ("runner.run", "Request"),
     "RunList": ("api.run", "RunList"),
     "RunResult": ("runs.records", "RunResult"),
+    "SweepOutcome": ("api.sweep", "SweepOutcome"),
     "TunedResult": ("api.tune", "TunedResult"),
     "compare": ("api.compare", "compare"),
     "compare_over": ("api.over", "compare_over"),
@@ -85,6 +90,7 @@ _PLACES = {
     "read_run": ("runs.folder", "read_run"),
     "run": ("api.run", "run"),
     "run_experiment": ("runner.run", "run_experiment"),
+    "sweep": ("api.sweep", "sweep"),
     "tune": ("api.tune", "tune"),
 }
 

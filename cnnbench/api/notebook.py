@@ -8,6 +8,7 @@ from cnnbench.api.messages import in_python
 from cnnbench.cli.tuned_text import best_heading, chosen_lines, expected_grid, trial_grid
 from cnnbench.comparisons.comparison import Comparison
 from cnnbench.comparisons.over.points import OverComparison
+from cnnbench.comparisons.sweeps.results import SweepResult
 from cnnbench.comparisons.tuning import TunedComparison, crossings, edge_warnings
 from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.formatting import clean
@@ -16,6 +17,11 @@ from cnnbench.report.over.picture import over_picture
 from cnnbench.report.over.series import picture_words
 from cnnbench.report.over.table import conclusions, datasets_grid, over_grid, over_notes
 from cnnbench.report.plots.tuning import tuning_picture
+from cnnbench.report.sweeps.picture import sweep_picture
+from cnnbench.report.sweeps.table import expected_grid as sweep_expected
+from cnnbench.report.sweeps.table import failures as sweep_failures
+from cnnbench.report.sweeps.table import notes as sweep_notes
+from cnnbench.report.sweeps.table import sweep_grid
 
 
 def comparisons_html(comparisons: Iterable[Comparison], *, wide: bool) -> str:
@@ -52,6 +58,15 @@ def tuning_html(tuned: TunedComparison) -> str:
         title = escape(clean(best_heading(tuned)))
         parts += [f"<h4>{title}</h4>", comparisons_html([tuned.best], wide=False)]
     return "".join(parts)
+
+
+def sweep_html(result: SweepResult) -> str:
+    """Builds an HTML fragment: picture, trials, expected best of k, and notes to unfold."""
+    words = f"Response curves of {clean(' and '.join(result.keys))}, and the expected best of k."
+    shown = _picture(sweep_picture(result, "svg"), words)
+    tables = _table(sweep_grid(result)), _table(sweep_expected(result))
+    said = (f"<p>{escape(line)}</p>" for line in sweep_failures(result))
+    return "".join([shown, *tables, *said, _notes(sweep_notes(result))])
 
 
 def _parts(comparison: Comparison, *, wide: bool) -> Iterator[str]:

@@ -57,8 +57,8 @@ def requests_of(
       UsageError: a parameter is invalid.
     """
     engine_name = training.engine or os.environ.get("CNNBENCH_ENGINE") or "auto"
-    _require_member(Device, "device", training.device)
-    _require_member(Engine, "engine", engine_name)
+    require_member(Device, "device", training.device)
+    require_member(Engine, "engine", engine_name)
     names = (training.tags,) if isinstance(training.tags, str) else tuple(training.tags)
     check_tags(names)
     folder = training.data_dir
@@ -68,7 +68,7 @@ def requests_of(
     specs = list(flat(experiments))
     if not specs:
         raise UsageError("experiments: none given; name a file, or 'standard'.")
-    seeds, changes = seeds_text(training.seeds), _override_texts(training.overrides)
+    seeds, changes = seeds_text(training.seeds), override_texts(training.overrides)
     own = [*_words(training, seeds, names), *words]
     found = folder or os.environ.get("TFDS_DATA_DIR")
     make = partial(
@@ -160,7 +160,12 @@ def _path(experiment: str | Path) -> Path:
     return named.path if named else Path(experiment)
 
 
-def _require_member(kind: type[StrEnum], name: str, value: str) -> None:
+def require_member(kind: type[StrEnum], name: str, value: str) -> None:
+    """Checks a choice.
+
+    Raises:
+      UsageError: there is no such choice.
+    """
     if value not in list(kind):
         raise UsageError(f"{name}: {quoted(value)} is not {or_list(kind)}.")
 
@@ -204,13 +209,13 @@ def over_text(over: str | Mapping[str, Iterable[object]] | None) -> str | None:
     return f"{key}={','.join(value_text('over', key, value) for value in values)}"
 
 
-def _override_texts(overrides: Overrides) -> list[str]:
+def override_texts(overrides: Overrides) -> list[str]:
     """Writes overrides as on the command line.
 
     Raises:
       UsageError: a value is not plain data.
 
-    >>> _override_texts({"train.optimizer": "adam", "model.conv1.kernel": (3, 5)})
+    >>> override_texts({"train.optimizer": "adam", "model.conv1.kernel": (3, 5)})
     ['train.optimizer=adam', 'model.conv1.kernel=[3, 5]']
     """
     if not isinstance(overrides, Mapping):

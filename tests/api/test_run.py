@@ -185,9 +185,9 @@ def test_an_empty_list_of_experiments_names_none() -> None:
 
 
 def test_parameters_are_options_of_the_commands() -> None:
-    for train in (cnnbench.run, cnnbench.tune):
+    for train in (cnnbench.run, cnnbench.tune, cnnbench.sweep):
         own = set(inspect.signature(train).parameters)
-        assert own - {"experiments", "overrides", "tags", "progress", "keys"} <= {
+        assert own - {"experiments", "overrides", "tags", "progress", "keys", "values"} <= {
             *inspect.signature(run_command).parameters
         }
     for judge in (cnnbench.compare, cnnbench.compare_over):
@@ -199,11 +199,12 @@ def test_options_of_the_commands_are_parameters() -> None:
     """What remains is about the terminal, or explained on the page."""
     known = {*inspect.signature(cnnbench.run).parameters}
     known |= {*inspect.signature(cnnbench.tune).parameters}
+    known |= {*inspect.signature(cnnbench.sweep).parameters}
     assert {*inspect.signature(run_command).parameters} - known == {
         *("specs", "match", "tune", "profile", "resume", "tag", "dry_run", "json", "quiet"),
         "verbose",
         "track",
-        *("race", "retune", "sbatch", "gpus", "cpus", "processes", "shard", "sweep_seed"),
+        *("retune", "sbatch", "gpus", "cpus", "processes", "shard"),
     }
     assert {*inspect.signature(compare_command).parameters} - {
         *inspect.signature(cnnbench.compare).parameters,

@@ -226,7 +226,7 @@ def test_code_of_the_notebook_page_runs(tmp_path, monkeypatch):
         "Wide MLP is better than Small MLP at every train_examples (100, 400 and 1,600)."
     )
     assert len(names["frame"]) == 3  # type: ignore[arg-type]
-    for shown in ("result", "over", "tuned"):
+    for shown in ("result", "over", "tuned", "sweep"):
         assert "<table>" in names[shown]._repr_html_()  # type: ignore[attr-defined]
 
 
@@ -234,7 +234,7 @@ def test_python_page_names_everything_public():
     page = (ROOT / "docs" / "reference" / "python.md").read_text()
     for name in {*cnnbench.__all__} - {"__version__"}:
         assert re.search(rf"\b{name}\b", page), name
-    for function in (cnnbench.run, cnnbench.compare):
+    for function in (cnnbench.run, cnnbench.compare, cnnbench.sweep):
         for name in inspect.signature(function).parameters:
             assert re.search(rf"\b{name}\b", page), name
     for member in ("verdict", "verdicts", "comparison", "to_frame", "to_latex", "to_markdown"):

@@ -86,11 +86,9 @@ def train_sweep(
       typer.Exit: a trial failed.
     """
     planned = plan_with(requests, axes, options)
-    sweep = planned.known if isinstance(planned, Proposals) else planned
-    needed = requests[0].needed
-    cost = sweep_cost(sweep, needed=needed)
+    sweep = known_sweep(planned)
     if options.dry_run or not options.quiet:
-        tell(f"Sweep {sweep.plan.sweep}: {cost.text(needed=needed)}.", err=not options.dry_run)
+        tell(cost_text(sweep, needed=requests[0].needed), err=not options.dry_run)
     if options.dry_run:
         for line in _trial_lines(sweep):
             tell(line, err=False)
@@ -110,6 +108,24 @@ def train_sweep(
     if failures:
         _report(failures, board.sweep)
         raise typer.Exit(1)
+
+
+def known_sweep(planned: PlannedSweep | Proposals) -> PlannedSweep:
+    """A sweep with the trials that are known before the first is trained."""
+    return planned.known if isinstance(planned, Proposals) else planned
+
+
+def cost_text(sweep: PlannedSweep, *, needed: bool) -> str:
+    """What a sweep costs.
+
+    Args:
+      sweep: the sweep.
+      needed: True if finished runs are skipped.
+
+    Raises:
+      StoreError: the folder of results cannot be read.
+    """
+    return f"Sweep {sweep.plan.sweep}: {sweep_cost(sweep, needed=needed).text(needed=needed)}."
 
 
 def plan_with(
