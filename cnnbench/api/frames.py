@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FrameRow = Mapping[str, object]
-_RUN = ("run_id", "name", "title", "tags", "status", "task", "dataset", "num_params")
+_RUN = ("run_id", "name", "title", "tags", "status", "task", "dataset", "device", "num_params")
 _EPOCH = ("seed", "epoch", "train_loss", "validation_loss")
 _SPEED = ("train_s", "eval_s", "samples_per_s")
 
@@ -34,12 +34,13 @@ def load_runs(
       results_dir: folder of all results.
 
     Returns:
-      The columns `run_id`, `name`, `title`, `tags`, `status`, `task`, `dataset`, `num_params`,
-      `seed`, `epoch`, `train_loss`, `validation_loss` and a `validation_` column for each other
-      metric, `train_s` and `eval_s` (seconds), `samples_per_s` (training images per second), and
-      a `test_` column for each metric. Accuracies are fractions of 1. A value that was not
-      measured is NaN; `test_` values are on the row of the epoch whose weights were tested: the
-      last of a seed, unless `restore_best` chose another.
+      The columns `run_id`, `name`, `title`, `tags`, `status`, `task`, `dataset`, `device` (the
+      hardware that trained the seed), `num_params`, `seed`, `epoch`, `train_loss`,
+      `validation_loss` and a `validation_` column for each other metric, `train_s` and `eval_s`
+      (seconds), `samples_per_s` (training images per second), and a `test_` column for each metric.
+      Accuracies are fractions of 1. A value that was not measured is NaN; `test_` values are on the
+      row of the epoch whose weights were tested: the last of a seed, unless `restore_best` chose
+      another.
 
     Raises:
       UsageError: pandas is not installed, a run is not found, or the arguments are empty.
@@ -94,6 +95,7 @@ def _records(run: RunResult) -> Iterator[FrameRow]:
         str(record.status),
         record.task,
         record.dataset.name,
+        record.environment.machine.model,
         summary.num_params if summary else math.nan,
     )
     ends = {seed.seed: seed for seed in summary.seeds} if summary else {}
@@ -102,8 +104,17 @@ def _records(run: RunResult) -> Iterator[FrameRow]:
         ended = ends.get(seed)
         tested = (ended and ended.chosen_epoch) or (epochs[-1].epoch if epochs else 0)
         for epoch in epochs:
-            own = {**dict(zip(_RUN, first, strict=True)), **_measured(epoch)}
+            own = {
+                **dict(zip(_RUN, first, strict=True)),
+                **_trained(ended),
+                **_measured(epoch),
+            }
             yield {**own, **(_tested(ended) if epoch.epoch == tested else {})}
+
+
+def _trained(seed: SeedSummary | None) -> FrameRow:
+    """What trained a finished seed, which may not be what started its run."""
+    return {"device": seed.machine.model} if seed and seed.machine else {}
 
 
 def _measured(epoch: EpochRecord) -> FrameRow:

@@ -14,6 +14,7 @@ from cnnbench.runs.records import (
     DatasetRecord,
     Direction,
     EpochRecord,
+    Machine,
     RunRecord,
     RunResult,
     Status,
@@ -306,8 +307,8 @@ def machines(runs: Sequence[tuple[str, Summary]]) -> str | None:
     groups: dict[str, dict[str, list[str]]] = {}
     for label, summary in runs:
         for seed in summary.seeds:
-            if (own := seed.machine) is not None:
-                where = groups.setdefault(f"{clean(own.model)} with jax {own.jax}", {})
+            if seed.machine is not None:
+                where = groups.setdefault(machine_text(seed.machine), {})
                 where.setdefault(clean(label), []).append(str(seed.seed))
     if len(groups) < 2:
         return None
@@ -315,10 +316,35 @@ def machines(runs: Sequence[tuple[str, Summary]]) -> str | None:
         f"{where}: {', '.join(f'{label} {seeds_text(own)}' for label, own in found.items())}"
         for where, found in groups.items()
     ]
-    return (
-        f"Different machines: {'; '.join(parts)}. Their rounding differs, and their times cannot be"
-        " compared; train each seed of all experiments on one machine, as --shard does."
+    return f"Different machines: {'; '.join(parts)}. {_effect([summary for _, summary in runs])}"
+
+
+def machine_text(machine: Machine) -> str:
+    """What decides rounding and speed: the hardware and the version of JAX."""
+    return f"{clean(machine.model)} with jax {machine.jax}"
+
+
+def _effect(runs: Sequence[Summary]) -> str:
+    """What different machines mean for a comparison of runs."""
+    own = [{s.seed: machine_text(s.machine) for s in run.seeds if s.machine} for run in runs]
+    apart = sorted(
+        seed
+        for seed in set().union(*own)
+        if len({places[seed] for places in own if seed in places}) > 1
     )
+    advice = "train each seed of all experiments on one machine, as --shard does."
+    if apart:
+        seeds = seeds_text([str(seed) for seed in apart])
+        return (
+            f"The runs of {seeds} are from different ones, so a difference may come from rounding,"
+            f" and their times cannot be compared; {advice}"
+        )
+    if len({frozenset(places.values()) for places in own if places}) > 1:
+        return f"A difference may come from rounding, and their times cannot be compared; {advice}"
+    pooled = "times of different hardware are not pooled."
+    if len(runs) > 1:
+        return f"All runs of a seed are from one machine, so rounding favors none; {pooled}"
+    return f"Rounding differs; {pooled}"
 
 
 def test_augments(runs: Sequence[tuple[str, RunRecord]]) -> str | None:

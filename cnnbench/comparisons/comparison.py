@@ -32,9 +32,7 @@ from cnnbench.comparisons.timing_warnings import (
     TimingWarning,
     hardware_remark,
     timed_epochs,
-    timed_hardware,
     times_remark,
-    trained_elsewhere,
     with_typical_times,
 )
 from cnnbench.comparisons.verdict import (
@@ -49,7 +47,15 @@ from cnnbench.errors import IncomparableError
 from cnnbench.formatting import diverged_text, enumeration, epochs_text, seconds_text
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.folder import RESOLVED_FILE
-from cnnbench.runs.records import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
+from cnnbench.runs.records import (
+    DatasetRecord,
+    Direction,
+    EpochRecord,
+    RunRecord,
+    RunResult,
+    timed_hardware,
+    trained_elsewhere,
+)
 from cnnbench.runs.summary import lost_seeds, with_missing
 from cnnbench.spec.metrics import words
 from cnnbench.statistics.estimates import Estimate, estimate, mean
@@ -518,9 +524,15 @@ def _total_times(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
     """Training times of networks trained for different numbers of epochs."""
     if len(runs) < 2 or not any(run.record.stop_metric for _, run in runs):
         return
-    times = [statistics.mean(seed.train_s for seed in run.summary.seeds) for _, run in runs]
+    times = [_total_s(run) for _, run in runs]
     words = [f"{label} {seconds_text(time)}" for (label, _), time in zip(runs, times, strict=True)]
     yield f"Training time of all epochs, mean over seeds: {', '.join(words)}."
+
+
+def _total_s(run: Finished) -> float:
+    """Seconds of training of a seed, mean over the seeds that the hardware of the times trained."""
+    other = _elsewhere(run)
+    return statistics.mean(s.train_s for s in run.summary.seeds if s.seed not in other)
 
 
 def _range(numbers: Sequence[int]) -> str:

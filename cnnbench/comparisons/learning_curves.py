@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnnbench.comparisons.comparison import Comparison, Row
-from cnnbench.comparisons.timing_warnings import trained_elsewhere, with_typical_times
+from cnnbench.comparisons.timing_warnings import with_typical_times
 from cnnbench.formatting import clean, diverged_text, epochs_text, seconds_text
-from cnnbench.runs.records import RunResult
+from cnnbench.runs.records import RunResult, trained_elsewhere
 from cnnbench.runs.summary import lost_seeds, with_missing
 from cnnbench.spec.metrics import heading, metric_text
 from cnnbench.statistics.estimates import Estimate, estimate, mean

@@ -12,7 +12,13 @@ from enum import Enum
 
 from cnnbench.formatting import enumeration, epochs_text, percent_text
 from cnnbench.runs.cost import Cost
-from cnnbench.runs.records import EpochRecord, RunRecord, SeedSummary
+from cnnbench.runs.records import (
+    EpochRecord,
+    RunRecord,
+    SeedSummary,
+    timed_hardware,
+    trained_elsewhere,
+)
 from cnnbench.statistics.estimates import mean, sample_std
 
 MAX_SPREAD = 0.1  # standard deviation over mean, as in pyperf
@@ -131,32 +137,6 @@ def timed_epochs(epochs: Sequence[EpochRecord]) -> tuple[EpochRecord, ...]:
     """
     alone = tuple(epoch for epoch in epochs if epoch.alone)
     return alone or tuple(epoch for epoch in epochs if epoch.at_once == 1)
-
-
-def timed_hardware(record: RunRecord, seeds: Sequence[SeedSummary]) -> str:
-    """Model of the hardware whose times count: that of the run's record if it trained a seed.
-
-    The costs of the run were measured on it. Without such a seed, the hardware of most seeds.
-
-    Args:
-      record: the record of the run.
-      seeds: the summaries of its seeds.
-    """
-    models = [seed.machine.model for seed in seeds if seed.machine]
-    first = record.environment.machine.model
-    return first if first in models or not models else statistics.mode(models)
-
-
-def trained_elsewhere(record: RunRecord, seeds: Sequence[SeedSummary]) -> dict[int, str]:
-    """The seeds of a run whose times do not count, with the hardware that trained them.
-
-    Args:
-      record: the record of the run.
-      seeds: the summaries of its seeds; those of older versions, without a machine, count.
-    """
-    known = {seed.seed: seed.machine.model for seed in seeds if seed.machine}
-    usual = timed_hardware(record, seeds)
-    return {seed: model for seed, model in known.items() if model != usual}
 
 
 def hardware_remark(label: str, record: RunRecord, seeds: Sequence[SeedSummary]) -> str:

@@ -9,6 +9,7 @@ from operator import add
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
+from cnnbench.comparisons.comparability import machine_text
 from cnnbench.comparisons.comparison import Comparison
 from cnnbench.comparisons.learning_curves import (
     Curve,
@@ -601,6 +602,8 @@ def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> HtmlTable:
     """Results of each seed."""
     ended = [(label, seed) for label, run in runs if run.summary for seed in run.summary.seeds]
     times = [seed.train_s for _, seed in ended]
+    machines = {machine_text(seed.machine) for _, seed in ended if seed.machine}
+    several = len(machines) > 1
     rows = [
         (
             clean(label),
@@ -608,13 +611,14 @@ def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> HtmlTable:
             *_validation_cells(seed, metric),
             metric_text(metric, seed.test[metric]),
             seconds_text(seed.train_s, others=times),
+            *[machine_text(seed.machine) if seed.machine else "unknown"] * several,
         )
         for label, seed in ended
     ]
     chosen = any(seed.chosen_epoch for _, seed in ended)
     name = "Last or chosen epoch" if chosen else "Last epoch"
     validation = (name, "Best (epoch)") if any(s.final for _, s in ended) else ()
-    headers = ("Network", "Seed", *validation, "Test", "Training time")
+    headers = ("Network", "Seed", *validation, "Test", "Training time", *["Machine"] * several)
     return HtmlTable(f"{heading(metric)} by seed", headers, rows)
 
 

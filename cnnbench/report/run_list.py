@@ -58,6 +58,7 @@ def seed_rows(rows: Sequence[RunRow], entries: Sequence[RunEntry]) -> Iterator[R
         for seed in entry.summary.seeds if entry.summary else ():
             yield {
                 **kept,
+                **({"device": seed.machine.model} if seed.machine else {}),
                 "seed": seed.seed,
                 **{f"validation_{name}": value for name, value in seed.final.items()},
                 **{f"test_{name}": value for name, value in seed.test.items()},

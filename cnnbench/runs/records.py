@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
@@ -704,7 +705,7 @@ def facts_of(record: RunRecord, summary: Summary | None) -> Facts:
         comparable=json.dumps(comparable_key(record)),
         headline=summary.headline if summary else "",
         num_diverged=sum(seed.diverged is not None for seed in seeds),
-        values=_means(summary) if summary and seeds else {},
+        values=_means(record, summary) if summary and seeds else {},
     )
 
 
@@ -717,23 +718,57 @@ def comparable_key(record: RunRecord) -> tuple[object, ...]:
     return (record.task, images, steps, loss, record.environment.device_kind)
 
 
-def _means(summary: Summary) -> dict[str, float]:
-    """Means over seeds by name, in the order in which tables show them."""
-    seeds = summary.seeds
+def timed_hardware(record: RunRecord, seeds: Sequence[SeedSummary]) -> str:
+    """Model of the hardware whose times count: that of the run's record if it trained a seed.
+
+    The costs of the run were measured on it. Without such a seed, the hardware of most seeds.
+
+    Args:
+      record: the record of the run.
+      seeds: the summaries of its seeds.
+    """
+    models = [seed.machine.model for seed in seeds if seed.machine]
+    first = record.environment.machine.model
+    return first if first in models or not models else statistics.mode(models)
+
+
+def trained_elsewhere(record: RunRecord, seeds: Sequence[SeedSummary]) -> dict[int, str]:
+    """The seeds of a run whose times do not count, with the hardware that trained them.
+
+    Args:
+      record: the record of the run.
+      seeds: the summaries of its seeds; those of older versions, without a machine, count.
+    """
+    known = {seed.seed: seed.machine.model for seed in seeds if seed.machine}
+    usual = timed_hardware(record, seeds)
+    return {seed: model for seed, model in known.items() if model != usual}
+
+
+def _means(record: RunRecord, summary: Summary) -> dict[str, float]:
+    """Means over seeds by name, in the order in which tables show them.
+
+    Times are those of the seeds that one hardware trained.
+    """
+    seeds, other = summary.seeds, trained_elsewhere(record, summary.seeds)
+    times = ("train_s", "eval_s", "compile_s")
     per_seed: list[dict[str, float]] = [
         {
             **{f"validation_{name}": value for name, value in seed.final.items()},
             **{f"test_{name}": value for name, value in seed.test.items()},
             **{f"best_validation_{name}": best.value for name, best in seed.best.items()},
-            **{name: getattr(seed, name) for name in ("train_s", "eval_s", "compile_s")},
+            **{name: getattr(seed, name) for name in times},
             **({} if seed.code_accuracy is None else {"code_accuracy": seed.code_accuracy}),
         }
         for seed in seeds
     ]
     common = [name for name in per_seed[0] if all(name in values for values in per_seed)]
+    timed = [values for values, seed in zip(per_seed, seeds, strict=True) if seed.seed not in other]
     cost = summary.cost and {f.name: getattr(summary.cost, f.name) for f in fields(Cost)}
     return {
-        **{name: mean([values[name] for values in per_seed]) for name in common},
+        **{
+            name: mean([values[name] for values in (timed if name in times else per_seed)])
+            for name in common
+        },
         "num_params": summary.num_params,
         **{name: value for name, value in (cost or {}).items() if value is not None},
     }

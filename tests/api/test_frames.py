@@ -14,7 +14,7 @@ import cnnbench
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import Status
-from tests.support.samples import make_run, save, with_record, without_validation
+from tests.support.samples import make_run, on_other, save, with_record, without_validation
 
 COLUMNS = [
     "run_id",
@@ -24,6 +24,7 @@ COLUMNS = [
     "status",
     "task",
     "dataset",
+    "device",
     "num_params",
     "seed",
     "epoch",
@@ -67,7 +68,13 @@ def test_values_are_those_of_the_files(results: Path) -> None:
     assert list(zip(tests.seed, tests.epoch, strict=True)) == [(0, 3), (1, 3)]
     assert tests.test_accuracy.tolist() == pytest.approx([0.98, 0.981])
     # Numbers, so that mean() and plots work; not objects.
-    assert all(pd.api.types.is_numeric_dtype(frame[name]) for name in COLUMNS[7:])
+    assert all(pd.api.types.is_numeric_dtype(frame[name]) for name in COLUMNS[8:])
+
+
+def test_rows_name_the_hardware_of_their_seed(tmp_path: Path) -> None:
+    save(on_other(make_run(seeds=(0, 1)), 1), tmp_path)
+    frame = cnnbench.load_runs(results_dir=tmp_path)
+    assert frame.groupby("seed").device.first().tolist() == ["Example CPU @ 2.10GHz", "Other CPU"]
 
 
 def test_a_run_without_validation_images_has_nan(tmp_path: Path) -> None:

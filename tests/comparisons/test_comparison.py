@@ -18,9 +18,9 @@ from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.errors import IncomparableError
 from cnnbench.formatting import MISSING
 from cnnbench.report.comparison import markdown
-from cnnbench.runs.records import Direction, RunResult, Status
+from cnnbench.runs.records import Direction, RunResult, Status, facts_of
 from tests.support.limits import can_take
-from tests.support.samples import MNIST, STAND_IN, make_run, on_device, with_record
+from tests.support.samples import MNIST, STAND_IN, make_run, on_device, on_other, with_record
 
 AGAIN = "; re-run it with: cnnbench run experiments/standard.yaml"
 
@@ -425,24 +425,60 @@ def test_too_few_seeds_contradict_nothing() -> None:
     assert compare(few).remarks == ()
 
 
+FIRST_CPU, OTHER_CPU = "Example CPU @ 2.10GHz with jax 0.10.2", "Other CPU with jax 0.11.0"
+
+
 def test_seeds_of_different_machines_are_named() -> None:
     runs = [make_run(seeds=(0, 1)), make_run("modified", "Modified CNN", seeds=(0, 1))]
     assert not [note for note in compare(runs).remarks if "machines" in note]
-    summary = runs[1].summary
-    assert summary is not None
-    assert summary.seeds[1].machine is not None
-    other = dataclasses.replace(summary.seeds[1].machine, processor="Other CPU", jax="0.11.0")
-    seeds = (summary.seeds[0], dataclasses.replace(summary.seeds[1], machine=other))
-    runs[1] = dataclasses.replace(runs[1], summary=dataclasses.replace(summary, seeds=seeds))
-    found = compare(runs)
+    found = compare([runs[0], on_other(runs[1], 1)])
     (note,) = [note for note in found.remarks if "machines" in note]
     assert note == (
-        "Different machines: Example CPU @ 2.10GHz with jax 0.10.2: Standard CNN seeds 0 and 1,"
-        " Modified CNN seed 0; Other CPU with jax 0.11.0: Modified CNN seed 1. Their rounding"
-        " differs, and their times cannot be compared; train each seed of all experiments on one"
-        " machine, as --shard does."
+        f"Different machines: {FIRST_CPU}: Standard CNN seeds 0 and 1, Modified CNN seed 0;"
+        f" {OTHER_CPU}: Modified CNN seed 1. The runs of seed 1 are from different ones, so a"
+        " difference may come from rounding, and their times cannot be compared; train each seed of"
+        " all experiments on one machine, as --shard does."
     )
     assert Cause.DEVICES in {warning.cause for warning in found.warnings}
+
+
+@pytest.mark.parametrize(
+    ("others", "effect"),
+    [
+        (
+            [(1,), (1,)],
+            "All runs of a seed are from one machine, so rounding favors none; times of different"
+            " hardware are not pooled.",
+        ),
+        ([(1,)], "Rounding differs; times of different hardware are not pooled."),
+    ],
+)
+def test_seeds_of_one_machine_each_are_fair(others: list[tuple[int, ...]], effect: str) -> None:
+    runs = [make_run(seeds=(0, 1)), make_run("modified", "Modified CNN", seeds=(0, 1))]
+    found = compare([on_other(run, *own) for run, own in zip(runs, others, strict=False)])
+    (note,) = [note for note in found.remarks if note.startswith("Different machines")]
+    assert note.endswith(effect)
+
+
+def test_runs_of_different_seeds_and_machines_are_doubted() -> None:
+    runs = [make_run(seeds=(0, 1)), on_other(make_run("modified", seeds=(2, 3)), 2, 3)]
+    (note,) = [note for note in compare(runs).remarks if note.startswith("Different machines")]
+    assert "A difference may come from rounding, and their times cannot be compared; " in note
+
+
+def test_total_times_are_those_of_one_hardware() -> None:
+    """The other machine is a hundred times as slow, which no mean shows."""
+    runs = []
+    for name in ("standard", "modified"):
+        run = on_other(with_record(make_run(name, seeds=(0, 1)), stop_metric="loss"), 1)
+        assert run.summary
+        seeds = [dataclasses.replace(s, train_s=100.0**s.seed) for s in run.summary.seeds]
+        runs.append(
+            dataclasses.replace(run, summary=dataclasses.replace(run.summary, seeds=tuple(seeds)))
+        )
+        assert facts_of(runs[-1].record, runs[-1].summary).values["train_s"] == 1.0
+    (note,) = [n for n in compare(runs).remarks if n.startswith("Training time of all epochs")]
+    assert note.count("1.00 s") == 2
 
 
 def moved(run: RunResult, seeds: Collection[int], slower: float) -> RunResult:

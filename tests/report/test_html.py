@@ -27,7 +27,7 @@ from cnnbench.runs.records import RunResult
 from cnnbench.runs.weights import encode_weights
 from tests.support.golden import approved
 from tests.support.oracles import calibration_error
-from tests.support.samples import make_run, on_device, save
+from tests.support.samples import make_run, on_device, on_other, save
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
@@ -150,6 +150,15 @@ def test_differences_are_named_by_what_the_verdict_rests_on() -> None:
     page = Page(report(*runs))
     assert "Verdict better b is better than a: test loss -0.01 (" in page.text
     assert "Difference in test loss by seed" in page.text
+
+
+def test_the_machine_of_each_seed_is_shown_where_they_differ() -> None:
+    run = make_run(seeds=(0, 1))
+    assert "Machine" not in Page(report(run)).text
+    text = Page(report(on_other(run, 1))).text
+    assert "Test Training time Machine" in text
+    assert "Example CPU @ 2.10GHz with jax 0.10.2 Standard CNN 1" in text
+    assert text.count("Other CPU with jax 0.11.0") == 2  # of the seed, and in the remark
 
 
 def test_every_picture_has_words_with_numbers() -> None:

@@ -159,6 +159,19 @@ def on_device(run: RunResult, **changes: object) -> RunResult:
     return with_record(run, environment=environment)
 
 
+def on_other(run: RunResult, *seeds: int) -> RunResult:
+    """The run as if another machine had trained some of its seeds."""
+    assert run.summary
+    machine = run.summary.seeds[0].machine
+    assert machine
+    other = dataclasses.replace(machine, processor="Other CPU", jax="0.11.0")
+    own = tuple(
+        dataclasses.replace(seed, machine=other) if seed.seed in seeds else seed
+        for seed in run.summary.seeds
+    )
+    return dataclasses.replace(run, summary=dataclasses.replace(run.summary, seeds=own))
+
+
 def save(run: RunResult, results_dir: Path) -> Path:
     """Write the run as the engine does."""
     path = results_dir / run.record.name / run.record.run_id

@@ -14,13 +14,14 @@ from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
 from cnnbench.errors import UsageError
-from cnnbench.report.run_list import rows_csv, rows_json, rows_parquet, run_rows
+from cnnbench.report.run_list import rows_csv, rows_json, rows_parquet, run_rows, seed_rows
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import RunEntry
 from cnnbench.runs.index import lookup
 from cnnbench.runs.index.condition import parse_condition
 from cnnbench.runs.index.search import Search, search
 from tests.support.many_runs import write_runs
+from tests.support.samples import make_run, on_other
 
 NUM = 90
 
@@ -206,6 +207,13 @@ def test_a_table_of_seeds(results: Path, tmp_path: Path, entries: tuple[RunEntry
     assert list(table["test_loss"]) == pytest.approx(expected)
     assert table["train.optimizer.learning_rate"].nunique() == len(summaries)
     assert "train.optimizer.momentum" not in table.columns
+
+
+def test_a_table_of_seeds_has_the_hardware_of_each(tmp_path: Path) -> None:
+    run = on_other(make_run(seeds=(0, 1)), 1)
+    (row,) = run_rows([RunEntry(tmp_path, run.record, run.summary)], {})
+    rows = list(seed_rows([row], [RunEntry(tmp_path, run.record, run.summary)]))
+    assert [each["device"] for each in rows] == ["Example CPU @ 2.10GHz", "Other CPU"]
 
 
 def test_the_columns_that_were_asked_for_are_shown(results: Path) -> None:
