@@ -6,15 +6,17 @@ computed per round, and a machine that slows down for a while does not favor any
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
+from cnnbench.bench.frameworks.interface import FLOAT32, TorchSettings, settings_of
 from cnnbench.spec.metrics import is_fraction
 from cnnbench.statistics.estimates import Interval, mean, mean_interval
 
 OWN = "cnnbench"  # our variant and its family
+OWN_BFLOAT16 = f"{OWN}-{TorchSettings.BFLOAT16}"
 IMAGES = 10_000  # training images per reported time
 MIN_ROUNDS = 3
 TOLERANCES = {"accuracy": 0.05, "loss": 0.1}  # absolute for accuracy; relative to our loss
@@ -57,6 +59,11 @@ class Measurement:
     compile_s: float = 0.0
     peak_memory_bytes: int = 0
     metrics: Mapping[str, float] | None = None
+
+    @property
+    def settings(self) -> TorchSettings:
+        """Settings of the variant."""
+        return settings_of(self.variant)
 
     @property
     def seconds_per_10k(self) -> float:
@@ -151,15 +158,17 @@ class Benchmark:
         """The measurement of a variant, if it completed."""
         return next((m for m in self.measured if m.variant == variant), None)
 
-    def best(self, family: str) -> Measurement | None:
-        """The fastest variant of a framework, if any completed."""
-        members = [m for m in self.measured if m.family == family]
+    def best(
+        self, family: str, settings: Collection[TorchSettings] = FLOAT32
+    ) -> Measurement | None:
+        """The fastest variant of a framework with one of some settings, if any completed."""
+        members = [m for m in self.measured if m.family == family and m.settings in settings]
         return min(members, key=lambda m: m.seconds_per_10k, default=None)
 
-    def ratio(self, other: Measurement | None) -> Ratio | None:
-        """Another variant's time relative to ours; None if either is missing."""
-        own = self.own
-        return None if own is None or other is None else ratio(other.seconds, own.seconds)
+    def ratio(self, other: Measurement | None, own: str = OWN) -> Ratio | None:
+        """Another variant's time relative to one of ours; None if either is missing."""
+        ours = self.find(own)
+        return None if ours is None or other is None else ratio(other.seconds, ours.seconds)
 
     def product_share(self, measurement: Measurement) -> float | None:
         """Training FLOP/s of a variant as a fraction of the fastest matrix product."""

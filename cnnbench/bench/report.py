@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from cnnbench.bench.frameworks.interface import TorchSettings
 from cnnbench.bench.measurements import (
     IMAGES,
     OWN,
+    OWN_BFLOAT16,
     Band,
     Benchmark,
     Measurement,
@@ -26,6 +28,17 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 FAMILY_TITLES = {"torch": "PyTorch", "keras": "Keras", "flax": "plain Flax NNX"}
+SETTINGS_TITLES = {
+    TorchSettings.TUNED: "PyTorch, tuned",
+    TorchSettings.JEMALLOC: "PyTorch, tuned, with jemalloc",
+    TorchSettings.TCMALLOC: "PyTorch, tuned, with tcmalloc",
+    TorchSettings.BFLOAT16: "PyTorch, tuned, in bfloat16",
+    TorchSettings.DEFAULT: "PyTorch, default settings",
+}
+TUNED_NOTE = (
+    "Tuned: PyTorch keeps freed memory, pins a thread to each core, flushes denormals,",
+    "and uses fused optimizers.",
+)
 ABOVE_ALL = "Above 100%: Winograd needs fewer operations than counted, or the machine was busy."
 TIMES_NOTE = (
     f"Time: seconds per {IMAGES:,} training images, median over rounds.",
@@ -70,7 +83,7 @@ def terminal_table(report: Report) -> "Group":
     for benchmark in report.benchmarks:
         parts += [Text(benchmark_heading(benchmark), style="bold"), _rich_table(benchmark)]
         parts += [Text("\n".join([*notes(benchmark), ""]), style="dim")]
-    last = f"{' '.join(TIMES_NOTE)}\n{machine_note(report)}\n"
+    last = f"{' '.join(_legend(report))}\n{machine_note(report)}\n"
     return Group(*parts, Text(last, style="dim"))
 
 
@@ -84,7 +97,14 @@ def markdown(report: Report) -> str:
         parts.append(
             f"### {escape_markdown(benchmark_heading(benchmark))}\n\n{body}\n{''.join(lines)}"
         )
-    return "\n".join([*parts, " ".join(TIMES_NOTE), escape_markdown(machine_note(report)), ""])
+    last = [" ".join(_legend(report)), escape_markdown(machine_note(report)), ""]
+    return "\n".join([*parts, *last])
+
+
+def _legend(report: Report) -> tuple[str, ...]:
+    """Explanation of the columns, and of tuned variants if there are any."""
+    settings = {m.settings for benchmark in report.benchmarks for m in benchmark.measured}
+    return TIMES_NOTE + (TUNED_NOTE if settings - {TorchSettings.DEFAULT} else ())
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -136,14 +156,39 @@ def notes(benchmark: Benchmark) -> list[str]:
 
 
 def best_notes(benchmark: Benchmark) -> list[str]:
-    """The fastest variant of each framework with its ratio, one line each."""
+    """The fastest variant of each framework with its ratio, one line each.
+
+    For PyTorch, this is the fastest of all, tuned or not; that of the default settings follows.
+    """
     lines = []
     for family in dict.fromkeys(m.family for m in benchmark.measurements if m.family != OWN):
-        best = benchmark.best(family)
-        ratio = benchmark.ratio(best)
-        if best is not None and ratio is not None:
-            title = FAMILY_TITLES.get(family, family)
-            lines.append(f"Fastest {title} variant: {best.variant}, ratio {ratio_text(ratio)}.")
+        best, title = benchmark.best(family), FAMILY_TITLES.get(family, family)
+        default = benchmark.best(family, {TorchSettings.DEFAULT})
+        tuned = "tuned " if best is not None and best is not default else ""
+        lines += _best_note(benchmark, f"Fastest {tuned}{title} variant", best)
+        if default is not best:
+            lines += _best_note(benchmark, f"Fastest {title} variant, default settings", default)
+    return lines + _bfloat16_notes(benchmark)
+
+
+def _best_note(benchmark: Benchmark, name: str, best: Measurement | None) -> list[str]:
+    ratio = benchmark.ratio(best)
+    if best is None or ratio is None:
+        return []
+    return [f"{name}: {best.variant}, ratio {ratio_text(ratio)}."]
+
+
+def _bfloat16_notes(benchmark: Benchmark) -> list[str]:
+    """Our time in bfloat16 relative to float32, and that of PyTorch to ours in bfloat16."""
+    own = benchmark.ratio(benchmark.find(OWN_BFLOAT16))
+    best = benchmark.best("torch", {TorchSettings.BFLOAT16})
+    ratio = benchmark.ratio(best, OWN_BFLOAT16)
+    if own is None:
+        return []
+    lines = [f"bfloat16: {OWN_BFLOAT16} takes {ratio_text(own)} times as long as {OWN}."]
+    if best is not None and ratio is not None:
+        name = f"Fastest PyTorch variant in bfloat16: {best.variant}"
+        lines.append(f"{name}, ratio to {OWN_BFLOAT16} {ratio_text(ratio)}.")
     return lines
 
 
@@ -233,14 +278,39 @@ def _rich_table(benchmark: Benchmark) -> WrappedTable:
     for i, column in enumerate(_COLUMNS):
         header = _header(column, benchmark, narrow=True)
         table.add_column(header, justify="right" if i else "left", no_wrap=bool(i))
-    for measurement in benchmark.measured:
-        table.add_row(*(Text(column.cell(benchmark, measurement)) for column in _COLUMNS))
+    for title, members in _groups(benchmark):
+        if title:
+            table.add_row(Text(title))
+        for measurement in members:
+            name, *cells = (column.cell(benchmark, measurement) for column in _COLUMNS)
+            table.add_row(Text(_short(measurement) if title else name), *map(Text, cells))
     return WrappedTable(table)
+
+
+def _groups(benchmark: Benchmark) -> list[tuple[str, list[Measurement]]]:
+    """Consecutive variants with the same heading; only those of PyTorch have one."""
+    groups: list[tuple[str, list[Measurement]]] = []
+    for measurement in benchmark.measured:
+        title = SETTINGS_TITLES[measurement.settings] if measurement.family == "torch" else ""
+        if not groups or groups[-1][0] != title:
+            groups.append((title, []))
+        groups[-1][1].append(measurement)
+    return groups
+
+
+def _short(measurement: Measurement) -> str:
+    """Name of a variant of PyTorch below the heading of its settings."""
+    words = measurement.variant.removeprefix("torch-").removeprefix(f"{measurement.settings}-")
+    return f"  {words}"
 
 
 def _json(benchmark: Benchmark) -> dict[str, object]:
     own, best = benchmark.own, benchmark.best("torch")
-    ratio = benchmark.ratio(best)
+    default, bfloat16 = (
+        benchmark.best("torch", {t}) for t in (TorchSettings.DEFAULT, TorchSettings.BFLOAT16)
+    )
+    ratio, to_default = benchmark.ratio(best), benchmark.ratio(default)
+    to_bfloat16 = benchmark.ratio(bfloat16, OWN_BFLOAT16)
     fields: dict[str, object] = {
         "title": benchmark.title,
         "dataset": benchmark.dataset,
@@ -250,6 +320,12 @@ def _json(benchmark: Benchmark) -> dict[str, object]:
         "ratio_to_best_torch": ratio and ratio.value,
         "ratio_to_best_torch_interval_95": ratio and ratio.interval,
         "best_torch": best and best.variant,
+        "ratio_to_best_default_torch": to_default and to_default.value,
+        "ratio_to_best_default_torch_interval_95": to_default and to_default.interval,
+        "best_default_torch": default and default.variant,
+        "ratio_to_best_bfloat16_torch": to_bfloat16 and to_bfloat16.value,
+        "ratio_to_best_bfloat16_torch_interval_95": to_bfloat16 and to_bfloat16.interval,
+        "best_bfloat16_torch": bfloat16 and bfloat16.variant,
         "seconds_per_10k": own and own.seconds_per_10k,
         "gemm_share": own and benchmark.product_share(own),
         "gemm": benchmark.product,
@@ -264,9 +340,15 @@ def _json(benchmark: Benchmark) -> dict[str, object]:
 def _json_measurement(benchmark: Benchmark, measurement: Measurement) -> dict[str, object]:
     m = measurement
     if m.outcome is not VariantStatus.MEASURED:
-        return {"family": m.family, "outcome": m.outcome, "reason": m.reason}
+        return {
+            "family": m.family,
+            "settings": m.settings,
+            "outcome": m.outcome,
+            "reason": m.reason,
+        }
     return {
         "family": m.family,
+        "settings": m.settings,
         "outcome": m.outcome,
         "seconds_per_10k": m.seconds_per_10k,
         "ratio": benchmark.ratio(m),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cnnbench.bench.measurements import (
     OWN,
+    OWN_BFLOAT16,
     Benchmark,
     Measurement,
     Product,
@@ -32,6 +33,7 @@ from cnnbench.spec.loader import Loaded
 from cnnbench.training.matmul_peak import SIZE, libraries, product_flops
 
 OURS = BenchVariant(OWN, OWN, "cnnbench.bench.frameworks.cnnbench")
+OURS_BFLOAT16 = BenchVariant(OWN_BFLOAT16, OWN, OURS.module)
 STEPS_BEFORE = 3  # steps before the rounds
 SHORTEST_LIMIT_S = 120.0  # minimum timeout of a request, whatever the budget
 
@@ -161,6 +163,9 @@ class _Run:
         """Start every process and train three steps: one to compile, two to estimate the time."""
         for variant in variants:
             entry = self._entries[variant.name] = _Entry(variant)
+            if variant.lacking:
+                entry.outcome, entry.reason = VariantStatus.SKIPPED, variant.lacking
+                continue
             self._notify(f"{self._name}: starting {variant.name}")
             if started := self._ask(entry, "start"):
                 entry.prepare_s, entry.compile_s = started["prepare_s"], started["compile_s"]

@@ -1,6 +1,7 @@
 """A benchmark session: experiments, frameworks, measurement and reports on disk."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +11,8 @@ from pathlib import Path
 from cnnbench.bench.frameworks import VARIANTS, initial_weights
 from cnnbench.bench.measurements import Benchmark
 from cnnbench.bench.report import Report, best_notes, json_text, markdown
-from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_benchmark
+from cnnbench.bench.scheduler import OURS, OURS_BFLOAT16, BenchTask, Settings, run_benchmark
+from cnnbench.bench.tuning import torch_variants
 from cnnbench.bench.worker_process import BenchVariant
 from cnnbench.data.dataset import dataset_of
 from cnnbench.data.splits import Split
@@ -18,6 +20,7 @@ from cnnbench.errors import Notify, StoreError, UsageError, cannot_write, or_lis
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.spec.vocabulary import FAMILY
 from cnnbench.system import commands
+from cnnbench.system.host import cores, has_bfloat16
 from cnnbench.system.settings import pinned
 
 FAMILIES = tuple(dict.fromkeys(VARIANTS.values()))
@@ -66,9 +69,17 @@ def choose_families(text: str | None, installed: Callable[[str], object] = find_
 
 
 def variants(families: Sequence[str]) -> tuple[BenchVariant, ...]:
-    """Our variant, and every variant of the frameworks."""
-    others = (BenchVariant(name, family) for name, family in VARIANTS.items() if family in families)
-    return (OURS, *others)
+    """Our variant, and every variant of the frameworks.
+
+    With PyTorch, and on a processor with products in bfloat16, this includes both in bfloat16.
+    """
+    others = [BenchVariant(name, family) for name, family in VARIANTS.items() if family in families]
+    if "torch" not in families:
+        return (OURS, *others)
+    bfloat16 = has_bfloat16()
+    torch = torch_variants(cores(), os.environ, bfloat16=bfloat16)
+    others = [*torch, *(each for each in others if each.family != "torch")]
+    return (OURS, *([OURS_BFLOAT16] if bfloat16 else []), *others)
 
 
 def load_all(

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,15 @@ class BenchVariant:
       name: name of the variant for its `make_trainer`.
       family: its framework.
       module: module with its `make_trainer`.
+      environment: variables of its process, in addition to the caller's.
+      lacking: what this machine lacks to run it; it is skipped for this reason.
     """
 
     name: str
     family: str
     module: str = FRAMEWORKS
+    environment: Mapping[str, str] = field(default_factory=dict)
+    lacking: str = ""
 
 
 class RefusedError(Exception):
@@ -70,7 +74,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=_environment(folder / "caches" / self.variant),
+                env=_environment(folder / "caches" / self.variant) | dict(variant.environment),
                 start_new_session=True,  # so that its children can be killed with it
             )
 

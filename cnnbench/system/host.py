@@ -62,6 +62,33 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def cores(root: Path = Path("/")) -> tuple[int, ...]:
+    """One CPU of every physical core that this process may use, in ascending order.
+
+    Args:
+      root: root of the file system.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    cpus = sorted(affinity(0)) if affinity else range(os.cpu_count() or 1)
+    found: dict[str, int] = {}
+    for cpu in cpus:
+        siblings = root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+        core = siblings.read_text(encoding="ascii") if siblings.exists() else f"{cpu}"
+        found.setdefault(core, cpu)
+    return tuple(found.values())
+
+
+def has_bfloat16(root: Path = Path("/")) -> bool:
+    """Whether the processor has instructions for products in bfloat16; Linux only.
+
+    Args:
+      root: root of the file system.
+    """
+    file = root / "proc/cpuinfo"
+    words = file.read_text(encoding="utf-8", errors="replace").split() if file.exists() else []
+    return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(words)
+
+
 def peak_memory_bytes() -> int | None:
     """Peak resident memory of this process; None if unknown.
 

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from cnnbench.bench import session
+from cnnbench.bench.frameworks.interface import TorchSettings
 from cnnbench.bench.measurements import (
     Benchmark,
     Measurement,
@@ -58,8 +59,12 @@ def measured(variant: str, family: str, seconds: tuple[float, ...], **more: Any)
 OWN = measured("cnnbench", "cnnbench", (1.0, 1.25, 1.0))
 EAGER = measured("torch-eager-nchw", "torch", (2.0, 2.5, 2.25), compile_s=0.5)
 COMPILED = measured("torch-compile-channels_last", "torch", (3.0, 3.0, 3.0), compile_s=61.04)
+TUNED = measured("torch-tuned-eager-nchw", "torch", (1.5, 1.75, 1.5), compile_s=0.5)
+OWN16 = measured("cnnbench-bfloat16", "cnnbench", (2.0, 2.0, 2.0))
+TORCH16 = measured("torch-bfloat16-compile-channels_last", "torch", (3.0, 3.5, 3.0))
 KERAS = measured("keras-jax", "keras", (12.0, 12.5, 13.0), metrics={"accuracy": 0.8, "loss": 0.6})
 REFUSED = Measurement("flax", "flax", VariantStatus.SKIPPED, "no\nsuch thing")
+NO_JEMALLOC = Measurement("torch-jemalloc", "torch", VariantStatus.SKIPPED, "it is not installed.")
 DIED = Measurement("keras-torch", "keras", VariantStatus.FAILED, "its process exited with code 1")
 BENCHMARK = Benchmark(
     name="standard",
@@ -69,7 +74,18 @@ BENCHMARK = Benchmark(
     batch_size=500,
     training_flops=12_500_000,
     product=Product("torch", 2048, 250e9),
-    measurements=(OWN, EAGER, COMPILED, KERAS, DIED, REFUSED),
+    measurements=(
+        OWN,
+        OWN16,
+        TUNED,
+        NO_JEMALLOC,
+        EAGER,
+        COMPILED,
+        TORCH16,
+        KERAS,
+        DIED,
+        REFUSED,
+    ),
 )
 LOSSES = dataclasses.replace(
     BENCHMARK,
@@ -94,7 +110,10 @@ class TestTimes:
         assert EAGER.seconds_per_10k == 4.5
 
     def test_the_best_of_a_family_is_the_fastest_that_finished(self) -> None:
-        assert BENCHMARK.best("torch") is EAGER
+        assert BENCHMARK.best("torch") is TUNED
+        assert BENCHMARK.best("torch", {TorchSettings.DEFAULT}) is EAGER
+        assert BENCHMARK.best("torch", {TorchSettings.BFLOAT16}) is TORCH16
+        assert BENCHMARK.best("torch", {TorchSettings.JEMALLOC}) is None
         assert BENCHMARK.best("keras") is KERAS
         assert BENCHMARK.best("flax") is None
         assert BENCHMARK.ratio(None) is None
@@ -293,8 +312,8 @@ class TestReport:
         )
         text = shown(report)
         assert max(map(len, text.splitlines())) <= 80
-        cells = ["torch-compile-channels_last", "10", "90.0%", "246", "123.4", "12,345"]
-        line = next(line for line in text.splitlines() if line.startswith("torch"))
+        cells = ["compile-channels_last", "10", "90.0%", "246", "123.4", "12,345"]
+        line = next(line for line in text.splitlines() if line.startswith("  compile"))
         assert [word for word in line.split() if "(" not in word and ")" not in word][:4] == [
             *cells[:4]
         ]
@@ -302,8 +321,18 @@ class TestReport:
 
     def test_the_json_has_the_documented_fields(self) -> None:
         spec = json.loads(json_text(REPORT))["specs"]["standard"]
-        assert spec["ratio_to_best_torch"] == pytest.approx((2 * 2 * 2.25) ** (1 / 3))
-        assert spec["best_torch"] == "torch-eager-nchw"
+        ratios = {
+            "torch": ("torch-tuned-eager-nchw", 1.5 * 1.4 * 1.5),
+            "default_torch": ("torch-eager-nchw", 2 * 2 * 2.25),
+            "bfloat16_torch": ("torch-bfloat16-compile-channels_last", 1.5 * 1.75 * 1.5),
+        }
+        for name, (variant, product) in ratios.items():
+            assert spec[f"ratio_to_best_{name}"] == pytest.approx(product ** (1 / 3))
+            assert spec[f"best_{name}"] == variant
+        settings = {name: peer["settings"] for name, peer in spec["peers"].items()}
+        assert settings["torch-tuned-eager-nchw"] == "tuned"
+        assert settings["torch-jemalloc"] == "jemalloc"
+        assert settings["torch-eager-nchw"] == settings["keras-jax"] == "default"
         assert spec["gemm_share"] == pytest.approx(0.25)
         assert spec["compile_s"] == 3.25
         assert spec["peak_memory_bytes"] == 500 * 2**20

@@ -17,7 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.bench.frameworks.interface import VARIANTS, Family, FrameworkTrainer, LayerGradients
+from cnnbench.bench.frameworks.interface import (
+    VARIANTS,
+    Family,
+    FrameworkTrainer,
+    LayerGradients,
+    TorchSettings,
+    settings_of,
+)
 from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import Conv
@@ -101,7 +108,8 @@ def _check_variant(variant: str) -> None:
     if variant not in VARIANTS:
         guess = did_you_mean(variant, VARIANTS)
         message = f"--against: unknown variant '{variant}'{guess}"
-        raise UsageError(f"{message}; write {or_list(VARIANTS)}.")
+        default = [name for name in VARIANTS if settings_of(name) is TorchSettings.DEFAULT]
+        raise UsageError(f"{message}; write {or_list(default)}.")
     for package in _PACKAGES.get(variant, (VARIANTS[variant],)):
         if package not in sys.modules and importlib.util.find_spec(package) is None:
             message = f"--against {variant}: the package '{package}' is not installed"

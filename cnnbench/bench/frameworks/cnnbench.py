@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from cnnbench.bench.frameworks.interface import LayerGradients
+from cnnbench.bench.frameworks.interface import LayerGradients, TorchSettings, settings_of
 from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.dataset import Dataset
 from cnnbench.data.splits import Split
@@ -30,12 +30,18 @@ ENGINE = "fast"
 
 
 def make_trainer(
-    variant: str,  # noqa: ARG001
+    variant: str,
     experiment: Experiment,
     plan: Plan,
     weights: LayerWeights,
 ) -> "OwnTrainer":
-    """Our engine as `cnnbench run --engine fast` uses it, with given initial weights."""
+    """Our engine as `cnnbench run --engine fast` uses it, with given initial weights.
+
+    The variant ``cnnbench-bfloat16`` trains with `precision: bfloat16`.
+    """
+    if settings_of(variant) is TorchSettings.BFLOAT16:
+        train = experiment.train.model_copy(update={"precision": "bfloat16"})
+        experiment = experiment.model_copy(update={"train": train})
     use_all_cores(lambda _: None)  # the command has already reported it
     keep_malloc_arenas()
     return OwnTrainer(experiment, plan, weights)

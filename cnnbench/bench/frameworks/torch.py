@@ -1,4 +1,4 @@
-"""Training in PyTorch: eager or compiled, in either memory format."""
+"""Training in PyTorch: eager or compiled, in either memory format, tuned or not."""
 
 from collections.abc import Iterable
 from typing import Any, assert_never
@@ -6,7 +6,7 @@ from typing import Any, assert_never
 import torch
 from torch.nn import functional
 
-from cnnbench.bench.frameworks.interface import LayerGradients
+from cnnbench.bench.frameworks.interface import LayerGradients, TorchSettings, settings_of
 from cnnbench.bench.frameworks.torch_net import TorchNet
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
@@ -38,6 +38,8 @@ class TorchTrainer:
 
     Args:
       variant: a key of `interface.VARIANTS`; ``compile`` compiles model and loss as one function.
+        Tuned variants flush denormals in this thread and those that it starts, and use fused
+        optimizers.
       experiment: loss, optimizer and pixel scale.
       plan: the network.
       weights: initial parameters, in our layout.
@@ -47,6 +49,9 @@ class TorchTrainer:
         self, variant: str, experiment: Experiment, plan: Plan, weights: LayerWeights
     ) -> None:
         torch.manual_seed(experiment.seeds[0])
+        settings = settings_of(variant)
+        if settings is not TorchSettings.DEFAULT:
+            torch.set_flush_denormal(True)
         last = variant.endswith("channels_last")
         self.format = torch.channels_last if last else torch.contiguous_format
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,7 +65,10 @@ class TorchTrainer:
         self.image_output = len(plan.output_shape) == 3
         self.net = TorchNet(plan, weights).to(self.device, memory_format=self.format)
         self.optimizer = build_optimizer(experiment.train.optimizer, self.net)
-        compiled = variant.startswith("torch-compile")
+        if settings is not TorchSettings.DEFAULT:
+            fuse(self.optimizer)
+        self.autocast = settings is TorchSettings.BFLOAT16
+        compiled = "compile" in variant.split("-")
         self.training_loss = torch.compile(self._loss) if compiled else self._loss
 
     def train(self, images: Array, labels: Array) -> Array:
@@ -82,7 +90,7 @@ class TorchTrainer:
         """As `FrameworkTrainer.outputs`."""
         self.net.eval()
         with torch.no_grad():
-            parts = [self.net(self._scaled(x)) for x in self._chunks(images)]
+            parts = [self._forward(self._scaled(x)) for x in self._chunks(images)]
         outputs = torch.cat(parts)
         outputs = outputs.permute(0, 2, 3, 1) if self.image_output else outputs
         result: Array = outputs.cpu().numpy()
@@ -115,7 +123,14 @@ class TorchTrainer:
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         scaled = self._scaled(images)
-        return mean_loss(self.loss_name, self.net(scaled), scaled if self.reconstructs else labels)
+        outputs = self._forward(scaled)
+        return mean_loss(self.loss_name, outputs, scaled if self.reconstructs else labels)
+
+    def _forward(self, scaled: torch.Tensor) -> torch.Tensor:
+        """Outputs in float32, whatever the network computes in."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            outputs: torch.Tensor = self.net(scaled)
+        return outputs.float()
 
 
 def mean_loss(name: str, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -173,6 +188,18 @@ def build_optimizer(spec: Optimizer, net: TorchNet) -> torch.optim.Optimizer:
             raise AssertionError("refused by make_trainer")
         case _:
             assert_never(spec)
+
+
+def fuse(optimizer: torch.optim.Optimizer) -> None:
+    """Update all parameters at once: in one kernel, or in `foreach` loops if there is none."""
+    kinds = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad
+    fused = type(optimizer) in kinds
+    for group in optimizer.param_groups:
+        on_cpu = not any(parameter.is_cuda for parameter in group["params"])
+        in_one = fused and (on_cpu or not isinstance(optimizer, torch.optim.Adagrad))
+        group["foreach"] = not in_one
+        if fused:
+            group["fused"] = in_one
 
 
 def _parameter_groups(spec: Optimizer, net: TorchNet) -> list[dict[str, Any]]:

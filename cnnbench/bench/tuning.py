@@ -1,0 +1,108 @@
+"""PyTorch tuned for CPUs: variables of its process, as its performance tuning guide recommends.
+
+https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html: an allocator that keeps freed
+memory, and one thread for each core, pinned to it. The rest is set by `TorchTrainer`. All are read
+when a process starts, so they belong to the environment of a worker.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from ctypes.util import find_library
+from types import MappingProxyType
+
+from cnnbench.bench.frameworks.interface import ARRANGEMENTS, TorchSettings, torch_name
+from cnnbench.bench.worker_process import BenchVariant
+
+# See mallopt(3): no block is mapped on its own, and memory is hardly ever returned. cnnbench sets
+# the same for itself (`host.keep_malloc_arenas`).
+_GLIBC = MappingProxyType(
+    {
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": "2000000000",
+        "MALLOC_TOP_PAD_": "67108864",
+    }
+)
+_JEMALLOC = (  # the guide's values
+    "oversize_threshold:1,background_thread:true,metadata_thp:auto,"
+    "dirty_decay_ms:9000000000,muzzy_decay_ms:9000000000"
+)
+_PRELOADED: Mapping[TorchSettings, tuple[str, Mapping[str, str], str]] = MappingProxyType(
+    {
+        TorchSettings.JEMALLOC: ("jemalloc", {"MALLOC_CONF": _JEMALLOC}, "libjemalloc2"),
+        TorchSettings.TCMALLOC: (
+            "tcmalloc_minimal",
+            {"TCMALLOC_RELEASE_RATE": "0"},  # never returns memory
+            "libtcmalloc-minimal4",
+        ),
+    }
+)
+
+
+def torch_variants(
+    cpus: Sequence[int],
+    environ: Mapping[str, str],
+    *,
+    bfloat16: bool,
+    find: Callable[[str], str | None] = find_library,
+) -> tuple[BenchVariant, ...]:
+    """Every variant of PyTorch: tuned ones, those with default settings, and bfloat16.
+
+    An allocator that is not installed is one variant, which is skipped.
+
+    Args:
+      cpus: one CPU of each core, to which threads are pinned.
+      environ: the caller's environment.
+      bfloat16: whether to include variants that compute in bfloat16.
+      find: finds a shared library by its name without prefix and suffix.
+    """
+    groups = [TorchSettings.TUNED, *_PRELOADED, TorchSettings.DEFAULT]
+    groups += [TorchSettings.BFLOAT16] if bfloat16 else []
+    return tuple(each for group in groups for each in _variants(group, cpus, environ, find))
+
+
+def _variants(
+    settings: TorchSettings,
+    cpus: Sequence[int],
+    environ: Mapping[str, str],
+    find: Callable[[str], str | None],
+) -> list[BenchVariant]:
+    variables: dict[str, str] = {}
+    if settings in _PRELOADED:
+        name, options, package = _PRELOADED[settings]
+        library = find(name) if sys.platform == "linux" else None
+        if library is None:
+            lacking = f"lib{name} is not installed; on Debian, apt-get install {package}."
+            return [BenchVariant(f"torch-{settings}", "torch", lacking=lacking)]
+        variables = {**preloading(library, environ), **options, **pinning(cpus)}
+    elif settings is not TorchSettings.DEFAULT:
+        variables = {**_GLIBC, **pinning(cpus)}
+    names = (torch_name(settings, arrangement) for arrangement in ARRANGEMENTS)
+    return [BenchVariant(name, "torch", environment=variables) for name in names]
+
+
+def preloading(library: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that load a library first, before those that the caller preloads.
+
+    >>> preloading("libjemalloc.so.2", {"LD_PRELOAD": "libfoo.so"})
+    {'LD_PRELOAD': 'libjemalloc.so.2:libfoo.so'}
+    """
+    others = environ.get("LD_PRELOAD", "")
+    return {"LD_PRELOAD": f"{library}:{others}" if others else library}
+
+
+def pinning(cpus: Sequence[int]) -> dict[str, str]:
+    """Variables of OpenMP for one thread on each of some CPUs.
+
+    ``KMP_BLOCKTIME`` is only read by Intel's OpenMP: its threads go to sleep after 1 ms without
+    work, so that they do not disturb the variant that trains next.
+
+    >>> pinning([0, 2])["OMP_PLACES"]
+    '{0},{2}'
+    """
+    places = ",".join(f"{{{cpu}}}" for cpu in cpus)
+    return {
+        "OMP_NUM_THREADS": str(len(cpus)),
+        "OMP_PLACES": places,
+        "OMP_PROC_BIND": "close",
+        "KMP_BLOCKTIME": "1",
+    }
