@@ -4,8 +4,7 @@ Tables round, and explain their columns in notes; `csv_json` has the raw values.
 has the four columns of the blog post that this project implements; a `wide` table adds the others.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cnnbench.comparisons.comparison import Comparison, CostRow, Row
@@ -18,7 +17,7 @@ from cnnbench.comparisons.verdict_text import (
     sentence,
     verdict_lines,
 )
-from cnnbench.formatting import MISSING, clean, diverged_text, escape_markdown
+from cnnbench.formatting import clean, escape_markdown
 from cnnbench.report.columns import (
     PLAIN,
     Column,
@@ -28,13 +27,8 @@ from cnnbench.report.columns import (
     epoch_columns,
     estimate_text,
 )
-from cnnbench.report.sparkline import sparkline
 from cnnbench.report.table import WrappedTable, markdown_table, terminal_grid
-from cnnbench.runs.folder import RunEntry
-from cnnbench.runs.index.curves import CURVE_POINTS
-from cnnbench.runs.index.values import Value
-from cnnbench.runs.records import Facts
-from cnnbench.spec.metrics import metric_text, words
+from cnnbench.spec.metrics import words
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -84,41 +78,6 @@ def _cost_columns(
 def markdown(comparisons: Sequence[Comparison], *, wide: bool, look: TableOptions = PLAIN) -> str:
     """Formats tables in Markdown, each with its notes as a list."""
     return "\n".join(_markdown(comparison, wide=wide, look=look) for comparison in comparisons)
-
-
-def list_table(
-    entries: Sequence[RunEntry],
-    curves: Iterable[Sequence[float]],
-    encoding: str,
-    columns: Mapping[str, Sequence[Value]] | None = None,
-) -> WrappedTable:
-    """Returns a table of runs for a terminal; the RUN-ID begins with the start time in UTC.
-
-    Args:
-      entries: the runs.
-      curves: the headline metric of each run by epoch.
-      encoding: encoding of the terminal.
-      columns: values to show instead of epochs, seeds and curve, by name; None or empty for none.
-    """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column("Run", no_wrap=True)
-    table.add_column("Name")
-    table.add_column("Dataset")
-    for header in columns or ("Epochs", "Seeds"):
-        table.add_column(Text(_short(header)), justify="right", no_wrap=True)
-    if not columns:
-        table.add_column("Curve", no_wrap=True)
-    table.add_column("Result", justify="right", no_wrap=True)
-    others = [list(map(_value_cell, values)) for values in (columns or {}).values()]
-    for number, (entry, curve) in enumerate(zip(entries, curves, strict=True)):
-        line = sparkline(curve, encoding, CURVE_POINTS)
-        middle = [cells[number] for cells in others] if columns else [*_counts(entry), line]
-        table.add_row(*map(Text, _list_cells(entry, middle)))
-    return WrappedTable(table)
 
 
 def grid(comparison: Comparison, *, wide: bool) -> list[list[str]]:
@@ -285,51 +244,3 @@ def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:
         for row in table
     )
     return markdown_table(header, lines, f"| {' | '.join(rule)} |")
-
-
-def _list_cells(entry: RunEntry, middle: Sequence[str]) -> tuple[str, ...]:
-    """Returns the cells of a run; the last one is its result, or why there is none."""
-    facts = entry.facts
-    dataset = f"{facts.dataset} for {facts.stand_in_for}" if facts.stand_in_for else facts.dataset
-    name = facts.name + facts.tags_text
-    return (facts.run_id, name, dataset, *middle, _result(facts) or entry.status)
-
-
-def _counts(entry: RunEntry) -> tuple[str, str]:
-    return str(entry.facts.epochs), str(len(entry.facts.seeds))
-
-
-def _short(name: str) -> str:
-    """The end of a dotted name."""
-    return name.rpartition(".")[2] if name.startswith(("train.", "dataset.")) else name
-
-
-def _value_cell(value: Value) -> str:
-    """Formats any value of a run.
-
-    >>> [_value_cell(value) for value in (0.98765, 1e-4, 12.0, ("a", "b"), True)]
-    ['0.9877', '0.0001', '12', 'a, b', 'true']
-    """
-    match value:
-        case None:
-            return MISSING
-        case bool():
-            return str(value).lower()
-        case float():
-            return f"{value:.4g}"
-        case datetime():
-            return f"{value:%Y-%m-%d %H:%M}"
-        case tuple():
-            return ", ".join(value)
-    return str(value)
-
-
-def _result(facts: Facts) -> str:
-    """Returns the headline metric, or that seeds diverged; empty without results."""
-    if facts.result is None:
-        return ""
-    name, value = facts.result
-    views = f" (TTA {facts.test_augment})" if facts.test_augment else ""
-    on_test = "test " if name.startswith("test_") else ""
-    text = f"{on_test}{metric_text(facts.headline, value)}{views}"
-    return diverged_text(facts.num_diverged, len(facts.seeds)) or text

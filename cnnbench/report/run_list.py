@@ -1,21 +1,115 @@
-"""Runs as tables for programs: a row per run or per seed, in CSV, JSON or Parquet."""
+"""Runs as tables: for a terminal, and for programs a row per run or seed in CSV, JSON or Parquet.
+
+Nothing here needs comparisons, which take longer to import than a list takes.
+"""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from cnnbench.errors import UsageError
-from cnnbench.formatting import csv_cell
+from cnnbench.formatting import MISSING, csv_cell, diverged_text
+from cnnbench.report.sparkline import sparkline
+from cnnbench.report.table import LONG, WrappedTable
 from cnnbench.runs.folder import RunEntry
+from cnnbench.runs.index.curves import CURVE_POINTS
 from cnnbench.runs.index.values import RECORDED, RunValues, Value, parsed
+from cnnbench.runs.records import Facts
 from cnnbench.runs.settings import as_override
+from cnnbench.spec.metrics import metric_text
 from cnnbench.system import commands
 
 RunRow = Mapping[str, Any]
+
+
+def list_table(
+    entries: Sequence[RunEntry],
+    curves: Iterable[Sequence[float]],
+    encoding: str,
+    columns: Mapping[str, Sequence[Value]] | None = None,
+) -> WrappedTable:
+    """Returns a table of runs for a terminal; the RUN-ID begins with the start time in UTC.
+
+    Args:
+      entries: the runs.
+      curves: the headline metric of each run by epoch.
+      encoding: encoding of the terminal.
+      columns: values to show instead of epochs, seeds and curve, by name; None or empty for none.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column("Run", no_wrap=True)
+    table.add_column("Name")
+    table.add_column("Dataset")
+    for header in columns or ("Epochs", "Seeds"):
+        table.add_column(Text(_short(header)), justify="right", no_wrap=True)
+    if not columns:
+        table.add_column("Curve", no_wrap=True)
+    table.add_column("Result", justify="right", no_wrap=True)
+    others = [list(map(_value_cell, values)) for values in (columns or {}).values()]
+    # Texts are slow; long tables have no style that a string would be searched for.
+    cell: Callable[[str], str | Text] = str if len(entries) > LONG else Text
+    for number, (entry, curve) in enumerate(zip(entries, curves, strict=True)):
+        middle = [cells[number] for cells in others]
+        if not columns:
+            middle = [*_counts(entry), sparkline(curve, encoding, CURVE_POINTS)]
+        table.add_row(*map(cell, _list_cells(entry, middle)))
+    return WrappedTable(table)
+
+
+def _list_cells(entry: RunEntry, middle: Sequence[str]) -> tuple[str, ...]:
+    """Returns the cells of a run; the last one is its result, or why there is none."""
+    facts = entry.facts
+    dataset = f"{facts.dataset} for {facts.stand_in_for}" if facts.stand_in_for else facts.dataset
+    name = facts.name + facts.tags_text
+    return (facts.run_id, name, dataset, *middle, _result(facts) or entry.status)
+
+
+def _counts(entry: RunEntry) -> tuple[str, str]:
+    return str(entry.facts.epochs), str(len(entry.facts.seeds))
+
+
+def _short(name: str) -> str:
+    """The end of a dotted name."""
+    return name.rpartition(".")[2] if name.startswith(("train.", "dataset.")) else name
+
+
+def _value_cell(value: Value) -> str:
+    """Formats any value of a run.
+
+    >>> [_value_cell(value) for value in (0.98765, 1e-4, 12.0, ("a", "b"), True)]
+    ['0.9877', '0.0001', '12', 'a, b', 'true']
+    """
+    match value:
+        case None:
+            return MISSING
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:.4g}"
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M}"
+        case tuple():
+            return ", ".join(value)
+    return str(value)
+
+
+def _result(facts: Facts) -> str:
+    """Returns the headline metric, or that seeds diverged; empty without results."""
+    if facts.result is None:
+        return ""
+    name, value = facts.result
+    views = f" (TTA {facts.test_augment})" if facts.test_augment else ""
+    on_test = "test " if name.startswith("test_") else ""
+    text = f"{on_test}{metric_text(facts.headline, value)}{views}"
+    return diverged_text(facts.num_diverged, len(facts.seeds)) or text
 
 
 def run_rows(entries: Sequence[RunEntry], columns: Mapping[str, Sequence[Value]]) -> list[RunRow]:

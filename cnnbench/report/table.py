@@ -68,7 +68,7 @@ class WrappedTable:
         column = self.table.columns[number]
         parts = [column.header, *column.cells, *([column.footer] if self.table.show_footer else [])]
         if self._is_long:
-            measured = _sizes
+            measured, parts = _sizes, list({str(part) for part in parts})
         narrow, wide = (max(sizes) for sizes in zip(*map(measured, parts), strict=True))
         is_name = number < self.first and wide <= min(WHOLE_NAME, width // 2)
         if column.no_wrap or is_name:
@@ -135,8 +135,11 @@ def _sizes(part: "RenderableType") -> tuple[int, int]:
     """Widths of the longest word and the longest line of a text."""
     from rich.cells import cell_len
 
-    lines = str(part).splitlines() or [""]
-    words = str(part).split() or [""]
+    text = str(part)
+    if text.isascii() and text.isprintable():
+        return max(map(len, text.split()), default=0), len(text)
+    lines = text.splitlines() or [""]
+    words = text.split() or [""]
     return max(map(cell_len, words)), max(map(cell_len, lines))
 
 

@@ -12,7 +12,7 @@ import math
 import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NoReturn, TypeVar
@@ -229,54 +229,91 @@ def _check_version(version: object, location: Location) -> None:
     raise _refusal(location, "format_version", message, _DAMAGED)
 
 
-@functools.cache
-def _field_types(kind: type) -> Mapping[str, Any]:
-    return typing.get_type_hints(kind)
+_Decoder = Callable[[object, str], Any]  # of a parsed value and its place, for messages
 
 
 def _decode(kind: Any, value: object, where: str) -> Any:
     """Converts parsed JSON to a `kind`, which is one of the types of results."""
+    return _decoder(kind)(value, where)
+
+
+@functools.cache
+def _decoder(kind: Any) -> _Decoder:
+    """Makes the function that converts parsed JSON to a `kind`, so that types are read once."""
     arguments = typing.get_args(kind)
     match typing.get_origin(kind) or kind:
         case types.UnionType:  # X | None
-            return None if value is None else _decode(arguments[0], value, where)
+            some = _decoder(arguments[0])
+            return lambda value, where: None if value is None else some(value, where)
         case origin if origin is tuple:
-            entries = _expect(list, value, "a list", where)
-            return tuple(_decode(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(entries))
+            return _tuple_decoder(_decoder(arguments[0]))
         case origin if origin is Mapping:
-            entries = _expect(dict, value, "an object", where)
-            return {k: _decode(arguments[1], v, f"{where}.{k}") for k, v in entries.items()}
+            return _mapping_decoder(_decoder(arguments[1]))
         case origin if dataclasses.is_dataclass(origin):
-            return _decode_fields(origin, value, where)
-    return _decode_scalar(kind, value, where)
+            return _fields_decoder(origin)
+    return _scalar_decoder(kind)
 
 
-def _decode_fields(kind: Any, value: object, where: str) -> Any:
-    fields, known = _expect(dict, value, "an object", where), _field_types(kind)
-    for name in fields:
-        if name not in known:
-            _mismatch(where, f"unknown field {reprlib.repr(name)}{did_you_mean(name, known)}")
-    for field in dataclasses.fields(kind):
-        if field.name not in fields and field.default is dataclasses.MISSING:
-            _mismatch(where, f"field '{field.name}' is missing")
-    dotted = f"{where}." if where else ""
-    return kind(**{n: _decode(known[n], fields[n], dotted + n) for n in known if n in fields})
+def _tuple_decoder(entry: _Decoder) -> _Decoder:
+    def decode(value: object, where: str) -> Any:
+        entries = _expect(list, value, "a list", where)
+        return tuple([entry(v, f"{where}[{i}]") for i, v in enumerate(entries)])
+
+    return decode
 
 
-def _decode_scalar(kind: Any, value: object, where: str) -> Any:
+def _mapping_decoder(entry: _Decoder) -> _Decoder:
+    def decode(value: object, where: str) -> Any:
+        entries = _expect(dict, value, "an object", where)
+        return {k: entry(v, f"{where}.{k}") for k, v in entries.items()}
+
+    return decode
+
+
+def _fields_decoder(kind: Any) -> _Decoder:
+    types_ = typing.get_type_hints(kind)
+    fields = dataclasses.fields(kind)
+    required = [field.name for field in fields if field.default is dataclasses.MISSING]
+    decoders: dict[str, _Decoder] = {}
+
+    def decode(value: object, where: str) -> Any:
+        if not decoders:  # now, because a type may contain itself
+            decoders.update({name: _decoder(of) for name, of in types_.items()})
+        found = _expect(dict, value, "an object", where)
+        for name in found:
+            if name not in decoders:
+                hint = did_you_mean(name, decoders)
+                _mismatch(where, f"unknown field {reprlib.repr(name)}{hint}")
+        for name in required:
+            if name not in found:
+                _mismatch(where, f"field '{name}' is missing")
+        dotted = f"{where}." if where else ""
+        return kind(**{n: own(found[n], dotted + n) for n, own in decoders.items() if n in found})
+
+    return decode
+
+
+def _scalar_decoder(kind: Any) -> _Decoder:
     if kind is float:
-        return _decode_float(value, where)
+        return _decode_float
     if kind is datetime:
-        return _decode_time(value, where)
+        return _decode_time
     if issubclass(kind, StrEnum):
-        if value not in list(kind):
-            _mismatch(where, f"{reprlib.repr(value)} is not {or_list(kind)}")
-        return kind(value)
+        members = {str(member): member for member in kind}
+
+        def decode(value: object, where: str) -> Any:
+            if type(value) is not str or value not in members:
+                _mismatch(where, f"{reprlib.repr(value)} is not {or_list(kind)}")
+            return members[value]
+
+        return decode
     names = {int: "an integer", str: "a string", bool: "true or false"}
-    return _expect(kind, value, names[kind], where)
+    return lambda value, where: _expect(kind, value, names[kind], where)
 
 
 def _decode_float(value: object, where: str) -> float:
+    if type(value) is float and math.isfinite(value):
+        return value
     if type(value) is str and value in _NON_FINITE.values():
         return float(value)
     if type(value) is int:

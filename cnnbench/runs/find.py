@@ -51,11 +51,13 @@ class Selection:
       runs: the runs, in the order in which they were requested.
       warnings: notes on the runs and on skipped ones, a sentence each.
       paths: the folder of each run.
+      known: the runs that they were selected from, if not from named ones; without trials.
     """
 
     runs: tuple[RunResult, ...]
     warnings: tuple[str, ...]
     paths: tuple[Path, ...] = ()
+    known: tuple[RunEntry, ...] = ()
 
 
 def list_runs(results_dir: Path) -> Listing:
@@ -88,7 +90,7 @@ def newest_finished(results_dir: Path) -> Selection:
     listings = _by_experiment(results_dir)
     finished = sorted(filter(None, map(_finished, listings)), key=lambda runs: _start(runs[0]))
     warnings = (warning for listing in listings for warning in listing.warnings)
-    return _select((runs[-1].path for runs in finished), warnings)
+    return _select((runs[-1].path for runs in finished), warnings, listings)
 
 
 def newest_group(
@@ -116,7 +118,7 @@ def newest_group(
     warnings = [w for runs in all_runs for w in runs.warnings]
     finished = sorted(filter(_finished, all_runs), key=lambda runs: _start(_finished(runs)[0]))
     if not finished:
-        return _select((), warnings)
+        return _select((), warnings, all_runs)
     group = _shown_group(finished, baseline)
     if baseline:
         group = [_narrowed(runs, own, baseline) for runs, own in group]
@@ -129,7 +131,7 @@ def newest_group(
         everything = commands.cnnbench(command, "--all", *commands.results_dir_option(results_dir))
         apart = f"skipped, not comparable with {enumeration(shown)}: {enumeration(left)}"
         warnings.append(f"{apart}; show all with: {everything}")
-    return _select((own[-1].path for own in taken), warnings)
+    return _select((own[-1].path for own in taken), warnings, all_runs)
 
 
 _Group = list[tuple[Listing, list[RunEntry]]]
@@ -578,10 +580,14 @@ def _finished(runs: Listing) -> list[RunEntry]:
     return [entry for entry in runs.entries if entry.facts.status is Status.FINISHED]
 
 
-def _select(paths: Iterable[Path], warnings: Iterable[str]) -> Selection:
+def _select(
+    paths: Iterable[Path], warnings: Iterable[str], known: Iterable[Listing] = ()
+) -> Selection:
     folders = tuple(paths)
     runs = tuple(map(read_run, folders))
-    return Selection(runs, (*warnings, *(w for run in runs for w in run.warnings)), folders)
+    entries = tuple(entry for listing in known for entry in listing.entries)
+    notes = (*warnings, *(w for run in runs for w in run.warnings))
+    return Selection(runs, notes, folders, entries)
 
 
 def _list_folders(folders: Iterable[Path]) -> Listing:

@@ -126,12 +126,12 @@ def use_experiment(loaded: Any, folder: Path) -> None:
 def use_run(results: Path, run: Path) -> None:
     """An accepted run can be listed, compared and written out."""
     from cnnbench.comparisons.comparison import compare_groups
-    from cnnbench.report import comparison, csv_json
+    from cnnbench.report import comparison, csv_json, run_list
     from cnnbench.runs.find import list_runs
     from cnnbench.runs.folder import read_run
 
     entries = list_runs(results).entries
-    comparison.list_table(entries, [entry.curve for entry in entries], "utf-8")
+    run_list.list_table(entries, [entry.curve for entry in entries], "utf-8")
     found = compare_groups([read_run(run)])
     comparison.terminal_table(found, wide=True)
     comparison.markdown(found, wide=True)

@@ -20,9 +20,10 @@ from cnnbench.comparisons.thresholds import Threshold, check_threshold
 from cnnbench.comparisons.verdict import Criteria, Effect, Finding
 from cnnbench.errors import IncomparableError, Location, StoreError
 from cnnbench.report import csv_json
-from cnnbench.report.comparison import grid, list_table, notes
+from cnnbench.report.comparison import grid, notes
 from cnnbench.report.html import report_page, table_page
 from cnnbench.report.plots.charts import Chart, Shown
+from cnnbench.report.run_list import list_table
 from cnnbench.runner.tensorboard import EventFiles
 from cnnbench.runs import codec
 from cnnbench.runs.folder import read_run_entry

@@ -18,7 +18,8 @@ from scipy import stats as oracle
 from cnnbench.comparisons.comparison import Comparison, compare, compare_groups
 from cnnbench.report import csv_json
 from cnnbench.report.columns import estimate_text
-from cnnbench.report.comparison import list_table, markdown, notes, terminal_table
+from cnnbench.report.comparison import markdown, notes, terminal_table
+from cnnbench.report.run_list import list_table
 from cnnbench.runs.folder import RunEntry
 from cnnbench.runs.records import FORMAT_VERSION, Extension, RunResult, Status
 from tests.support.golden import approved

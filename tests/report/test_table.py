@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from cnnbench.formatting import clean
-from cnnbench.report import comparison
+from cnnbench.report import comparison, run_list
 from cnnbench.report import table as table_module
 from cnnbench.report.layer_table import layer_table
 from cnnbench.report.table import WrappedTable
@@ -73,7 +73,7 @@ def test_names_are_whole_in_every_table(width: int) -> None:
     assert plan is not None
     tables: dict[str, RenderableType] = {
         "compare": comparison.terminal_table([three(target="0.97")], wide=True),
-        "list": comparison.list_table(ENTRIES, CURVES, "utf-8"),
+        "list": run_list.list_table(ENTRIES, CURVES, "utf-8"),
         "layers": layer_table(plan, "Modified"),
     }
     words = {
@@ -95,9 +95,9 @@ def test_names_are_whole_in_every_table(width: int) -> None:
 def test_a_long_list_looks_as_rich_draws_it(
     width: int, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = shown(comparison.list_table(ENTRIES, CURVES, encoding), width)
+    drawn = shown(run_list.list_table(ENTRIES, CURVES, encoding), width)
     monkeypatch.setattr(table_module, "LONG", 0)
-    quick = shown(comparison.list_table(ENTRIES, CURVES, encoding), width)
+    quick = shown(run_list.list_table(ENTRIES, CURVES, encoding), width)
     assert [line.rstrip() for line in quick.splitlines()] == [
         line.rstrip() for line in drawn.splitlines()
     ]

@@ -49,7 +49,8 @@ from cnnbench.report.comparison import markdown, terminal_table
 from cnnbench.report.csv_json import csv_text, json_text
 from cnnbench.report.latex import latex
 from cnnbench.runner.predictions import compute_predictions, missing_predictions
-from cnnbench.runs.find import Selection, find_runs, list_runs, newest_finished, newest_group
+from cnnbench.runs.find import Selection, find_runs, newest_finished, newest_group
+from cnnbench.runs.folder import RunEntry
 from cnnbench.runs.over import common_datasets
 from cnnbench.runs.records import Direction, RunResult
 from cnnbench.spec.vocabulary import METRIC
@@ -145,12 +146,12 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
         start = commands.cnnbench("run", "OTHER.yaml", *commands.results_dir_option(results_dir))
         tell(f"A verdict takes a second run: {start}")
     if format is Format.TABLE and not runs:
-        _advise_datasets(results_dir)
+        _advise_datasets(selection.known, results_dir)
 
 
-def _advise_datasets(results_dir: Path) -> None:
+def _advise_datasets(known: Sequence[RunEntry], results_dir: Path) -> None:
     """Says how to compare experiments that were trained on several datasets."""
-    names, datasets = common_datasets(list_runs(results_dir).entries)
+    names, datasets = common_datasets(known)
     if names:
         words = ["--over", f"dataset={','.join(datasets)}"]
         where = commands.results_dir_option(results_dir)

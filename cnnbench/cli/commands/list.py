@@ -11,12 +11,12 @@ from cnnbench.cli.options import Format, ResultsDir
 from cnnbench.cli.terminal import file_form, print_document, stdout, tell, warn, write_file
 from cnnbench.errors import UsageError
 from cnnbench.report import run_list
-from cnnbench.report.comparison import list_table
 from cnnbench.runs import find
 from cnnbench.runs.index.search import FoundRuns, Search, search
 from cnnbench.system import commands
 
 _FORMS = ("csv", "parquet", "json")
+MOST_ON_TERMINAL = 200  # rows, without --limit
 
 
 class Per(StrEnum):
@@ -75,7 +75,8 @@ def list_runs(  # noqa: PLR0913, PLR0917 - one parameter per option
     """List runs, oldest first; or search, sort and export them."""
     if per is Per.SEED and output is None and format is Format.TABLE:
         raise UsageError("--per seed: needs --output FILE or --format csv; add one of them.")
-    found = _searched(Search(where, sort_by, reverse=reverse, limit=limit), results_dir)
+    asked = Search(where, sort_by, reverse=reverse, limit=limit)
+    found = _searched(asked, results_dir)
     if found is None:
         return
     if output is not None:
@@ -85,9 +86,19 @@ def list_runs(  # noqa: PLR0913, PLR0917 - one parameter per option
     elif not found.entries:
         tell(f"no run matches {where}", err=False)
     else:
-        console = stdout()
-        curves = [entry.curve for entry in found.entries]
-        console.print(list_table(found.entries, curves, console.encoding, found.columns))
+        _print(found, asked)
+
+
+def _print(found: FoundRuns, asked: Search) -> None:
+    """Prints a table; on a terminal not more rows than anyone reads, unless they are asked for."""
+    console, number = stdout(), len(found.entries)
+    if console.is_terminal and asked.limit is None and number > MOST_ON_TERMINAL:
+        is_start = asked.sort_by or asked.reverse
+        found = found.part(slice(MOST_ON_TERMINAL) if is_start else slice(-MOST_ON_TERMINAL, None))
+        which = "first" if asked.sort_by else "newest"
+        tell(f"Showing the {which} {MOST_ON_TERMINAL} of {number:,} runs; --limit N shows more.")
+    curves = [entry.curve for entry in found.entries]
+    console.print(run_list.list_table(found.entries, curves, console.encoding, found.columns))
 
 
 def export_runs(output: Path, per: Per, results_dir: Path) -> None:

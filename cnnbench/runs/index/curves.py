@@ -12,7 +12,7 @@ def binned(values: Sequence[float], count: int) -> list[float]:
 
     Args:
       values: in order; values that are not finite are left out of the means.
-      count: number of bins; unchanged values if there are no more than that.
+      count: number of bins; without effect on no more values than that.
 
     Returns:
       The means; NaN for a bin without finite values.
@@ -20,8 +20,9 @@ def binned(values: Sequence[float], count: int) -> list[float]:
     >>> binned([1.0, 3.0, math.nan, 4.0, 5.0, 7.0], 3)
     [2.0, 4.0, 6.0]
     """
-    count = min(count, len(values))
-    edges = [round(place * len(values) / count) for place in range(count + 1)] if count else []
+    if len(values) <= count:
+        return [value if math.isfinite(value) else math.nan for value in values]
+    edges = [round(place * len(values) / count) for place in range(count + 1)]
     return [_mean(values[a:b]) for a, b in pairwise(edges)]
 
 

@@ -63,6 +63,7 @@ def _decoded(folder: Path, row: list[Any]) -> RunEntry:
 
 RUNS: Indexed[RunEntry | StoreError] = Indexed(
     name="runs",
+    verb="indexed",
     schema=" ".join([str(FORMAT_VERSION), *(f"{field.name}:{field.type}" for field in _FIELDS)]),
     files=(RECORD_FILE, SUMMARY_FILE, EPOCHS_FILE),
     read=_read,

@@ -15,7 +15,8 @@ import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -23,9 +24,11 @@ from typing import Any, Generic, TypeVar
 from cnnbench._version import __version__
 from cnnbench.runs.index.segments import IndexRow, add_rows, read_rows
 from cnnbench.system.cache import cache_dir
+from cnnbench.system.progress import CountDone, counted
 
 MIN_RUNS = 64  # of a results folder that is indexed
 MIN_NEW, MOST_NEW = 32, 2_000  # rows that are worth a file; rows that are not written yet
+MIN_SHOWN = 500  # runs to read; fewer take less than a second
 SETTLED_S = 2.0  # since the last change of a file; coarser than the clock of any file system
 
 Read = TypeVar("Read")
@@ -37,6 +40,7 @@ class Indexed(Generic[Read]):
 
     Args:
       name: name of the index.
+      verb: as of `counted`, which shows the progress of reading many runs.
       schema: identifies the form of encoded values; the version of cnnbench is added.
       files: the files of a run that it is read from.
       read: reads it from the folder of a run.
@@ -45,6 +49,7 @@ class Indexed(Generic[Read]):
     """
 
     name: str
+    verb: str
     schema: str
     files: tuple[str, ...]
     read: Callable[[Path], Read]
@@ -54,13 +59,15 @@ class Indexed(Generic[Read]):
 
 def look_up(folders: Sequence[Path], kind: Indexed[Read]) -> list[Read]:
     """Finds a value for each run folder, in their order; what is not known is read and indexed."""
-    parts: dict[Path, list[Path]] = defaultdict(list)
-    for folder in folders:
-        parts[folder.parent.parent].append(folder)
-    found: dict[Path, Read] = {}
-    for root, own in parts.items():
-        found |= _in(root, own, kind) if len(own) >= MIN_RUNS else {f: kind.read(f) for f in own}
-    return [found[folder] for folder in folders]
+    parts: dict[str, list[int]] = defaultdict(list)
+    for number, folder in enumerate(folders):
+        parts[os.fspath(folder).rpartition(os.sep)[0].rpartition(os.sep)[0]].append(number)
+    found: dict[int, Read] = {}
+    for numbers in parts.values():
+        own = [folders[number] for number in numbers]
+        values = _in(own, kind) if len(own) >= MIN_RUNS else [kind.read(each) for each in own]
+        found |= zip(numbers, values, strict=True)
+    return [found[number] for number in range(len(folders))]
 
 
 def index_folder(root: Path, kind: Indexed[Any]) -> Path:
@@ -74,29 +81,52 @@ def full_schema(kind: Indexed[Any]) -> str:
     return f"{__version__} {kind.schema}"
 
 
-def _in(root: Path, folders: Iterable[Path], kind: Indexed[Read]) -> dict[Path, Read]:
-    """Looks up runs of one results folder."""
+def _in(folders: Sequence[Path], kind: Indexed[Read]) -> list[Read]:
+    """Looks up runs of one results folder, in their order."""
+    root = folders[0].parent.parent
+    rows = read_rows(index_folder(root, kind), full_schema(kind))
+    found: dict[int, Read] = {}
+    for number, folder in enumerate(folders):
+        row: Any = rows.get(_key(folder))
+        if row is not None and row[0] == file_state(folder, kind.files):
+            found[number] = kind.decode(folder, row[1])
+    unknown = [number for number in range(len(folders)) if number not in found]
+    show = counted(kind.verb, len(unknown), "runs") if len(unknown) >= MIN_SHOWN else _unseen()
+    with show as count:
+        new = _read(root, [folders[number] for number in unknown], kind, count)
+    found |= zip(unknown, new, strict=True)
+    return [found[number] for number in range(len(folders))]
+
+
+@contextmanager
+def _unseen() -> Iterator[CountDone]:
+    yield lambda _: None
+
+
+def _read(root: Path, folders: Sequence[Path], kind: Indexed[Read], count: CountDone) -> list[Read]:
+    """Reads runs of one results folder, in their order, and indexes them."""
     place, schema = index_folder(root, kind), full_schema(kind)
-    rows = read_rows(place, schema)
-    found: dict[Path, Read] = {}
+    found: list[Read] = []
     new: dict[str, IndexRow] = {}
     for folder in folders:
-        # Names may be bytes that are not text, which JSON can escape.
-        key, state = f"{folder.parent.name}/{folder.name}", file_state(folder, kind.files)
-        row: Any = rows.get(key)
-        if row is not None and state is not None and row[0] == state:
-            found[folder] = kind.decode(folder, row[1])
-            continue
-        found[folder] = value = kind.read(folder)
+        state = file_state(folder, kind.files)
+        found.append(value := kind.read(folder))
         encoded = kind.encode(value) if state and _is_settled(state) else None
         if encoded is not None and file_state(folder, kind.files) == state:
-            new[key] = [state, encoded]
+            new[_key(folder)] = [state, encoded]
         if len(new) >= MOST_NEW:  # an interrupted command has not read them in vain
             add_rows(place, schema, new, lambda key: (root / key).is_dir())
             new = {}
+        count(len(found))
     if len(new) >= MIN_NEW:
         add_rows(place, schema, new, lambda key: (root / key).is_dir())
     return found
+
+
+def _key(folder: Path) -> str:
+    """The names of the experiment and the run; bytes that are not text can be escaped in JSON."""
+    above, _, run = os.fspath(folder).rpartition(os.sep)
+    return f"{above.rpartition(os.sep)[2]}/{run}"
 
 
 def file_state(folder: Path, names: Iterable[str]) -> list[int] | None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from cnnbench.errors import SpecError
 from cnnbench.runs.folder import RESOLVED_FILE
+from cnnbench.runs.index.blocks import read_plain
 from cnnbench.runs.index.lookup import Indexed, look_up
 from cnnbench.runs.settings import leaves, settings_of
-from cnnbench.spec.document import read_document
 
 _OF_IMAGES = (  # parts of a recipe in `dataset`
     "pixel_scale",
@@ -64,7 +64,7 @@ def _recipe(data: Mapping[str, object]) -> dict[str, str]:
 
 def _data(folder: Path) -> Mapping[str, object]:
     try:
-        data = read_document(folder / RESOLVED_FILE).data
+        data = read_plain(folder / RESOLVED_FILE)
     except SpecError:
         return {}
     return data if isinstance(data, dict) else {}
@@ -89,6 +89,7 @@ def _decoded(_: Path, row: list[Any]) -> Resolved:
 
 SETTINGS: Indexed[Resolved] = Indexed(
     name="settings",
+    verb="indexed the settings of",
     schema="settings, recipe",
     files=(RESOLVED_FILE,),
     read=_read,

@@ -39,6 +39,11 @@ class FoundRuns:
     entries: Sequence[RunEntry]
     columns: Mapping[str, Sequence[Value]]
 
+    def part(self, which: slice) -> "FoundRuns":
+        """Some of the runs."""
+        columns = {name: values[which] for name, values in self.columns.items()}
+        return FoundRuns(self.entries[which], columns)
+
 
 def search(entries: Sequence[RunEntry], asked: Search) -> FoundRuns:
     """Searches runs.
