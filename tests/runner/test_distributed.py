@@ -3,10 +3,8 @@
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +12,15 @@ import pytest
 
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.errors import UsageError
-from cnnbench.executors import choice
-from cnnbench.executors.choice import On
-from cnnbench.executors.cores import available_cores
-from cnnbench.executors.local import LocalExecutor, WorkerPlace
 from cnnbench.runner.distributed import run_on, run_requests
-from cnnbench.runner.run import Request
+from cnnbench.runner.run import Request, run_by_turns
 from cnnbench.runner.until_decided import run_until_decided
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import RunResult, Status
 from cnnbench.statistics.looks import Looks
 from tests.runner.test_interleaving import Diary
+from tests.runner.warm_workers import WarmWorkers, lend, two_workers, warm_workers
 
-ROOT = Path(__file__).parents[2]
 SPEC = """\
 name: {name}
 task: classify
@@ -35,12 +29,18 @@ model: {{layers: {{conv: {{op: conv, filters: 2, kernel: 3}}, out: {{op: dense, 
 train: {{epochs: 3, batch_size: 20, optimizer: {{name: adam, learning_rate: {rate}}}}}
 seeds: {seeds}
 """
-CORE = available_cores()[:1]
 
 
-def two_workers() -> On:
-    """Two workers, on the same core if there is only one."""
-    return On("local:2", (WorkerPlace(CORE), WorkerPlace(available_cores()[-1:])))
+@pytest.fixture(scope="module")
+def started() -> Iterator[WarmWorkers]:
+    with warm_workers() as found:
+        yield found
+
+
+@pytest.fixture
+def warm(started: WarmWorkers, monkeypatch: pytest.MonkeyPatch) -> WarmWorkers:
+    lend(started, monkeypatch)
+    return started
 
 
 def requests(folder: Path, seeds: dict[str, list[int]], **options: Any) -> list[Request]:
@@ -64,35 +64,25 @@ def numbers(run: RunResult) -> tuple[Any, ...]:
     return epochs, seeds, run.summary.num_params, run.record.spec_digest, run.record.dataset
 
 
-ALONE = """
-import os, sys
-os.sched_setaffinity(0, {core})
-from pathlib import Path
-from rich.console import Console
-from cnnbench.cli.progress import Silent
-from cnnbench.runner.run import Request, run_experiment
-for name in sys.argv[2:]:
-    request = Request(Path(name), results_dir=Path(sys.argv[1]), engine="direct")
-    run_experiment(request, Silent(Console()))
-"""
+def train_alone(requests: Sequence[Request]) -> None:
+    """Trains as a command without workers does; runs on a worker, for its core."""
+    run_by_turns([dataclasses.replace(each, on="") for each in requests], diaries(len(requests)))
 
 
-def one_after_another(folder: Path, names: list[str]) -> dict[str, RunResult]:
-    """The experiments, trained by another process on one core."""
-    results = folder / "alone"
-    files = [str(folder / f"{name}.yaml") for name in names]
-    code = ALONE.format(core=set(CORE))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code, str(results), *files], check=True, env=environment)
+def one_after_another(warm: WarmWorkers, asked: Sequence[Request]) -> dict[str, RunResult]:
+    """The experiments, trained on one core without an executor."""
+    results = asked[0].results_dir.with_name("alone")
+    own = [dataclasses.replace(each, results_dir=results, known={}) for each in asked]
+    warm.call(partial(train_alone, own))
     return {path.parent.name: read_run(path) for path in results.glob("*/*")}
 
 
-def test_equal_to_seeds_one_after_another_on_one_core(tmp_path: Path) -> None:
+def test_equal_to_seeds_one_after_another_on_one_core(tmp_path: Path, warm: WarmWorkers) -> None:
     asked = requests(tmp_path, {"a": [3, 0, 1], "b": [0, 1]})
     done: list[str] = []
     found = run_on(asked, diaries(2), two_workers(), lambda run: done.append(run.record.name))
     assert sorted(done) == ["a", "b"]
-    expected = one_after_another(tmp_path, ["a", "b"])
+    expected = one_after_another(warm, asked)
     for name, run in zip("ab", found, strict=True):
         assert run.path
         assert numbers(run) == numbers(expected[name])
@@ -110,32 +100,27 @@ def test_equal_to_seeds_one_after_another_on_one_core(tmp_path: Path) -> None:
         assert order == sorted(order)
 
 
-def test_a_killed_worker_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[LocalExecutor] = []
-
-    def start(places: Sequence[WorkerPlace], preload: str) -> LocalExecutor:
-        started.append(LocalExecutor(places, preload))
-        return started[-1]
-
-    monkeypatch.setattr(choice, "LocalExecutor", start)
+def test_a_killed_worker_loses_nothing(tmp_path: Path, warm: WarmWorkers) -> None:
     killed: list[str] = []
 
     def disturb(place: str) -> None:
         if place in {"a0.2", "a1.1"} and place not in killed:
             killed.append(place)
-            for pid in started[0].pids:
+            for pid in warm.lent().pids:
                 os.kill(pid, signal.SIGKILL)
 
     asked, told = requests(tmp_path, {"a": [0, 1]}), diaries(1, disturb)
     (found,) = run_on(asked, told, two_workers())
     assert killed
-    assert numbers(found) == numbers(one_after_another(tmp_path, ["a"])["a"])
+    assert numbers(found) == numbers(one_after_another(warm, asked)["a"])
     assert any("was killed (SIGKILL); seed" in note for note in told[0].notes)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("on", ["local:1", ""])
-def test_an_interrupted_run_goes_on_with_workers_or_without(tmp_path: Path, on: str) -> None:
+def test_an_interrupted_run_goes_on_with_workers_or_without(
+    tmp_path: Path, warm: WarmWorkers, on: str
+) -> None:
     def disturb(place: str) -> None:
         if place == "a1.2":
             raise KeyboardInterrupt
@@ -147,33 +132,25 @@ def test_an_interrupted_run_goes_on_with_workers_or_without(tmp_path: Path, on: 
     assert "resume with: cnnbench run --resume" in caught.value.__notes__[0]
     (path,) = (tmp_path / "results").glob("*/*")
     assert read_run(path).record.status is Status.INTERRUPTED
-    again = dataclasses.replace(asked[0], resume=path, path=path / "resolved.yaml", on=on)
-    with pinned_to(CORE):
-        (found,) = run_requests([again], diaries(1))
-    assert numbers(found) == numbers(one_after_another(tmp_path, ["a"])["a"])
+    again = dataclasses.replace(asked[0], resume=path, path=path / "resolved.yaml", on=on, known={})
+    if on:
+        run_requests([again], diaries(1))
+    else:
+        warm.call(partial(train_alone, [again]))
+    found = read_run(path)
+    assert numbers(found) == numbers(one_after_another(warm, asked)["a"])
     assert len(found.record.resumed_at) == 1
 
 
-@contextmanager
-def pinned_to(cores: Collection[int]) -> Iterator[None]:
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 @pytest.mark.slow
-def test_nothing_starts_if_everything_is_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_starts_if_everything_is_finished(tmp_path: Path, warm: WarmWorkers) -> None:
     asked = requests(tmp_path, {"a": [0]})
     run_on(asked, diaries(1), two_workers())
-    monkeypatch.setattr(choice, "LocalExecutor", lambda *_: pytest.fail("workers"))
+    before = warm.started
     needed = [dataclasses.replace(asked[0], needed=True)]
     (found,) = run_on(needed, diaries(1), two_workers())
     assert len(found.epochs) == 3
+    assert warm.started == before
 
 
 class Quiet:
@@ -189,20 +166,39 @@ class Quiet:
         pass
 
 
+LOOKS = Looks((4, 5), (0.04, 0.03), 0.05, "unpaired", 1, "", "0", tuple(range(5)))
+
+
+def look(asked: Sequence[Request], lines: Path) -> None:
+    """Trains until the verdict is decided, and keeps the lines about the looks in a file."""
+    watcher = Quiet()
+    run_until_decided(asked, diaries(len(asked)), watcher, Criteria(metric=None))
+    lines.write_text("\n".join(watcher.lines))
+
+
 @pytest.mark.slow
-def test_looks_decide_as_without_workers(tmp_path: Path) -> None:
-    looks = Looks((4, 5), (0.04, 0.03), 0.05, "unpaired", 1, "", "0", tuple(range(5)))
-    found = []
+def test_looks_decide_as_without_workers(tmp_path: Path, warm: WarmWorkers) -> None:
     for on in ("local:1", ""):
         folder = tmp_path / (on or "here")
         folder.mkdir()
         seeds = {name: list(range(5)) for name in "ab"}
-        asked, watcher = requests(folder, seeds, on=on, looks=looks), Quiet()
-        with pinned_to(CORE):
-            runs = run_until_decided(asked, diaries(2), watcher, Criteria(metric=None))
-        rules = [run.record.looks for run in runs]
-        found.append(([numbers(run) for run in runs], rules, watcher.lines))
-    assert found[0] == found[1]
+        asked = requests(folder, seeds, on=on, looks=LOOKS)
+        job = partial(look, asked, folder / "looks.txt")
+        job() if on else warm.call(job)
+    found, expected = (
+        (
+            [numbers(read_run(path)) for path in sorted(folder.glob("results/*/*"))],
+            [read_run(path).record.looks for path in sorted(folder.glob("results/*/*"))],
+            (folder / "looks.txt").read_text(),
+        )
+        for folder in (tmp_path / "local:1", tmp_path / "here")
+    )
+    assert found == expected
+    base, other = found[1]
+    assert base
+    assert other
+    assert (base.reason, base.p_values) == (other.reason, ())  # the others have those of their own
+    assert other.p_values
 
 
 MODEL = """\
@@ -233,6 +229,7 @@ def with_python_model(folder: Path, source: str, others: Sequence[str]) -> list[
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_a_run_that_fails_does_not_stop_two_others(tmp_path: Path) -> None:
     asked = with_python_model(tmp_path, WRONG, "ab")
     told, done = diaries(3), list[str]()
@@ -247,6 +244,7 @@ def test_a_run_that_fails_does_not_stop_two_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_a_bug_in_a_worker_crashes_with_its_traceback(tmp_path: Path) -> None:
     wrong = WRONG.replace("return self", "raise ZeroDivisionError('bug'); return self")
     asked = with_python_model(tmp_path, wrong, "a")
@@ -257,9 +255,9 @@ def test_a_bug_in_a_worker_crashes_with_its_traceback(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_python_model_has_the_numbers_that_it_has_here(tmp_path: Path) -> None:
+def test_a_python_model_has_the_numbers_that_it_has_here(tmp_path: Path, warm: WarmWorkers) -> None:
     asked = with_python_model(tmp_path, WRONG.replace("784, 9", "784, 10"), "a")[1:]
     (found,) = run_on(asked, diaries(1), two_workers())
-    assert numbers(found) == numbers(one_after_another(tmp_path, ["c"])["c"])
+    assert numbers(found) == numbers(one_after_another(warm, asked)["c"])
     assert found.path
     assert (found.path / "model.py").read_text() == WRONG.replace("784, 9", "784, 10")

@@ -8,7 +8,8 @@ import pytest
 from cnnbench.executors.choice import Where
 from cnnbench.executors.ray import RayExecutor
 from cnnbench.runner.distributed import run_on
-from tests.runner.test_distributed import diaries, numbers, requests, two_workers
+from tests.runner.test_distributed import diaries, numbers, requests
+from tests.runner.warm_workers import two_workers
 
 
 class Started:

@@ -15,7 +15,8 @@ import pytest
 from cnnbench.executors.ray import RayExecutor
 from cnnbench.runner.distributed import run_on
 from cnnbench.runs.folder import read_run
-from tests.runner.test_distributed import diaries, numbers, requests, two_workers
+from tests.runner.test_distributed import diaries, numbers, requests
+from tests.runner.warm_workers import two_workers
 
 # Ray starts its processes by fork and exec; JAX warns of the fork if other tests have started it.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(r"ignore:os\.fork\(\):RuntimeWarning")]
