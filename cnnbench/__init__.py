@@ -7,6 +7,7 @@ The functions do what the commands do:
 - `compare_over` compares experiments at several values of a key (``cnnbench compare --over``),
 - `tune` tunes and compares experiments with equal budgets (``cnnbench run --tune``),
 - `sweep` trains an experiment with several values of its keys (``cnnbench run FILE KEY=1,2``),
+- `merge` unites the seeds of several runs (``cnnbench merge``),
 - `load_runs` loads learning curves into a pandas DataFrame,
 - `load_experiment` reads and checks an experiment file (``cnnbench show``),
 - `load_dataset` loads the images of a dataset (``cnnbench data``),
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from cnnbench.analysis.trained_network import load_trained
     from cnnbench.api.compare import ComparisonResult, compare
     from cnnbench.api.frames import load_runs
+    from cnnbench.api.merge import merge
     from cnnbench.api.over import OverResult, compare_over
     from cnnbench.api.run import RunList, run
     from cnnbench.api.sweep import SweepOutcome, sweep
@@ -61,6 +63,7 @@ __all__ = [
     "load_experiment",
     "load_runs",
     "load_trained",
+    "merge",
     "read_run",
     "run",
     "run_experiment",
@@ -87,6 +90,7 @@ _PLACES = {
     "load_experiment": ("spec.loader", "load_experiment"),
     "load_runs": ("api.frames", "load_runs"),
     "load_trained": ("analysis.trained_network", "load_trained"),
+    "merge": ("api.merge", "merge"),
     "read_run": ("runs.folder", "read_run"),
     "run": ("api.run", "run"),
     "run_experiment": ("runner.run", "run_experiment"),

@@ -8,11 +8,7 @@ import typer
 from cnnbench.cli.completion import complete_runs
 from cnnbench.cli.options import ResultsDir
 from cnnbench.cli.terminal import tell, warn
-from cnnbench.errors import UsageError
-from cnnbench.runner.batches.merging import merge_runs, runs_below
-from cnnbench.runs.find import find_run
-from cnnbench.runs.folder import RECORD_FILE, read_run
-from cnnbench.runs.records import RunResult
+from cnnbench.runner.batches.gathering import merge_named
 from cnnbench.system import commands
 
 
@@ -39,36 +35,13 @@ def merge(
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Unite the seeds of several runs of an experiment in one run."""
-    found = _by_name([run for each in dict.fromkeys(runs) for run in _found(each, results_dir)])
     target = output or results_dir
-    if all(len(own) < 2 for own in found.values()):
-        names = ", ".join(found)
-        raise UsageError(f"merge: only one run of {names} is named; name two or more.")
-    written = {name: merge_runs(own, target) for name, own in found.items()}
-    for name, (path, new) in written.items():
-        seeds, parts = len(read_run(path).record.seeds), len(found[name])
+    merged, notes = merge_named(runs, results_dir, target)
+    warn(notes)
+    for run, parts, new in merged:
+        seeds = len(run.record.seeds)
         text = f"{seeds} seeds of {parts} run{'s' * (parts > 1)}"
-        tell(f"{path}: {text if new else f'has all {seeds} seeds already'}", err=False)
+        tell(f"{run.path}: {text if new else f'has all {seeds} seeds already'}", err=False)
     where = commands.results_dir_option(target)
-    tell(f"Next:  {commands.cnnbench('compare', *written, *where)}", err=False)
-
-
-def _found(argument: str, results_dir: Path) -> list[RunResult]:
-    """The runs that an argument names: one, or the finished ones in a folder."""
-    folder = Path(argument)
-    inside = results_dir / argument
-    for place in (folder, inside):
-        if place.is_dir() and not (place / RECORD_FILE).is_file():
-            return runs_below(place)
-    path, warnings = find_run(argument, results_dir)
-    warn(warnings)
-    return [read_run(path)]
-
-
-def _by_name(runs: list[RunResult]) -> dict[str, list[RunResult]]:
-    """The runs of each experiment, oldest first, each once."""
-    once = {run.path.resolve(): run for run in runs if run.path}
-    found: dict[str, list[RunResult]] = {}
-    for run in sorted(once.values(), key=lambda each: each.record.run_id):
-        found.setdefault(run.record.name, []).append(run)
-    return found
+    names = [run.record.name for run, _, _ in merged]
+    tell(f"Next:  {commands.cnnbench('compare', *names, *where)}", err=False)

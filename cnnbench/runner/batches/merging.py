@@ -10,10 +10,9 @@ from pathlib import Path
 
 from cnnbench.comparisons.merge import finished_runs_of, merged
 from cnnbench.errors import UsageError
-from cnnbench.formatting import enumeration
 from cnnbench.runner.open_run import total_timing
 from cnnbench.runner.run import with_tables
-from cnnbench.runs.folder import PREDICTIONS, RESOLVED_FILE, WEIGHTS, RunFolder, disk, read_run
+from cnnbench.runs.folder import PREDICTIONS, RESOLVED_FILE, WEIGHTS, RunFolder, disk
 from cnnbench.runs.records import RunRecord, RunResult, SeedSummary, Status
 from cnnbench.runs.settings import read_settings
 from cnnbench.spec.loader import load_experiment
@@ -79,14 +78,19 @@ def _differences(first: RunResult, run: RunResult) -> Iterator[tuple[str, str]]:
     apart = "name runs of one experiment"
     if one.name != two.name:
         yield f"their experiment ({one.name}, {two.name})", apart
-    if one.dataset.digest != two.dataset.digest:
-        names = f"{one.dataset.name} {one.dataset.digest}, {two.dataset.name} {two.dataset.digest}"
-        yield f"their images ({names})", "train all seeds on the same data"
     if one.spec_digest != two.spec_digest:
-        yield f"their settings{_settings_text(first, run)}", "train all seeds with the same ones"
+        remedy = "train all seeds with the same ones, or name only runs that belong together"
+        yield f"their settings{_settings_text(first, run)}", remedy
+    if one.dataset.digest != two.dataset.digest:
+        names = [f"{data.name} {_short(data.digest)}" for data in (one.dataset, two.dataset)]
+        yield f"their images ({', '.join(names)})", "train all seeds on the same data"
     kinds = one.environment.device_kind, two.environment.device_kind
     if kinds[0] != kinds[1]:
         yield f"their device ({kinds[0]}, {kinds[1]})", "merge the runs of each device by itself"
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
 
 
 def _settings_text(one: RunResult, two: RunResult) -> str:
@@ -213,19 +217,3 @@ def _session(parts: Sequence[RunRecord]) -> str:
     """The same for experiments whose seeds were interleaved on each machine."""
     words = sorted({part.session or repr(part.environment.command) for part in parts})
     return sha256("\n".join(words).encode(errors="backslashreplace")).hexdigest()[:16]
-
-
-def runs_below(folder: Path) -> list[RunResult]:
-    """The finished runs in a folder of results or of an experiment.
-
-    Raises:
-      UsageError: there are none.
-      StoreError: one cannot be read.
-    """
-    records = sorted({*folder.glob("*/run.json"), *folder.glob("*/*/run.json")})
-    runs = [read_run(path.parent) for path in records if not path.parent.name.startswith(".")]
-    done = [run for run in runs if run.record.status is Status.FINISHED]
-    if not done:
-        states = enumeration(sorted({str(run.record.status) for run in runs})) or "no run"
-        raise UsageError(f"merge: {folder} has no finished run ({states}); name another folder.")
-    return done

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -16,7 +16,7 @@ from cnnbench.errors import UsageError
 from cnnbench.runner.batches.merging import merge_runs
 from cnnbench.runner.batches.shards import Shard, parse_shard, shard_requests, share
 from cnnbench.runner.run import Request, run_by_turns
-from cnnbench.runs.folder import read_run
+from cnnbench.runs.folder import RunFolder, read_run
 from cnnbench.runs.records import RunResult, Status
 from cnnbench.runs.verify import check_run
 from cnnbench.statistics.looks import Looks
@@ -54,17 +54,6 @@ def numbers(run: RunResult) -> list[object]:
     epochs = [(e.seed, e.epoch, e.train_loss, e.validation_loss, e.metrics) for e in run.epochs]
     seeds = [(s.seed, s.final, s.test, s.weights_digest) for s in run.summary.seeds]
     return [sorted(epochs, key=lambda each: each[:2]), sorted(seeds, key=lambda each: each[0])]
-
-
-@pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of two arms: whole, and in two shards with a folder of results each."""
-    folder = tmp_path_factory.mktemp("machines")
-    train(requests(folder, folder / "whole", *ARMS))
-    for number in (1, 2):
-        asked = requests(folder, folder / f"m{number}", *ARMS)
-        train(shard_requests(asked, Shard(number, 2)))
-    return folder
 
 
 def only(results: Path, name: str) -> RunResult:
@@ -107,6 +96,56 @@ def test_merged_shards_equal_the_whole_run(machines: Path, tmp_path: Path, name:
         assert kept == {f"seed-{seed}.safetensors" for seed in (0, 1, 2)}
     assert merge_runs(parts, tmp_path) == (path, False)
     assert merge_runs([*parts, found], tmp_path) == (path, False)
+
+
+def part(whole: Path, seeds: tuple[int, ...], path: Path) -> RunResult:
+    """A run folder with some of the seeds of a run, as a machine would have written it."""
+    run = read_run(whole).only(seeds)
+    assert run.summary
+    shutil.copytree(whole, path)
+    folder = RunFolder(path)
+    folder.write_record(dataclasses.replace(run.record, run_id=path.name))
+    folder.write_epochs(run.epochs)
+    folder.write_summary(run.summary)
+    for kind in ("weights", "predictions"):
+        for file in (path / kind).iterdir():
+            if file.name not in {f"seed-{seed}.safetensors" for seed in seeds}:
+                file.unlink()
+    return read_run(path)
+
+
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_any_division_merged_in_any_order_is_the_whole_run(
+    machines: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Parts may overlap, and united runs are united again."""
+    whole = only(machines / "whole", "a")
+    assert whole.path
+    seeds, folder = whole.record.seeds, tmp_path_factory.mktemp("parts")
+    places = data.draw(st.lists(st.integers(0, 2), min_size=3, max_size=3))
+    shards = [tuple(s for s, p in zip(seeds, places, strict=True) if p == n) for n in range(3)]
+    twice = data.draw(st.lists(st.sampled_from(seeds), max_size=2, unique=True))
+    parts = [
+        part(whole.path, own, folder / f"machine-{number}")
+        for number, own in enumerate([*shards, tuple(sorted(twice))])
+        if own
+    ]
+    parts = data.draw(st.permutations(parts))
+    while len(parts) > 1:
+        number = data.draw(st.integers(2, len(parts)))
+        path, _ = merge_runs(parts[:number], folder / "results")
+        parts = [*parts[number:], read_run(path)]
+    (found,) = parts
+    assert found.path
+    assert found.record.seeds == seeds
+    assert numbers(found) == numbers(whole)
+    assert check_run(found.path) == check_run(whole.path)
+    for kind in ("weights", "predictions"):
+        files = [
+            {f.name: f.read_bytes() for f in (p / kind).iterdir()} for p in (found.path, whole.path)
+        ]
+        assert files[0] == files[1]
 
 
 def test_compare_takes_batches_as_one(machines: Path, tmp_path: Path) -> None:
@@ -179,7 +218,21 @@ def test_other_settings_are_named(machines: Path, tmp_path: Path) -> None:
         merge_runs([one, other], tmp_path)
     keys = "train.epochs 2, 1; train.optimizer.learning_rate 0.01, 0.5"
     text = f"merge: {one.path} and {other.path} differ in their settings ({keys}); train all seeds"
-    assert str(found.value) == f"{text} with the same ones."
+    remedy = "with the same ones, or name only runs that belong together."
+    assert str(found.value) == f"{text} {remedy}"
+
+
+def test_other_images_are_named_in_short(tmp_path: Path) -> None:
+    one = read_run(save(make_run(seeds=(0,)), tmp_path))
+    data = dataclasses.replace(one.record.dataset, digest="sha256:" + "f" * 64)
+    other = with_record(make_run(seeds=(1,), run_id=SECOND), dataset=data)
+    with pytest.raises(UsageError) as found:
+        merge_runs([one, read_run(save(other, tmp_path))], tmp_path)
+    name, own = one.record.dataset.name, one.record.dataset.digest.removeprefix("sha256:")[:12]
+    assert str(found.value).endswith(
+        f"differ in their images ({name} {own}, {name} ffffffffffff); train all seeds on the same"
+        " data."
+    )
 
 
 def test_runs_on_other_devices_are_not_merged(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""The runs that a merge unites: those that are named, and those in folders of several machines."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from cnnbench.errors import UsageError, quoted
+from cnnbench.formatting import clean, enumeration
+from cnnbench.runner.batches.merging import merge_runs
+from cnnbench.runs.find import find_run
+from cnnbench.runs.folder import RECORD_FILE, read_run
+from cnnbench.runs.records import RunResult, Status
+
+_VERSIONS = ("cnnbench", "python", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def merge_named(
+    names: Iterable[str | Path | RunResult], results_dir: Path, output: Path
+) -> tuple[list[tuple[RunResult, int, bool]], list[str]]:
+    """Unites the runs of each experiment.
+
+    Args:
+      names: runs, or folders of results.
+      results_dir: folder of runs that are given by name.
+      output: folder of results that gets the united runs.
+
+    Returns:
+      For each experiment, its run, the number of runs that it unites, and False if it was there
+      already; then what the user should know, a sentence each.
+
+    Raises:
+      UsageError: the runs cannot be united.
+      StoreError: a file cannot be read or written.
+    """
+    notes: list[str] = []
+    found: list[RunResult] = []
+    for name in names:
+        own, said = ([name], []) if isinstance(name, RunResult) else _found(name, results_dir)
+        found += own
+        notes += said
+    groups = _by_name(found)
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"merge: --output: {quoted(str(output))} is not a folder; name a new one.")
+    if all(len(own) < 2 for own in groups.values()):
+        several = enumeration([clean(name) for name in groups])
+        message = f"merge: there is one run of {'each of ' * (len(groups) > 1)}{several}"
+        remedy = "name the folders of other machines, too."
+        raise UsageError("\n".join([*notes, f"{message}; {remedy}"]))
+    written = [(merge_runs(own, output), own) for own in groups.values()]
+    notes += [note for _, own in written for note in doubts(own)]
+    done = [(read_run(path), len(own), new) for (path, new), own in written]
+    return done, list(dict.fromkeys(notes))
+
+
+def _found(name: str | Path, results_dir: Path) -> tuple[list[RunResult], list[str]]:
+    """The runs that a word names: one, or the finished ones in a folder."""
+    places = [Path(name), results_dir / name]
+    for place in places:
+        if place.is_dir() and not (place / RECORD_FILE).is_file():
+            return runs_below(place)
+    if not any(place.exists() for place in places) and not results_dir.is_dir():
+        message = f"merge: no folder {quoted(str(name))}"
+        raise UsageError(f"{message}; name folders of results, or runs in {results_dir}.")
+    path, warnings = find_run(str(name), results_dir)
+    return [read_run(path)], list(warnings)
+
+
+def runs_below(folder: Path) -> tuple[list[RunResult], list[str]]:
+    """The finished runs in a folder of results or of an experiment.
+
+    Returns:
+      The runs, and a sentence on each other run.
+
+    Raises:
+      UsageError: there are none.
+      StoreError: one cannot be read.
+    """
+    records = sorted({*folder.glob("*/run.json"), *folder.glob("*/*/run.json")})
+    runs = [read_run(path.parent) for path in records if not path.parent.name.startswith(".")]
+    done = [run for run in runs if run.record.status is Status.FINISHED]
+    notes = [
+        f"{run.path} is {run.record.status}, so it is left out; resume it with:"
+        f" {run.record.how_to_resume(run.path or folder)}"
+        for run in runs
+        if run.record.status is not Status.FINISHED
+    ]
+    if not done:
+        message = f"merge: {folder} has no finished run; name another folder."
+        raise UsageError("\n".join([*notes, message]))
+    return done, notes
+
+
+def _by_name(runs: Sequence[RunResult]) -> dict[str, list[RunResult]]:
+    """The runs of each experiment, oldest first, each once."""
+    once = {run.path.resolve(): run for run in runs if run.path}
+    found: dict[str, list[RunResult]] = {}
+    for run in sorted(once.values(), key=lambda each: each.record.run_id):
+        found.setdefault(run.record.name, []).append(run)
+    return found
+
+
+def doubts(runs: Sequence[RunResult]) -> Iterator[str]:
+    """Says which versions differ, and which shards are missing.
+
+    Args:
+      runs: those that are united.
+    """
+    name = clean(runs[0].record.name)
+    for package in _VERSIONS:
+        own = dict.fromkeys(getattr(run.record.environment, package) for run in runs)
+        if len(own) > 1:
+            both = enumeration(list(own))
+            yield f"{name}: runs have {package} {both}, so results may differ slightly"
+    shards = [found for run in runs if (found := _shard(run.record.environment.command))]
+    for count in dict.fromkeys(count for _, count in shards):
+        there = {number for number, own in shards if own == count}
+        if lost := [f"{n}/{count}" for n in range(1, count + 1) if n not in there]:
+            which = f"shard {lost[0]} is" if len(lost) == 1 else f"shards {enumeration(lost)} are"
+            yield f"{name}: {which} not among the runs"
+
+
+def _shard(command: Sequence[str]) -> tuple[int, int] | None:
+    """The shard of a run, by its command line.
+
+    >>> _shard(["cnnbench", "run", "a.yaml", "--shard", "1/2"]), _shard(["cnnbench", "run"])
+    ((1, 2), None)
+    """
+    match = re.search(r"--shard[= ]([0-9]+)/([0-9]+)", " ".join(command))
+    return (int(match[1]), int(match[2])) if match else None
