@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -319,12 +320,21 @@ def split_words(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     Raises:
       UsageError: no experiment is given, or one does not exist.
     """
+    _refuse_spaces(arguments)
     files = [a for a in arguments if "=" not in a or os.path.exists(a)]  # noqa: PTH110 - Path raises
     paths = [spec_path(a) for a in files]
     overrides = [_text(a) for a in arguments if a not in files]
     if not paths:
         raise UsageError("no experiment given; specify a file, or a built-in one such as standard.")
     return paths, overrides
+
+
+def _refuse_spaces(arguments: Sequence[str]) -> None:
+    """Refuses `KEY=1, 2`, which a shell splits."""
+    for word, following in pairwise(arguments):
+        if "=" in word and word.endswith(","):
+            message = f"{word} {following}: has a space after the comma"
+            raise UsageError(f"{message}; write {word}{following}.")
 
 
 def _text(argument: str) -> str:

@@ -467,7 +467,17 @@ def _wrong_kind(at: KeyPath, value: Any, kind: str, places: Mapping[KeyPath, Loc
             remedy = "add multiple_of: 1 to round it"
     if isinstance(value, Mapping) and kind != "string_type" and at[:2] == ("model", "layers"):
         remedy = f"{remedy}, {{times: [A, B]}} or {{of_input: A}}"
+    if isinstance(value, list) and kind in {"float_type", "int_type"} and len(value) > 1:
+        remedy += _as_sweep(at, written, places)
     return Issue(at, message, remedy)
+
+
+def _as_sweep(at: KeyPath, written: str, places: Mapping[KeyPath, Location]) -> str:
+    """How to try several values of a number."""
+    place = places.get(at)
+    if place and place.line is None:
+        return ", or omit the brackets to try each of them"
+    return f", or write sweep: {{{dotted(at)}: {written}}} to try each of them"
 
 
 def _in_quotes(at: KeyPath, written: str, places: Mapping[KeyPath, Location]) -> str:

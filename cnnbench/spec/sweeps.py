@@ -28,6 +28,7 @@ _FOREIGN = {
     "randint": "uniform(1..10)",
     "grid_search": "the values, separated by commas",
 }
+_LOGARITHMIC = ("loguniform",)  # with both ends
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -141,6 +142,7 @@ def parse_values(key: str, text: str) -> Swept | None:
         _refuse_calls(key, parts)
         return choices(key, parts)
     if not (call := _CALL.fullmatch(text)):
+        _refuse_ends(key, text)
         return None
     name, inside = call.groups()
     match name:
@@ -151,10 +153,21 @@ def parse_values(key: str, text: str) -> Swept | None:
         case "log" | "uniform":
             return _range(key, name, text.strip(), inside)
     if instead := _FOREIGN.get(name):
+        if name in _LOGARITHMIC and len(ends := split_values(inside)) == 2:
+            instead = f"log({'..'.join(ends)})"
         raise UsageError(f"{key}: {name}(..) is not a function of sweeps; write {instead}.")
     if hint := did_you_mean(name, FUNCTIONS):
         raise UsageError(f"{key}: unknown function {quoted(name)}{hint}; write {_names()}.")
     return None
+
+
+def _refuse_ends(key: str, text: str) -> None:
+    """Refuses both ends of a range without a function."""
+    ends = text.strip().split("..")
+    if len(ends) == 2 and all(map(is_number, ends)):
+        names = [name for name in (LOG, UNIFORM) if name == UNIFORM or float(ends[0]) > 0]
+        remedy = or_list([f"{name}({text.strip()})" for name in names])
+        raise UsageError(f"{key}: {text} does not say how to draw from it; write {remedy}.")
 
 
 def _names() -> str:

@@ -69,6 +69,10 @@ MESSAGES = {
     " uniform(0.001..0.1).",
     "1,log(1..2)": "log(1..2) stands among other values; write either values or a function.",
     "interval(0,1)": "interval(..) is not a function of sweeps; write uniform(0.1..0.5).",
+    "loguniform(0.01,0.1)": "loguniform(..) is not a function of sweeps; write log(0.01..0.1).",
+    "0.01..0.1": "0.01..0.1 does not say how to draw from it; write log(0.01..0.1) or"
+    " uniform(0.01..0.1).",
+    "-1..1": "-1..1 does not say how to draw from it; write uniform(-1..1).",
     "unifrom(0..1)": "unknown function 'unifrom' (did you mean 'uniform'?); write choice(..),"
     " range(..), log(..) or uniform(..).",
 }

@@ -147,6 +147,9 @@ def plan_with(
     if given := next((name for name, value in options.others.items() if value), None):
         key = axes[0].key
         raise UsageError(f"{given}: cannot be combined with several values of {key}; remove one.")
+    if options.seed is not None and options.trials is None:
+        message = "--sweep-seed: has no effect on all combinations"
+        raise UsageError(f"{message}; add --trials N, or remove it.")
     if options.proposes:
         if options.race is not None:
             message = "--race: trains a seed of all trials first, and --sampler optuna proposes"

@@ -56,7 +56,8 @@ class Proposals:
       request: the experiment, without the keys of the sweep.
       axes: the keys.
       seed: of the sampler.
-      known: the sweep with the trials that are known: those of an earlier command, or the first.
+      known: the sweep with the trials that are known: those of an earlier command, or the first
+        that are trained at once.
       at_once: trials that are proposed before one of them is trained.
     """
 
@@ -95,18 +96,22 @@ def plan_proposals(
     _require_validation(ends)
     words = [[axis.key, _axis_text(axis)] for axis in axes]
     identity = Proposed(sweep_id(ends.plan.trials, OPTUNA, seed, words), OPTUNA, trials)
-    known = _known(requests, axes, identity, seed)
+    known = _known(requests, axes, identity, seed, at_once)
     return Proposals(requests[0], axes, seed, known, at_once)
 
 
 def _known(
-    requests: Sequence[Request], axes: Sequence[SweepAxis], identity: Proposed, seed: int
+    requests: Sequence[Request],
+    axes: Sequence[SweepAxis],
+    identity: Proposed,
+    seed: int,
+    number: int,
 ) -> PlannedSweep:
-    """The sweep with the trials of an earlier command, or else with the first."""
+    """The sweep with the trials of an earlier command, or else with a number of first ones."""
     results_dir = requests[0].results_dir
     earlier = known_plan(identity.sweep, results_dir)
     if not earlier:
-        return plan_points(requests, _first_points(axes, identity.number, seed)[:1], identity)
+        return plan_points(requests, _first_points(axes, identity.number, seed)[:number], identity)
     known = plan_points(requests, [trial.values for trial in earlier.trials], identity)
     return replace(known, plan=replace(known.plan, created_at=earlier.created_at))
 
@@ -191,7 +196,9 @@ def run_proposals(
       SpecError: the sampler proposes nothing that is valid.
       KeyboardInterrupt: as `run_by_turns`.
     """
-    sweep = proposals.known if proposals.request.needed else _first(proposals.known)
+    sweep = proposals.known
+    if not proposals.request.needed:
+        sweep = _first(sweep, proposals.at_once)
     losses: dict[int, float | None] = {}  # by trial; None for one that failed
     failures: list[Failure] = []
     while waiting := [trial for trial in sweep.trials if trial.number not in losses]:
@@ -208,10 +215,10 @@ def run_proposals(
     return failures
 
 
-def _first(sweep: PlannedSweep) -> PlannedSweep:
-    """A sweep with its first trial only."""
-    plan = replace(sweep.plan, trials=sweep.plan.trials[:1])
-    return PlannedSweep(plan, sweep.trials[:1])
+def _first(sweep: PlannedSweep, number: int) -> PlannedSweep:
+    """A sweep with its first trials only."""
+    plan = replace(sweep.plan, trials=sweep.plan.trials[:number])
+    return PlannedSweep(plan, sweep.trials[:number])
 
 
 def _train(

@@ -90,6 +90,19 @@ def test_dry_run_lists_the_trials():
             " train.optimizer.learning_rate; remove one.",
         ),
         (("--sweep-seed", "1"), "--sweep-seed: has no effect without values"),
+        (
+            (RATES, "--sweep-seed", "1"),
+            "--sweep-seed: has no effect on all combinations; add --trials N, or remove it.",
+        ),
+        (
+            ("train.epochs=1,", "2"),
+            "train.epochs=1, 2: has a space after the comma; write train.epochs=1,2.",
+        ),
+        (
+            ("train.optimizer.learning_rate=[0.01, 0.1]",),
+            "command line: train.optimizer.learning_rate: expected a number, got [0.01, 0.1]; use a"
+            " number, or omit the brackets to try each of them.",
+        ),
         (("--trials", "2"), "--trials: has no effect without --tune or several values of a key;"),
     ],
 )

@@ -82,6 +82,24 @@ def test_a_sweep_that_was_stopped_or_killed_goes_on(monkeypatch, words):
 
 
 @pytest.mark.slow
+def test_a_race_that_was_stopped_or_killed_goes_on(monkeypatch):
+    rates = "train.optimizer.learning_rate=0.0001,0.3"
+    words = ("run", "a.yaml", rates, "train.epochs=10", "--seeds", "8", "--race", "-q")
+    assert invoke(*words, "--results-dir", "whole").exit_code == 0
+    whole = trials("whole")
+    copy = lambda: shutil.copytree("results", "killed")  # noqa: E731
+    at_epoch(monkeypatch, {35: copy, 75: stop})  # in the middle of the second and fourth seed
+    assert invoke(*words).exit_code == 130
+    assert sorted(len(scores) for _, _, scores in whole) != [8, 8]  # one is dropped
+    for results in ("results", "killed"):
+        at_epoch(monkeypatch, {})
+        assert invoke(*words, "--needed", "--results-dir", results).exit_code == 0
+        assert trials(results) == whole
+        for found in epochs(results).values():
+            assert len(set(found)) == len(found)
+
+
+@pytest.mark.slow
 def test_more_trials_go_on_where_the_sweep_ended():
     assert invoke(*OPTUNA).exit_code == 0
     few = trials("results")
