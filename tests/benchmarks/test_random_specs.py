@@ -1,6 +1,7 @@
 """The random networks of the benchmark: valid, reproducible and diverse."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -83,13 +84,34 @@ def network(theirs: float) -> Benchmark:
 
 def test_the_target_of_random_networks():
     won: dict[str, Benchmark | None] = {f"random-{n:02d}": network(1.5) for n in range(8)}
-    one_lost = run.random_check(won | {"b": network(0.8), "c": network(1.0)})
-    assert (one_lost.measured, one_lost.holds) == (0.9, True)
+    one_lost, middle = run.random_checks(won | {"b": network(0.8), "c": network(1.0)})
+    assert (one_lost.measured, one_lost.holds) == (0.9, False)
     assert one_lost.note == "slower: b"
-    two_lost = run.random_check(won | {"b": network(0.8), "broken": None})
+    assert middle.measured == pytest.approx(1.5)
+    assert middle.holds
+    two_lost, _ = run.random_checks(won | {"b": network(0.8), "broken": None})
     assert (two_lost.measured, two_lost.holds) == (0.8, False)
     assert two_lost.note == "slower: b, broken"
-    assert run.random_check(won).note == "slower: none"
+    none_lost, _ = run.random_checks(won)
+    assert (none_lost.holds, none_lost.note) == (True, "slower: none")
+    _, low = run.random_checks({"a": network(1.2), "b": network(1.3), "broken": None})
+    assert low.measured == pytest.approx(1.2)
+    assert low.holds is False
+
+
+def test_the_headline_is_the_fastest_pytorch_and_default_settings_are_the_second_number():
+    base = network(3.0)
+    tuned = Measurement("torch-tuned-eager-nchw", "torch", seconds=(2.0, 2.0), images=100)
+    low = Measurement("torch-bfloat16-eager-nchw", "torch", seconds=(1.0, 1.0), images=100)
+    measurements = (*base.measurements, tuned, low)
+    found = dataclasses.replace(base, name="standard", measurements=measurements)
+    first, second, *_ = run.speed_checks(found)
+    assert first.target.name == "standard: tuned PyTorch / ours"
+    assert first.measured == pytest.approx(2.0)
+    assert first.note.startswith("torch-tuned-eager-nchw 2.00")
+    assert second.target.name == "standard: default PyTorch / ours"
+    assert second.measured == pytest.approx(3.0)
+    assert (first.holds, second.holds) == (False, True)
 
 
 def test_a_failing_network_does_not_stop_the_others(monkeypatch):

@@ -246,6 +246,23 @@ def test_layers_are_shown_for_one_network_or_if_asked_for() -> None:
         assert ("conv 32 @ 5x5" in out.getvalue()) == shown
 
 
+@pytest.mark.parametrize(
+    ("precision", "device", "shown"),
+    [("bfloat16", "cpu", 1), ("float32", "cpu", 0), ("bfloat16", "gpu", 0)],
+)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bfloat16_on_a_cpu_is_remarked_once(precision, device, shown, terminal) -> None:
+    screen, out = console(terminal=terminal)
+    listener = make_listeners(screen, 1, quiet=False, verbose=False)[0]
+    setting = [f"train.precision={precision}"]
+    listener.loaded(load_experiment(EXPERIMENTS / "standard.yaml", setting))
+    run = make_run(seeds=range(3))
+    environment = dataclasses.replace(run.record.environment, device_kind=device)
+    listener.started(dataclasses.replace(run.record, environment=environment), 10)
+    text = " ".join(out.getvalue().split())
+    assert text.count("bfloat16 was slower than float32 on a CPU: 4,881 images/s instead") == shown
+
+
 def test_epochs_before_a_resumption_are_counted_with_their_seeds():
     one = make_run().epochs[0]
     other = dataclasses.replace(one, seed=one.seed + 1)
