@@ -17,7 +17,7 @@ A function returns Markdown: a table, or several, or a figure that it saved by `
 (tests/benchmarks/test_calibration.py) runs every function with a few simulations.
 """
 
-from benchmarks.calibration import families, images, looks, means, measured, overlap
+from benchmarks.calibration import families, images, looks, means, measured, overlap, races
 from benchmarks.calibration.tables import SECTIONS
 
-__all__ = ["SECTIONS", "families", "images", "looks", "means", "measured", "overlap"]
+__all__ = ["SECTIONS", "families", "images", "looks", "means", "measured", "overlap", "races"]

@@ -270,7 +270,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     points = (over, len(requests)) if over else None
     refused: dict[str, object] = {"--resume": resume, "--match": match, "--tune": tune}
     refused |= {"--until-decided": until_decided, "--anytime": anytime}
-    apart = refused | {"--race": race}
+    apart = refused | {"--race": race, "--sampler optuna": sampler == "optuna"}
     if _on_slurm(requests, on, sbatch, apart | {"--shard": shard}, dry_run=dry_run):
         return
     requests = _part(requests, shard, apart)

@@ -67,6 +67,7 @@ def refuse_without_all_seeds(option: str, others: Mapping[str, object]) -> None:
         "--until-decided": "a look needs all seeds",
         "--anytime": "a look needs all seeds",
         "--race": "an arm is dropped by the seeds of all",
+        "--sampler optuna": "a trial is proposed from the results of all seeds",
         "--tune": "the best trial is known only after all trials",
         "--resume": "a resumed run keeps its seeds",
         "--shard": "each task gets a shard of its own",

@@ -164,6 +164,15 @@ def test_a_trial_that_fails_does_not_stop_the_others(monkeypatch):
             (RATES, "--trials", "3", "dataset.splits={validation: 0}"),
             "has no validation images, and test images must not choose; set",
         ),
+        (
+            (RATES, "--trials", "3", "--shard", "1/2"),
+            "--shard: cannot be combined with --sampler optuna: a trial is proposed from the"
+            " results of all seeds; remove one of them.",
+        ),
+        (
+            (RATES, "--trials", "3", "--on", "slurm"),
+            "--on slurm: cannot be combined with --sampler optuna: a trial is proposed from the",
+        ),
         (("--trials", "3"), "--sampler: has no effect without values; add, for example, KEY=1,2."),
         (
             ("train.optimizer.learning_rate=uniform(-1..1)", "--trials", "3"),
