@@ -128,8 +128,8 @@ def without_workers(words: list[str]) -> list[str]:
         if option in words:
             at = words.index(option)
             words = words[:at] + words[at + 2 :]
-    # A race takes many seeds; sweeps and races have tests of their own.
-    return [*words, "--dry-run"] if {"--on", "--race"} & set(words) else words
+    # Races and searches take many seeds; sweeps and races have tests of their own.
+    return [*words, "--dry-run"] if {"--on", "--race", "--sampler"} & set(words) else words
 
 
 def shortened(command: str) -> list[str]:

@@ -1,18 +1,28 @@
 """A sweep that is stopped or killed in the middle of a trial goes on; trials that are proposed."""
 
 import json
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cnnbench.cli.progress import Silent
-from cnnbench.errors import OutOfMemoryError
+from cnnbench.errors import CnnbenchError, OutOfMemoryError
+from cnnbench.runner.run import Request
+from cnnbench.runner.sweeps import proposing
+from cnnbench.runner.sweeps.planning import TrialRequests
+from cnnbench.runner.sweeps.proposing import Proposals, plan_proposals, run_proposals
+from cnnbench.runner.sweeps.space import parse_axes
+from cnnbench.runner.sweeps.training import Failure
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import EpochRecord
+from cnnbench.runs.sweeps.plans import known_plan
 from cnnbench.training import trainer
 from tests.cli.sweeps.test_running import NET, invoke
 
@@ -145,6 +155,95 @@ def test_a_trial_that_fails_does_not_stop_the_others(monkeypatch):
     assert invoke(*words, "--needed", "-q").exit_code == 0
     assert len(trained) == 4
     assert [t for t in trials("results") if t[0] != 2] == [t for t in before if t[0] != 2]
+
+
+class Watcher:
+    """Remembers what happened."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    @contextmanager
+    def trial(self, trial: TrialRequests) -> Iterator[list[Any]]:
+        self.lines.append(f"{trial.number} alone")
+        yield [None]
+
+    @contextmanager
+    def together(self, trials: Sequence[TrialRequests]) -> Iterator[list[Any]]:
+        self.lines.append(" and ".join(str(trial.number) for trial in trials))
+        yield [None] * len(trials)
+
+    def trained(self, trial: TrialRequests, _: Sequence[object]) -> None:
+        self.lines.append(f"{trial.number} trained")
+
+    def failed(self, failure: Failure) -> None:
+        self.lines.append(f"{failure.trial.number} failed")
+
+    def grown(self, sweep: object) -> None:
+        pass
+
+    def exhausted(self, number: int) -> None:
+        self.lines.append(f"{number} in all")
+
+
+def rate_of(request: Request) -> float:
+    return request.load().experiment.train.optimizer.learning_rate
+
+
+def proposals(trials: int, at_once: int, *, needed: bool = False) -> Proposals:
+    request = Request(Path("a.yaml"), needed=needed)
+    axes, _ = parse_axes([RATES])
+    found = plan_proposals([request], axes, trials, 0)
+    return replace(found, at_once=at_once)
+
+
+def test_of_trials_side_by_side_one_may_fail(monkeypatch):
+    """The others of its batch go on alone, from where they were."""
+    needed: list[bool] = []
+
+    def train(requests, listeners):
+        if any(request.sweep.trial == 3 for request in requests):
+            raise CnnbenchError("out of disk")
+        needed.extend(request.needed for request in requests)
+        return list(map(rate_of, requests))
+
+    monkeypatch.setattr(proposing, "_loss", lambda run: run)
+    watcher = Watcher()
+    failures = run_proposals(proposals(5, 2), watcher, train)
+    assert [(each.trial.number, each.reason) for each in failures] == [(3, "out of disk")]
+    assert needed == [False, True, False, False]
+    assert watcher.lines == [
+        *("1 alone", "1 trained"),
+        *("2 and 3", "2 alone", "2 trained", "3 alone", "3 failed"),
+        *("4 and 5", "4 trained", "5 trained"),
+    ]
+
+
+def test_proposals_do_not_depend_on_where_the_sweep_was_stopped(monkeypatch):
+    def values(found: Proposals) -> list[str]:
+        plan = known_plan(found.known.plan.sweep, Path("results"))
+        assert plan
+        return [trial.values["train.optimizer.learning_rate"] for trial in plan.trials]
+
+    def train(requests, listeners):
+        trained.append(rate_of(requests[0]))
+        if len(trained) == stop_at:
+            raise KeyboardInterrupt
+        return [abs(math.log10(trained[-1]) + 2)]
+
+    monkeypatch.setattr(proposing, "_loss", lambda run: run)
+    trained: list[float] = []
+    stop_at = 0
+    run_proposals(proposals(14, 1), Watcher(), train)
+    whole = values(proposals(14, 1))
+    assert len(set(whole)) == 14
+    trained, stop_at = [], 6
+    with pytest.raises(KeyboardInterrupt):
+        run_proposals(proposals(14, 1), Watcher(), train)
+    assert values(proposals(14, 1)) == whole[:6]
+    trained, stop_at = [], 0
+    run_proposals(proposals(14, 1, needed=True), Watcher(), train)
+    assert values(proposals(14, 1)) == whole
 
 
 @pytest.mark.parametrize(
