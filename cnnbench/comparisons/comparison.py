@@ -32,7 +32,7 @@ from cnnbench.comparisons.timing_warnings import (
     TimingWarning,
     hardware_remark,
     timed_epochs,
-    times_remark,
+    times_remarks,
     with_typical_times,
 )
 from cnnbench.comparisons.verdict import (
@@ -404,7 +404,7 @@ def _comparison(
             *_test_augments(named),
             *chain.from_iterable(starmap(selection, named)),
             *_total_times(named),
-            *filter(None, (times_remark(label, run.epochs) for label, run in named)),
+            *times_remarks([(label, run.epochs) for label, run in named]),
             *(_grounds(runs, arms, verdicts, criteria) if judged is None else ()),
             *_same(named, unequal),
         ),

@@ -196,30 +196,58 @@ def with_typical_times(
     )
 
 
-def times_remark(label: str, epochs: Sequence[EpochRecord]) -> str:
-    """Says which epochs the times of a run come from; empty if all were trained alone.
+def times_remarks(named: Sequence[tuple[str, Sequence[EpochRecord]]]) -> tuple[str, ...]:
+    """Says which epochs the times of runs come from, unless all were trained alone.
 
     Args:
-      label: its label in tables.
-      epochs: its epochs.
+      named: for each run, its label in tables and its epochs.
+
+    Returns:
+      At most one sentence for the runs that have epochs trained alone, and one for the others.
 
     >>> first = EpochRecord(0, 1, 0.5, 0.25, {}, 2.0, 0.5, 2000.0)
     >>> other = EpochRecord(1, 1, 0.5, 0.25, {}, 3.0, 0.5, 1333.0, beside=1)
-    >>> times_remark("A", [first, other])
+    >>> times_remarks([("A", [first, other])])[0]
     'A: times are those of 1 of 2 epochs, trained alone; the others ran beside 1 other training.'
-    >>> times_remark("A", [other])
+    >>> times_remarks([("A", [first, other]), ("B", [first, other])])[0].partition(", trained")[0]
+    'A and B: times are those of 1 of 2 epochs each'
+    >>> times_remarks([("A", [other])])[0]
     'A: times are those of epochs beside 1 other training, so they are not of an idle machine.'
     """
-    most = max((epoch.beside for epoch in epochs), default=0)
-    if not most:
-        return ""
-    others = "1 other training" if most == 1 else f"up to {most} other trainings"
-    if alone := sum(epoch.alone for epoch in epochs):
-        which = f"those of {alone} of {epochs_text(len(epochs))}, trained alone"
-        return f"{label}: times are {which}; the others ran beside {others}."
-    return (
-        f"{label}: times are those of epochs beside {others}, so they are not of an idle machine."
-    )
+    busy = [(label, epochs) for label, epochs in named if _most_beside([epochs])]
+    timed = [(label, epochs) for label, epochs in busy if any(e.alone for e in epochs)]
+    untimed = [pair for pair in busy if pair not in timed]
+    return (*_timed_alone(timed), *_never_alone(untimed))
+
+
+def _timed_alone(named: Sequence[tuple[str, Sequence[EpochRecord]]]) -> Iterator[str]:
+    if named:
+        labels, runs = zip(*named, strict=True)
+        counts = [(sum(e.alone for e in epochs), len(epochs)) for epochs in runs]
+        shown = counts[:1] if len(set(counts)) == 1 else counts
+        which = [f"{alone} of {number}" for alone, number in shown]
+        noun = "epochs each" if len(which) == 1 < len(runs) else "epochs"
+        yield (
+            f"{enumeration(labels)}: times are those of {enumeration(which)} {noun}, trained"
+            f" alone; the others ran beside {_trainings(_most_beside(runs))}."
+        )
+
+
+def _never_alone(named: Sequence[tuple[str, Sequence[EpochRecord]]]) -> Iterator[str]:
+    if named:
+        labels, runs = zip(*named, strict=True)
+        yield (
+            f"{enumeration(labels)}: times are those of epochs beside"
+            f" {_trainings(_most_beside(runs))}, so they are not of an idle machine."
+        )
+
+
+def _most_beside(runs: Sequence[Sequence[EpochRecord]]) -> int:
+    return max((epoch.beside for epochs in runs for epoch in epochs), default=0)
+
+
+def _trainings(most: int) -> str:
+    return "1 other training" if most == 1 else f"up to {most} other trainings"
 
 
 def _own_warnings(run: Timed) -> Iterator[TimingWarning]:

@@ -214,7 +214,11 @@ class Driver:
             self._finish(run)
 
     def _train_first(self) -> None:
-        """Compiles on all workers, then trains an epoch of each run alone, for its times."""
+        """Compiles on all workers, then trains an epoch of each run alone, for its times.
+
+        The worker that does this trains these seeds to their end; if that is more than its share,
+        as in a sweep with one seed per trial, no epoch runs alone.
+        """
         slots = self._executor.slots
         if slots == 1 or len(self._runs) > MOST_TIMED:
             return
@@ -225,6 +229,8 @@ class Driver:
             self._submit(WarmUp((*parts[turn:], *parts[:turn])))
         self._drain()
         timed = [n for n in live if not self._runs[n].failed and not self._runs[n].has_times]
+        if len(timed) * slots > sum(len(run.waiting) for run in self._runs):
+            return
         if first := [(n, self._runs[n].waiting[0]) for n in timed]:
             self._untimed = set(timed)
             self._submit_seeds(first, timed=True)

@@ -278,17 +278,19 @@ def _session(emit: Emit) -> Iterator[None]:
         yield
 
 
-_trainers: "OrderedDict[SentExperiment, Trainer]" = OrderedDict()  # the last used one is the last
+# By run, since two may have equal experiments; the last used one is the last.
+_trainers: "OrderedDict[tuple[int, SentExperiment], Trainer]" = OrderedDict()
 
 
 def _trainer(part: SeedPart, send: Callable[[Any], None]) -> "Trainer":
     """The compiled experiment of a part, with its strategy."""
-    wanted, kept = recorded_strategy(part.engine), _trainers.pop(part.arm, None)
+    key = part.number, part.arm
+    wanted, kept = recorded_strategy(part.engine), _trainers.pop(key, None)
     if kept and wanted not in {None, kept.strategy}:
         kept = None
     trainer = kept or _compiled(part, send)
     trainer.emit = send
-    _trainers[part.arm] = trainer
+    _trainers[key] = trainer
     while len(_trainers) > MOST_KEPT:
         _trainers.popitem(last=False)
     return trainer

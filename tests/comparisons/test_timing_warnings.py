@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cnnbench.comparisons.comparison import Comparison, compare
 from cnnbench.comparisons.thresholds import Threshold, check_threshold
-from cnnbench.comparisons.timing_warnings import Timed, TimingWarning, summary
+from cnnbench.comparisons.timing_warnings import Timed, TimingWarning, summary, times_remarks
 from cnnbench.comparisons.timing_warnings import warnings as found_in
 from cnnbench.comparisons.verdict import Criteria, Effect
 from cnnbench.report import csv_json
@@ -22,7 +22,7 @@ from cnnbench.report.columns import sort_runs
 from cnnbench.report.comparison import markdown, terminal_table
 from cnnbench.report.html import table_page
 from cnnbench.runs.cost import Cost
-from cnnbench.runs.records import RunResult
+from cnnbench.runs.records import EpochRecord, RunResult
 from tests.report.test_comparison import shown as terminal
 from tests.support.samples import COST, make_run, on_device, with_record
 
@@ -347,3 +347,20 @@ def test_two_engines_are_no_noise() -> None:
     plain = dataclasses.replace(engine, form="plain")
     record = dataclasses.replace(other.record, engine=plain)
     assert aa(dataclasses.replace(other, record=record)) == ()
+
+
+def test_runs_trained_side_by_side_share_a_remark_about_times() -> None:
+    alone = EpochRecord(0, 1, 0.5, 0.25, {}, 2.0, 0.5, 2000.0)
+    beside = dataclasses.replace(alone, seed=1, beside=1)
+    third = dataclasses.replace(alone, seed=2, beside=2)
+    runs = {"A": [alone, beside], "B": [alone, beside, third], "C": [alone], "D": [beside]}
+    assert times_remarks(list(runs.items())) == (
+        "A and B: times are those of 1 of 2 and 1 of 3 epochs, trained alone; the others ran beside"
+        " up to 2 other trainings.",
+        "D: times are those of epochs beside 1 other training, so they are not of an idle machine.",
+    )
+    assert times_remarks([("A", runs["A"]), ("B", runs["A"])]) == (
+        "A and B: times are those of 1 of 2 epochs each, trained alone; the others ran beside 1"
+        " other training.",
+    )
+    assert times_remarks([("C", runs["C"])]) == ()

@@ -166,6 +166,23 @@ class Quiet:
         pass
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm")
+def test_an_experiment_that_is_trained_twice(tmp_path: Path) -> None:
+    asked = requests(tmp_path, {"a": [0, 1]})
+    found = run_on([*asked, dataclasses.replace(asked[0])], diaries(2), two_workers())
+    assert numbers(found[0]) == numbers(found[1])
+    assert len({run.path for run in found}) == 2
+    assert all(run.epochs[0].alone for run in found)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm")
+def test_one_seed_per_run_is_trained_on_all_workers(tmp_path: Path) -> None:
+    found = run_on(requests(tmp_path, {"a": [0], "b": [0]}), diaries(2), two_workers())
+    assert any(epoch.beside for run in found for epoch in run.epochs)
+
+
 LOOKS = Looks((4, 5), (0.04, 0.03), 0.05, "unpaired", 1, "", "0", tuple(range(5)))
 
 
