@@ -7,7 +7,7 @@ same network. Images are random, since training times do not depend on them.
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,16 @@ def random_splits(loaded: Loaded) -> tuple[Split, Split]:
 def race(
     count: int, rounds: int, budget_s: float, notify: Callable[[str], None]
 ) -> Iterator[tuple[str, Benchmark | None]]:
-    """Measure each network against every variant of PyTorch.
+    """Measure each random network, as `measure_all`."""
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = map(load_experiment, write_specs(Path(folder), count))
+        yield from measure_all(loaded, rounds, budget_s, notify)
+
+
+def measure_all(
+    experiments: Iterable[Loaded], rounds: int, budget_s: float, notify: Callable[[str], None]
+) -> Iterator[tuple[str, Benchmark | None]]:
+    """Measure each network on random images against every variant of PyTorch.
 
     Yields:
       Name and measurements; None if our own variant failed, which counts as slower and does not
@@ -194,15 +203,16 @@ def race(
     from cnnbench.bench.scheduler import BenchError, Settings
     from cnnbench.bench.session import measure, task_on
 
-    with tempfile.TemporaryDirectory() as folder:
-        for path in write_specs(Path(folder), count):
-            loaded = load_experiment(path)
-            task = task_on(loaded, *random_splits(loaded), "random images")
-            try:
-                yield path.stem, measure(task, ("torch",), Settings(rounds, budget_s), notify)
-            except BenchError as error:
-                notify(str(error))
-                yield path.stem, None
+    for loaded in experiments:
+        name, task = (
+            loaded.experiment.name,
+            task_on(loaded, *random_splits(loaded), "random images"),
+        )
+        try:
+            yield name, measure(task, ("torch",), Settings(rounds, budget_s), notify)
+        except BenchError as error:
+            notify(str(error))
+            yield name, None
 
 
 def slower(ratios: Mapping[str, Ratio | None]) -> list[str]:

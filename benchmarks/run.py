@@ -4,7 +4,8 @@ Throughput: the shipped networks against all frameworks, interleaved, in one run
 Start: real runs in fresh processes, with an empty cache and again with a warm one; compile time,
 first step and memory are read from their `run.json`. Growth: time of an epoch on all images vs. ten
 on a tenth, interleaved. Random: untuned networks (`random_specs`) against PyTorch; slower ones are
-listed. Results go to benchmarks/results as JSON and Markdown. Compare within a run only.
+listed. Zoo, only if named: well-known architectures (`zoo_networks`) against PyTorch. Results go to
+benchmarks/results as JSON and Markdown. Compare within a run only.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import random_specs
+from benchmarks import random_specs, zoo_networks
 from benchmarks.targets import Check, Target, checks_rows
 from cnnbench.bench import report as bench_report
 from cnnbench.bench import session
@@ -33,10 +34,12 @@ from cnnbench.bench.scheduler import Settings
 ROOT = Path(__file__).parent.parent
 NETWORKS = ("standard", "modified", "autoencoder")
 FAMILIES = ("torch", "keras", "flax")
-SECTIONS = ("throughput", "start", "growth", "random")
+BY_DEFAULT = ("throughput", "start", "growth", "random")
+SECTIONS = (*BY_DEFAULT, "zoo")
 GIB = 2**30
 RANDOM_BUDGET_S = 30.0  # of training per random network; compilation takes longer
 RANDOM_SHARE, RANDOM_MEDIAN = 1.0, 1.4
+ZOO_TARGET = 1.2
 TORCH_TARGETS: Mapping[str, float] = {"standard": 2.2, "modified": 2.2, "autoencoder": 4.4}
 DEFAULT_TARGETS: Mapping[str, float] = {"standard": 2.0, "modified": 1.7, "autoencoder": 3.0}
 TURNS = 5  # seeds of the runs whose times are compared
@@ -46,7 +49,7 @@ FULL = 50_000  # training images of the shipped experiments
 def main() -> None:
     """Run the requested sections and print the targets."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default=",".join(SECTIONS), metavar="SECTION,...")
+    parser.add_argument("--only", default=",".join(BY_DEFAULT), metavar="SECTION,...")
     parser.add_argument("--budget", type=float, default=150, help="seconds of training per network")
     parser.add_argument("--rounds", type=int, default=7, help="maximum number of timed rounds")
     parser.add_argument("--dataset", default="mnist_5k")
@@ -72,6 +75,9 @@ def main() -> None:
             untuned[name] = found
             record.add([], *([found] if found else []))
         record.add(random_checks(untuned))
+    if "zoo" in wanted:
+        for name, found in zoo_networks.race(arguments.rounds, arguments.budget, errors.print):
+            record.add([zoo_check(name, found)], *([found] if found else []))
     if record.benchmarks:
         console.print(bench_report.terminal_table(record.report))
     console.print(targets_markdown(record.checks), markup=False, highlight=False)
@@ -148,6 +154,15 @@ def random_checks(results: Mapping[str, Benchmark | None]) -> list[Check]:
     note = f"slower: {', '.join(lost) or 'none'}"
     values = [0.0 if ratio is None else ratio.value for ratio in ratios.values()]
     return [Check(share, 1 - len(lost) / len(results), note), Check(middle, median(values))]
+
+
+def zoo_check(name: str, benchmark: Benchmark | None) -> Check:
+    """Throughput on a well-known architecture against the fastest PyTorch variant."""
+    target = Target(f"{name}: tuned PyTorch / ours", ZOO_TARGET, "x", True)
+    best = benchmark.best("torch") if benchmark else None
+    ratio = benchmark.ratio(best) if benchmark else None
+    note = f"{best.variant} {bench_report.ratio_text(ratio)}" if best and ratio else ""
+    return Check(target, ratio.value if ratio else None, note)
 
 
 def run_once(

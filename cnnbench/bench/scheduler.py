@@ -36,6 +36,7 @@ OURS = BenchVariant(OWN, OWN, "cnnbench.bench.frameworks.cnnbench")
 OURS_BFLOAT16 = BenchVariant(OWN_BFLOAT16, OWN, OURS.module)
 STEPS_BEFORE = 3  # steps before the rounds
 SHORTEST_LIMIT_S = 120.0  # minimum timeout of a request, whatever the budget
+START_LIMIT_S = 900.0  # timeout of the first step: compiling slowly excludes no variant
 
 
 class BenchError(CnnbenchError):
@@ -232,7 +233,8 @@ class _Run:
             entry.worker = Worker(entry.variant, self._folder, self._task.data_dir)
             self._workers.append(entry.worker)
         try:
-            return entry.worker.ask(do, self._limit_s, **request)
+            limit_s = max(START_LIMIT_S, self._limit_s) if do == "start" else self._limit_s
+            return entry.worker.ask(do, limit_s, **request)
         except RefusedError as error:
             entry.outcome, entry.reason = VariantStatus.SKIPPED, str(error)
         except LostError as error:
