@@ -687,7 +687,12 @@ def equal_before_training(got: Measured, want: Measured) -> None:
 
 
 def is_slow(variant: str, name: str) -> bool:
-    """Layers are the same on Keras' second backend and in PyTorch's second memory format."""
+    """Layers are the same on Keras' second backend and in PyTorch's second memory format.
+
+    Of Flax and Keras, `make test` compares every third case, and `make proofs` the others.
+    """
+    if variant in ("flax", "keras-jax"):
+        return cases_of(variant).index(name) % 3 > 0
     other_format = variant == "torch-eager-channels_last" and name in CASES
     return variant == "keras-torch" or (other_format and name not in ("orders", "norm", "pools"))
 
@@ -715,7 +720,8 @@ def test_every_framework_computes_the_same_network(
         close(got.after, want.after, "outputs after training")
 
 
-@pytest.mark.parametrize("name", [*CASES, *EXPERIMENTS])
+@pytest.mark.sampled(20)
+@pytest.mark.parametrize("name", [*EXPERIMENTS, *CASES])
 def test_our_forms_match_pytorch(name: str) -> None:
     need("torch-eager-nchw")
     got = ours("direct", name)
