@@ -66,13 +66,14 @@ class TrackerName(StrEnum):
 
     TENSORBOARD = "tensorboard"
     MLFLOW = "mlflow"
+    WANDB = "wandb"
 
 
 TrackOption = Annotated[
     list[TrackerName] | None,
     typer.Option(
         "--track",
-        help="Also log to a tracker, in local files: --tensorboard, or MLflow (repeatable).",
+        help="Also log to a tracker, in local files: --tensorboard, MLflow or W&B (repeatable).",
         show_default=False,
     ),
 ]

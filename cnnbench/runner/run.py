@@ -64,7 +64,7 @@ class Request:
       retune: True to measure again which engine ``auto`` is.
       profile: folder for a trace of the first epoch; no trace if None.
       tensorboard: True to write event files for TensorBoard into the run folder.
-      track: trackers that log the run, too: ``tensorboard``, ``mlflow``.
+      track: trackers that log the run, too: ``tensorboard``, ``mlflow``, ``wandb``.
       command: the command line, for the record.
       resume: folder of the run to resume. `path` is then its `resolved.yaml`, and `overrides` may
         change the number of epochs.

@@ -26,6 +26,7 @@ TENSORBOARD = (
 MLFLOW = (
     "--track mlflow: the package 'mlflow' is not installed; run pip install 'cnnbench[mlflow]'."
 )
+WANDB = "--track wandb: the package 'wandb' is not installed; run pip install 'cnnbench[wandb]'."
 OPTUNA = (
     "--sampler optuna: Optuna is not installed; run pip install 'cnnbench[optuna]', or remove"
     " --sampler."
@@ -176,6 +177,7 @@ LINES = (
     Line("run tiny.yaml --tensorboard", 2, TENSORBOARD),
     Line("run tiny.yaml --track tensorboard", 2, TENSORBOARD),
     Line("run tiny.yaml --track mlflow", 2, MLFLOW),
+    Line("run tiny.yaml --track wandb", 2, WANDB),
     Line("list --results-dir results", says="tiny"),
     Line(
         "list --where epochs>=1 --sort-by test_accuracy --reverse --limit 1", says="test_accuracy"

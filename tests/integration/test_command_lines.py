@@ -112,6 +112,7 @@ GUARDED = {
     "tensorboard": "tensorboard",
     "mlflow": "mlflow",
     "sqlalchemy": "mlflow",
+    "wandb": "wandb",
     "torch": "peers",
     "keras": "peers",
     "pandas": "pandas",

@@ -4,14 +4,15 @@ from collections.abc import Callable, Collection
 
 from cnnbench.runner import tensorboard
 from cnnbench.runner.tensorboard import EventFiles
-from cnnbench.runner.trackers import mlflow
+from cnnbench.runner.trackers import mlflow, wandb
 from cnnbench.runner.trackers.mlflow import MlflowRuns, require_mlflow
 from cnnbench.runner.trackers.tracker import Trackers
+from cnnbench.runner.trackers.wandb import WandbRuns, require_wandb
 from cnnbench.runner.work import RunWork
 from cnnbench.runs.folder import RunFolder
 from cnnbench.runs.records import RunRecord
 
-TENSORBOARD, MLFLOW = "tensorboard", "mlflow"
+TENSORBOARD, MLFLOW, WANDB = "tensorboard", "mlflow", "wandb"
 
 
 def require_trackers(names: Collection[str]) -> None:
@@ -24,6 +25,8 @@ def require_trackers(names: Collection[str]) -> None:
         tensorboard.require_tensorboard()
     if MLFLOW in names:
         require_mlflow()
+    if WANDB in names:
+        require_wandb()
 
 
 def trackers_of(
@@ -44,11 +47,18 @@ def trackers_of(
         if record.extended:
             trackers.attempt("--tensorboard", events.renew_hyperparameters)
     if MLFLOW in work.track or (folder.path / mlflow.IDS_FILE).exists():
-        option = "--track mlflow"
 
-        def add() -> None:
+        def add_mlflow() -> None:
             require_mlflow()  # a resumed run may be elsewhere
-            trackers.active[option] = MlflowRuns(folder.path, work.experiment, record)
+            runs = MlflowRuns(folder.path, work.experiment, record)
+            trackers.active["--track mlflow"] = runs
 
-        trackers.attempt(option, add)
+        trackers.attempt("--track mlflow", add_mlflow)
+    if WANDB in work.track or wandb.was_tracked(folder.path):
+
+        def add_wandb() -> None:
+            require_wandb()
+            trackers.active["--track wandb"] = WandbRuns(folder.path, work.experiment, record)
+
+        trackers.attempt("--track wandb", add_wandb)
     return trackers

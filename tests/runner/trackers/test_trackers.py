@@ -15,13 +15,15 @@ from cnnbench.cli.progress import Silent
 from cnnbench.errors import StoreError
 from cnnbench.runner.run import Request, run_by_turns
 from cnnbench.runner.tensorboard import EventFiles
-from cnnbench.runner.trackers import mlflow
+from cnnbench.runner.trackers import mlflow, wandb
 from cnnbench.runner.trackers.mlflow import DATABASE, FOLDER, IDS_FILE, MlflowRuns
 from cnnbench.runner.trackers.tracker import Trackers
+from cnnbench.runner.trackers.wandb import WandbRuns
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import Status
 from cnnbench.training.events import Event
 from tests.runner.test_tensorboard import CLASSIFIER
+from tests.support.wandb_files import read_wandb
 
 SEEDS = 4, 2
 Points = dict[str, list[tuple[int, float]]]
@@ -84,8 +86,19 @@ def of_tensorboard(run: Path, seed: int) -> tuple[Points, Mapping[str, str]]:
     }
 
 
-READERS = {"tensorboard": of_tensorboard, "mlflow": of_mlflow}
-CLASSES = {"tensorboard": EventFiles, "mlflow": MlflowRuns}
+def of_wandb(run: Path, seed: int) -> tuple[Points, Mapping[str, str]]:
+    found = read_wandb(run.parent.parent, run.name, seed)
+    points: Points = {}
+    for step in found.history:
+        for name in [name for name in step if "/" in name]:
+            points.setdefault(name, []).append((step["_step"], step[name]))
+    last = max(step["_step"] for step in found.history)
+    points |= {name: [(last, v)] for name, v in found.summary.items() if name.endswith("/test")}
+    return points, {name: str(value) for name, value in found.config.items()}
+
+
+READERS = {"tensorboard": of_tensorboard, "mlflow": of_mlflow, "wandb": of_wandb}
+CLASSES = {"tensorboard": EventFiles, "mlflow": MlflowRuns, "wandb": WandbRuns}
 
 
 def require(tracker: str) -> None:
@@ -101,12 +114,13 @@ def tracker(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def run(tracker: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def refuse(*args: object) -> None:
-        raise AssertionError("a tracker uses the network")
+    def refuse(_: object, address: object, *args: object) -> None:
+        raise AssertionError(f"a tracker connects to {address}")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refuse)
-        patch.setattr(socket, "getaddrinfo", refuse)
+        if tracker != "wandb":  # which has a process of its own: test_wandb
+            patch.setattr(socket.socket, "connect", refuse)
+            patch.setattr(socket, "getaddrinfo", refuse)
         return train(tmp_path_factory.mktemp(tracker), tracker)
 
 
@@ -162,21 +176,22 @@ def test_an_error_is_reported_once(
     listener = Notes()
     run = train(tmp_path, tracker, listener)
     assert (run / "summary.json").exists()
-    option = "--tensorboard" if tracker == "tensorboard" else "--track mlflow"
+    option = "--tensorboard" if tracker == "tensorboard" else f"--track {tracker}"
     expected = f"{option}: the disk is full. The training continues without it."
     assert [text for text in listener.texts if "disk" in text] == [expected]
 
 
+@pytest.mark.parametrize(("module", "name"), [(mlflow, "mlflow"), (wandb, "wandb")])
 def test_without_the_package_nothing_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mlflow, "find_spec", lambda _: None)
+    monkeypatch.setattr(module, "find_spec", lambda _: None)
     (tmp_path / "lines.yaml").write_text(CLASSIFIER)
-    words = ["run", str(tmp_path / "lines.yaml"), "--track", "mlflow"]
+    words = ["run", str(tmp_path / "lines.yaml"), "--track", name]
     done = CliRunner().invoke(app, [*words, "--results-dir", str(tmp_path / "results")])
     assert done.exit_code == 2
-    message = "--track mlflow: the package 'mlflow' is not installed"
-    assert done.stderr == f"{message}; run pip install 'cnnbench[mlflow]'.\n"
+    message = f"--track {name}: the package '{name}' is not installed"
+    assert done.stderr == f"{message}; run pip install 'cnnbench[{name}]'.\n"
     assert not (tmp_path / "results").exists()
 
 
