@@ -209,7 +209,7 @@ def test_code_of_the_python_page_runs(workplace, monkeypatch):
     for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
         exec(compile(block, "python.md", "exec"), names)
     assert len(list(Path("results").glob("*/*/run.json"))) == 2  # nothing was trained
-    assert names["df"].shape == (2, 18)  # type: ignore[attr-defined]
+    assert names["df"].shape == (2, 19)  # type: ignore[attr-defined]
     assert list(names["final"].index) == ["Modified CNN", "Standard CNN"]  # type: ignore[attr-defined]
 
 
