@@ -1,8 +1,8 @@
 """PyTorch tuned for CPUs: variables of its process, as its performance tuning guide recommends.
 
 https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html: an allocator that keeps freed
-memory, and one thread for each core, pinned to it. The rest is set by `TorchTrainer`. All are read
-when a process starts, so they belong to the environment of a worker.
+memory, and one thread for each core, pinned to it. These are read when a process starts, so they
+belong to the environment of a worker. `TorchTrainer` sets the rest: denormals and the optimizer.
 """
 
 import sys
@@ -22,9 +22,9 @@ _GLIBC = MappingProxyType(
         "MALLOC_TOP_PAD_": "67108864",
     }
 )
-_JEMALLOC = (  # the guide's values
+_JEMALLOC = (  # as in torch.backends.xeon.run_cpu; -1 never returns memory
     "oversize_threshold:1,background_thread:true,metadata_thp:auto,"
-    "dirty_decay_ms:9000000000,muzzy_decay_ms:9000000000"
+    "dirty_decay_ms:-1,muzzy_decay_ms:-1"
 )
 _PRELOADED: Mapping[TorchSettings, tuple[str, Mapping[str, str], str]] = MappingProxyType(
     {

@@ -36,7 +36,7 @@ from cnnbench.training.events import (
 
 WIDTH = 80  # columns of a log
 BFLOAT16_ON_CPU = (
-    "train.precision bfloat16 was slower than float32 on a CPU: 4,881 images/s instead of 12,402"
+    "train.precision: bfloat16 was slower than float32 on a CPU: 4,881 images/s instead of 12,402"
     " (Keras' MNIST convnet, 2 cores with bfloat16 products); `cnnbench bench` compares both."
 )
 _EVERY = 0.05  # seconds between two updates of a bar for files
