@@ -130,7 +130,7 @@ def run(  # noqa: PLR0913 - one parameter per option
       on: train several seeds at a time in worker processes: ``"local"``, or ``"local:2"`` for two
         of them; ``"ray"`` on a Ray cluster.
       tags: a name for the runs, or several.
-      needed: skip finished experiments and resume interrupted ones.
+      needed: train only seeds that no finished run has, and resume interrupted runs.
       tensorboard: also write event files.
       allow_python: import ``model.python`` from anywhere.
       progress: report progress on standard error.

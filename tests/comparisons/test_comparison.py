@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 import pytest
 
+from cnnbench.api.selection import printed
 from cnnbench.comparisons.comparability import run_path
 from cnnbench.comparisons.comparison import compare, compare_groups
 from cnnbench.comparisons.timing_warnings import Cause
@@ -17,7 +18,10 @@ from cnnbench.comparisons.verdict import Criteria, Finding
 from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.errors import IncomparableError
 from cnnbench.formatting import MISSING
-from cnnbench.report.comparison import markdown
+from cnnbench.report.comparison import markdown, terminal_table
+from cnnbench.report.csv_json import json_text
+from cnnbench.report.html import table_page
+from cnnbench.report.latex import latex
 from cnnbench.runs.records import Direction, RunResult, Status, facts_of
 from tests.support.limits import can_take
 from tests.support.samples import MNIST, STAND_IN, make_run, on_device, on_other, with_record
@@ -528,3 +532,7 @@ def test_there_is_no_time_ratio_of_different_hardware() -> None:
     assert found.verdicts[0].time_interval is None
     assert ratio in found.remarks
     assert "x as long" not in sentence(found.verdicts[0])
+    table = printed([terminal_table([found], wide=False)])
+    texts = [table, markdown([found], wide=True), latex([found]), json_text([found])]
+    texts.append(table_page([found]))
+    assert [ratio in " ".join(text.split()) for text in texts] == [True] * 5
