@@ -84,7 +84,7 @@ def list_runs(  # noqa: PLR0913, PLR0917 - one parameter per option
     elif format is not Format.TABLE:
         print_document(_text(found, per, format.value), format.value)
     elif not found.entries:
-        tell(f"no run matches {where}", err=False)
+        tell(f"no run matches {where}; {found.known}", err=False)
     else:
         _print(found, asked)
 

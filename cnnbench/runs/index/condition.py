@@ -2,7 +2,7 @@
 
 The grammar is the part of Python's that pandas' `DataFrame.query` shares with SQL: comparisons of
 names, numbers and texts, joined by `and`, `or`, `not` and parentheses. `=`, `AND`, `OR` and `NOT`
-are understood too, and a date needs no quotes.
+are understood too, a date needs no quotes, and 98% is 0.98.
 """
 
 import ast
@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from cnnbench.errors import UsageError, quoted
+from cnnbench.runs.index.kinds import example_of, is_possible, kinds_of
 from cnnbench.runs.index.values import RECORDED, RunValues, Value
 
 _OPTION = "--where"
@@ -19,6 +21,7 @@ _EXAMPLE = "write, for example, 'test_accuracy > 0.98 and epochs >= 10'"
 _PARTS = re.compile(
     r"""(?P<text>'[^']*'|"[^"]*")"""
     r"|(?P<date>\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?)?\b)"
+    r"|(?P<percent>\b\d+(?:\.\d+)?%)"
     r"|(?P<word>\b(?:AND|OR|NOT|IN)\b)"
     r"|(?P<equal>(?<![<>=!])=(?!=))"
 )
@@ -86,10 +89,43 @@ class Condition:
         self, parts: Sequence[ast.expr], ops: Sequence[ast.cmpop], known: RunValues
     ) -> list[bool]:
         columns = [self._values(part, known) for part in parts]
+        for number, op in enumerate(ops):
+            self._check_kinds(parts[number : number + 2], op, columns[number : number + 2])
         return [
             all(self._one(op, row[n], row[n + 1]) for n, op in enumerate(ops))
             for row in zip(*columns, strict=True)
         ]
+
+    def _check_kinds(
+        self, parts: Sequence[ast.expr], op: ast.cmpop, columns: Sequence[list[object]]
+    ) -> None:
+        """Refuses a comparison that holds for no run because of what its values are.
+
+        Raises:
+          UsageError: it does not hold.
+        """
+        if isinstance(op, ast.NotEq | ast.NotIn):
+            return
+        sign = "in" if isinstance(op, ast.In) else "==" if isinstance(op, ast.Eq) else "<"
+        left, right = (kinds_of(column) for column in columns)
+        if sign == "in" and _name(parts[1]) is None:  # one of several values, or part of a text
+            listed = _constant(parts[1])
+            possible = isinstance(listed, str) or not left or bool(left & kinds_of(_items(listed)))
+        else:
+            possible = is_possible(sign, left, right)
+        if possible:
+            return
+        at = next(number for number, part in enumerate(parts) if _name(part) is not None)
+        name = _name(parts[at]) or ""
+        shown = quoted(ast.unparse(ast.Compare(parts[0], [op], [parts[1]])))
+        kinds = " or ".join(sorted((left, right)[at]))
+        message = f"{_OPTION}: {name} is {kinds}, so {shown} is never true"
+        raise UsageError(f"{message}; write, for example, {example_of(name, columns[at])}.")
+
+    def texts(self) -> list[str]:
+        """The texts in it."""
+        constants = [node for node in ast.walk(self.tree) if isinstance(node, ast.Constant)]
+        return [node.value for node in constants if isinstance(node.value, str)]
 
     def _values(self, node: ast.expr, known: RunValues) -> list[object]:
         name = _name(node)
@@ -155,6 +191,8 @@ def parse_condition(text: str) -> Condition:
 def _as_python(part: re.Match[str]) -> str:
     if part["date"]:
         return f"'{part[0]}'"
+    if part["percent"]:
+        return str(Decimal(part[0][:-1]) / 100)
     if part["word"]:
         return part[0].lower()
     return "==" if part["equal"] else part[0]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from cnnbench.runs.folder import RunEntry
 from cnnbench.runs.index.condition import parse_condition
+from cnnbench.runs.index.kinds import range_of
 from cnnbench.runs.index.values import RunValues, Value
 
 _ALWAYS_SHOWN = ("run", "name", "tags", "dataset")  # in every list
@@ -34,10 +35,12 @@ class FoundRuns:
     Args:
       entries: the runs, in order.
       columns: the values that they were searched or sorted by, one per run.
+      known: if there are none, the values that all runs have, in words.
     """
 
     entries: Sequence[RunEntry]
     columns: Mapping[str, Sequence[Value]]
+    known: str = ""
 
     def part(self, which: slice) -> "FoundRuns":
         """Some of the runs."""
@@ -62,7 +65,10 @@ def search(entries: Sequence[RunEntry], asked: Search) -> FoundRuns:
     if condition:
         order = [number for number, holds in enumerate(condition.holds(known)) if holds]
     columns = {name: known.column(name) for name in names}
-    if asked.sort_by:
+    if condition and not order:
+        ranges = (range_of(name, columns[name], condition.texts()) for name in names)
+        return FoundRuns([], {}, "; ".join(ranges))
+    if asked.sort_by is not None:
         known.option = "--sort-by"
         keys = columns[asked.sort_by] = known.column(asked.sort_by)
         order = _in_order(order, keys, reverse=asked.reverse)[: asked.limit]

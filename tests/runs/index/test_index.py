@@ -137,6 +137,19 @@ def add(results: Path, number: int) -> None:
         write_run(results, run)
 
 
+def write_on(results: Path, number: int) -> None:
+    """A run that is being trained: first its record, then epochs, the last one in part."""
+    run = with_record(make_run("a", run_id=run_id(50), start=0.5), status=Status.RUNNING)
+    folder = results / "a" / run.record.run_id
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_bytes(codec.encode_record(run.record))
+        return
+    lines = b"".join(map(codec.encode_epoch, run.epochs))
+    if (folder / "run.json").exists():
+        (folder / "epochs.jsonl").write_bytes(lines[: len(lines) * number // 30])
+
+
 def drop(results: Path, number: int) -> None:
     shutil.rmtree(run_of(results, number), ignore_errors=True)
 
@@ -206,6 +219,7 @@ ACTIONS = (
     change_in_place,
     finish_otherwise,
     add,
+    write_on,
     drop,
     rename,
     swap,

@@ -119,6 +119,7 @@ def test_an_order_is_that_of_pandas(
         ("seeds == 6 and diverged == 0", "batch_size == 500"),
         ("model.conv1.kernel == '[5, 5]'", "model.layers.conv1.kernel = '[5, 5]'"),
         ("train.optimizer == 'sgd'", "train.optimizer.name == 'sgd'"),
+        ("test_accuracy > 98.1%", "test_accuracy > 0.981"),
         ("nesterov == true", "train.optimizer.nesterov != false and nesterov != null"),
     ],
 )
@@ -157,6 +158,41 @@ EXAMPLE = "write, for example, 'test_accuracy > 0.98 and epochs >= 10'."
             " started > 2026-11-01.",
         ),
         (
+            "name > 3",
+            "--where: name is a text, so 'name > 3' is never true; write, for example,"
+            " name == 'standard'.",
+        ),
+        (
+            "tags > 'a'",
+            "--where: tags is a list of texts, so \"tags > 'a'\" is never true; write, for example,"
+            " 'wide' in tags.",
+        ),
+        (
+            "accuracy > '0.9'",
+            "--where: accuracy is a number, so \"accuracy > '0.9'\" is never true; write, for"
+            " example, accuracy >= 0.9712.",
+        ),
+        (
+            "not 'x' in epochs",
+            "--where: epochs is a number, so \"'x' in epochs\" is never true; write, for example,"
+            " epochs >= 10.",
+        ),
+        (
+            "epochs in ('10', '20')",
+            "--where: epochs is a number, so \"epochs in ('10', '20')\" is never true; write, for"
+            " example, epochs >= 10.",
+        ),
+        (
+            "1 < name < 3",
+            "--where: name is a text, so '1 < name' is never true; write, for example,"
+            " name == 'standard'.",
+        ),
+        (
+            "train.optimizer = 3",
+            "--where: train.optimizer is a text, so 'train.optimizer == 3' is never true; write,"
+            " for example, train.optimizer == 'sgd'.",
+        ),
+        (
             "test_acuracy > 0.9",
             "--where: no run has a value 'test_acuracy' (did you mean 'test_accuracy'?); write, for"
             " example, name, status, tags, started, validation_accuracy, validation_loss,"
@@ -174,6 +210,32 @@ def test_what_is_wrong_is_said(where: str, message: str, entries: tuple[RunEntry
     with pytest.raises(UsageError) as raised:
         search(entries, Search(where))
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    ("where", "known"),
+    [
+        ("accuracy > 98", "accuracy is 0.9712"),
+        ("learning_rate > 1 and epochs > 0", "learning_rate is 0.0001 to 0.009; epochs is 10"),
+        (
+            "status == 'finish'",
+            "status is 'failed', 'finished' or 'killed' (did you mean 'finished'?)",
+        ),
+        ("tags == 'nigth'", "tags is 'lr', 'night' or 'wide' (did you mean 'night'?)"),
+        (
+            "run == '1'",
+            "run is '20251123T063012Z-0000', '20251123T063112Z-0001',"
+            " '20251123T063212Z-0002', '20251123T063312Z-0003' or one of 86 others",
+        ),
+        ("started < 2000-01-01", "started is 2025-11-23 06:30 to 2025-11-23 07:59"),
+        ("nesterov == false", "nesterov is 'true'"),
+    ],
+)
+def test_without_a_match_the_values_are_said(
+    where: str, known: str, entries: tuple[RunEntry, ...]
+) -> None:
+    found = search(entries, Search(where))
+    assert (found.entries, found.known) == ([], known)
 
 
 def test_names_are_in_order() -> None:
@@ -223,7 +285,7 @@ def test_the_columns_that_were_asked_for_are_shown(results: Path) -> None:
     assert head.split() == ["Run", "Name", "Dataset", "learning_rate", "test_accuracy", "Result"]
     assert done.stdout.count("20251123T") == 2
     nothing = invoke("list", "--where", "seeds > 100", "--results-dir", str(results))
-    assert nothing.stdout == "no run matches seeds > 100\n"
+    assert nothing.stdout == "no run matches seeds > 100; seeds is 6\n"
 
 
 def test_options_that_do_not_fit(results: Path) -> None:
