@@ -18,7 +18,14 @@ from cnnbench.report.sweeps.table import next_steps, score_text, terminal_sweep
 from cnnbench.runner.run import Request, check_all
 from cnnbench.runner.sweeps.cost import duration_text, sweep_cost
 from cnnbench.runner.sweeps.planning import PlannedSweep, TrialRequests, plan_sweep
-from cnnbench.runner.sweeps.proposing import OPTUNA, Proposals, plan_proposals, run_proposals
+from cnnbench.runner.sweeps.proposing import (
+    OPTUNA,
+    Proposals,
+    first_trials,
+    plan_proposals,
+    run_proposals,
+    sampler_note,
+)
 from cnnbench.runner.sweeps.race import check_race, run_race
 from cnnbench.runner.sweeps.space import SweepAxis
 from cnnbench.runner.sweeps.training import Failure, run_side_by_side, run_sweep
@@ -125,7 +132,8 @@ def cost_text(sweep: PlannedSweep, *, needed: bool) -> str:
     Raises:
       StoreError: the folder of results cannot be read.
     """
-    return f"Sweep {sweep.plan.sweep}: {sweep_cost(sweep, needed=needed).text(needed=needed)}."
+    cost = sweep_cost(sweep, needed=needed).text(needed=needed)
+    return f"Sweep {sweep.plan.sweep}: {cost}.{sampler_note(sweep)}"
 
 
 def plan_with(
@@ -163,13 +171,12 @@ def plan_with(
 
 def _trial_lines(sweep: PlannedSweep) -> Iterator[str]:
     """The trials that would be trained."""
-    known = sweep.trials
-    if sweep.number > len(known) and not known[0].requests[0].needed:
-        known = known[:1]
-    for trial in known:
+    needed = sweep.trials[0].requests[0].needed
+    known = sweep if needed or not sweep.plan.sampler else first_trials(sweep)
+    for trial in known.trials:
         yield f"would try {trial.number}: {trial.label}"
-    if more := sweep.number - len(known):
-        several = f"{len(known) + 1} to {sweep.number}" if more > 1 else str(sweep.number)
+    if more := sweep.number - len(known.trials):
+        several = f"{sweep.number - more + 1} to {sweep.number}" if more > 1 else sweep.number
         yield f"would try {several}: proposed by Optuna, from the results of those before"
 
 

@@ -29,7 +29,7 @@ from cnnbench.spec.cross_checks import lacks_validation
 from cnnbench.spec.sweeps import Choices, Range
 
 OPTUNA = "optuna"
-_FIRST = 10  # trials of the default sampler, before Optuna has enough results to learn from
+FIRST = 10  # trials of the default sampler, before Optuna has enough results to learn from
 _TRIES = 32  # proposals for each trial that is new and valid
 
 
@@ -56,8 +56,7 @@ class Proposals:
       request: the experiment, without the keys of the sweep.
       axes: the keys.
       seed: of the sampler.
-      known: the sweep with the trials that are known: those of an earlier command, or the first
-        that are trained at once.
+      known: the sweep with the trials that are known: the first, or those of an earlier command.
       at_once: trials that are proposed before one of them is trained.
     """
 
@@ -96,23 +95,20 @@ def plan_proposals(
     _require_validation(ends)
     words = [[axis.key, _axis_text(axis)] for axis in axes]
     identity = Proposed(sweep_id(ends.plan.trials, OPTUNA, seed, words), OPTUNA, trials)
-    known = _known(requests, axes, identity, seed, at_once)
+    known = _known(requests, axes, identity, seed)
     return Proposals(requests[0], axes, seed, known, at_once)
 
 
 def _known(
-    requests: Sequence[Request],
-    axes: Sequence[SweepAxis],
-    identity: Proposed,
-    seed: int,
-    number: int,
+    requests: Sequence[Request], axes: Sequence[SweepAxis], identity: Proposed, seed: int
 ) -> PlannedSweep:
-    """The sweep with the trials of an earlier command, or else with a number of first ones."""
-    results_dir = requests[0].results_dir
-    earlier = known_plan(identity.sweep, results_dir)
+    """The sweep with its first trials, and those of an earlier command."""
+    first = choose_points(axes, min(identity.number, FIRST), seed)
+    earlier = known_plan(identity.sweep, requests[0].results_dir)
     if not earlier:
-        return plan_points(requests, _first_points(axes, identity.number, seed)[:number], identity)
-    known = plan_points(requests, [trial.values for trial in earlier.trials], identity)
+        return plan_points(requests, first, identity)
+    points = [trial.values for trial in earlier.trials]
+    known = plan_points(requests, [*points, *first[len(points) :]], identity)
     return replace(known, plan=replace(known.plan, created_at=earlier.created_at))
 
 
@@ -175,6 +171,13 @@ def _require_validation(sweep: PlannedSweep) -> None:
         raise UsageError(f"{message} must not choose; set dataset.{key}.validation.")
 
 
+def sampler_note(sweep: PlannedSweep) -> str:
+    """Says if there are no trials for the sampler to propose; empty if there are."""
+    if not sweep.plan.sampler or sweep.number > FIRST:
+        return ""
+    return f" Optuna proposes the trials after the first {FIRST}, and there are no more."
+
+
 def run_proposals(
     proposals: Proposals, watcher: ProposingWatcher, train: TrainTrial = run_requests
 ) -> list[Failure]:
@@ -198,7 +201,7 @@ def run_proposals(
     """
     sweep = proposals.known
     if not proposals.request.needed:
-        sweep = _first(sweep, proposals.at_once)
+        sweep = first_trials(sweep)
     losses: dict[int, float | None] = {}  # by trial; None for one that failed
     failures: list[Failure] = []
     while waiting := [trial for trial in sweep.trials if trial.number not in losses]:
@@ -215,8 +218,9 @@ def run_proposals(
     return failures
 
 
-def _first(sweep: PlannedSweep, number: int) -> PlannedSweep:
-    """A sweep with its first trials only."""
+def first_trials(sweep: PlannedSweep) -> PlannedSweep:
+    """A sweep with those trials only that no result has an influence on."""
+    number = min(FIRST, sweep.plan.number)
     plan = replace(sweep.plan, trials=sweep.plan.trials[:number])
     return PlannedSweep(plan, sweep.trials[:number])
 
@@ -308,19 +312,13 @@ def _candidates(
     finished: Sequence[Scored],
     running: Sequence[TrialValues],
 ) -> Iterator[TrialValues]:
-    """A point of the default sampler or some proposals, then all points of a finite space."""
+    """Some proposals, then all points of a space that is finite."""
     axes, seed = proposals.axes, proposals.seed
-    if number <= _FIRST:
-        yield _first_points(axes, proposals.known.number, seed)[number - 1]
     for attempt in range(_TRIES):
         yield propose(axes, (seed, number, attempt), finished, running)
     if math.isfinite(math.prod(map(_size, axes))):
         for point in product(*map(_values, axes)):
             yield dict(zip([axis.key for axis in axes], point, strict=True))
-
-
-def _first_points(axes: Sequence[SweepAxis], trials: int, seed: int) -> tuple[TrialValues, ...]:
-    return choose_points(axes, min(trials, _FIRST), seed)
 
 
 def _values(axis: SweepAxis) -> Iterator[str]:

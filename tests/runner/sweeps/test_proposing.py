@@ -38,7 +38,7 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("CNNBENCH_ENGINE", "plain")
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    monkeypatch.setattr("cnnbench.runner.sweeps.proposing._FIRST", 2)  # then Optuna's
+    monkeypatch.setattr("cnnbench.runner.sweeps.proposing.FIRST", 2)  # then Optuna's
     Path("a.yaml").write_text(TINY)
 
 
@@ -211,11 +211,11 @@ def test_of_trials_side_by_side_one_may_fail(monkeypatch):
     watcher = Watcher()
     failures = run_proposals(proposals(5, 2), watcher, train)
     assert [(each.trial.number, each.reason) for each in failures] == [(3, "out of disk")]
-    assert needed == [False, True, False, False]
+    assert needed == [False, False, True, False]
     assert watcher.lines == [
-        *("1 alone", "1 trained"),
-        *("2 and 3", "2 alone", "2 trained", "3 alone", "3 failed"),
-        *("4 and 5", "4 trained", "5 trained"),
+        *("1 and 2", "1 trained", "2 trained"),
+        *("3 and 4", "3 alone", "3 failed", "4 alone", "4 trained"),
+        *("5 alone", "5 trained"),
     ]
 
 
@@ -291,10 +291,16 @@ def test_mistakes(words, says):
     assert not Path("results").exists()
 
 
-def test_a_dry_run_says_which_trials_are_known():
+def test_a_dry_run_says_which_trials_are_known(monkeypatch):
     done = invoke("run", "a.yaml", RATES, "--trials", "4", "--sampler", "optuna", "--dry-run")
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert lines[0].endswith(": 4 trainings x 1 seed.")
-    assert lines[1].startswith("would try 1: learning_rate=")
-    assert lines[2:] == ["would try 2 to 4: proposed by Optuna, from the results of those before"]
+    assert [line.partition("=")[0] for line in lines[1:3]] == [
+        "would try 1: learning_rate",
+        "would try 2: learning_rate",
+    ]
+    assert lines[3:] == ["would try 3 to 4: proposed by Optuna, from the results of those before"]
+    monkeypatch.setattr(proposing, "FIRST", 10)
+    done = invoke("run", "a.yaml", RATES, "--trials", "4", "--sampler", "optuna", "--dry-run")
+    assert " Optuna proposes the trials after the first 10, and there are no more.\n" in done.stdout
