@@ -22,7 +22,7 @@ _GLIBC = MappingProxyType(
         "MALLOC_TOP_PAD_": "67108864",
     }
 )
-_JEMALLOC = (  # as in torch.backends.xeon.run_cpu; -1 never returns memory
+_JEMALLOC = (  # as in torch.backends.xeon.run_cpu, and never returns memory
     "oversize_threshold:1,background_thread:true,metadata_thp:auto,"
     "dirty_decay_ms:-1,muzzy_decay_ms:-1"
 )

@@ -116,8 +116,7 @@ def test_float32_of_ours_is_nearer(trainer, steps) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("tuning", ["tuned", "bfloat16"])
+@pytest.mark.parametrize(("tuning", "layout"), [("tuned", "channels_last"), ("bfloat16", "nchw")])
 def test_compiled_losses_are_those_of_eager(tuning, layout, trainer, steps) -> None:
     expected = trained(trainer(f"torch-{tuning}-eager-{layout}", "adam"), steps)[0]
     found = trained(trainer(f"torch-{tuning}-compile-{layout}", "adam"), steps)[0]
