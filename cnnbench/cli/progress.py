@@ -1,9 +1,8 @@
 """Progress of runs: bars on a terminal, a line per epoch or per seed elsewhere."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple, assert_never
@@ -12,6 +11,14 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from cnnbench.cli.screen.tally import (
+    RunProgress,
+    Tally,
+    counts_text,
+    left_text,
+    seconds_left,
+    shortened,
+)
 from cnnbench.formatting import clean, epochs_text, escape_controls, percent_text, seconds_text
 from cnnbench.report.layer_table import layer_table
 from cnnbench.report.sparkline import sparkline
@@ -40,7 +47,29 @@ BFLOAT16_ON_CPU = (
     " (Keras' MNIST convnet, 2 cores with bfloat16 products); `cnnbench bench` compares both."
 )
 _EVERY = 0.05  # seconds between two updates of a bar for files
+MOST_BARS = 8  # of runs
 BAR = 24  # columns of a short bar, of the time left, and of the gaps between them
+
+
+def count_event(work: RunProgress, event: Event) -> None:
+    """Counts an event of a training.
+
+    Args:
+      work: the run.
+      event: the event.
+    """
+    match event:
+        case Resumed(records=records):
+            work.done = len(records)
+        case EpochRecord(seed=seed):
+            work.running.add(seed)
+            work.done += 1
+            work.seconds += event.train_s + event.eval_s
+            work.timed += 1
+        case SeedDone(summary=summary):
+            work.running.discard(summary.seed)
+            work.seeds_done += 1
+            work.done = max(work.done, work.seeds_done * work.epochs)
 
 
 class Silent:
@@ -82,6 +111,10 @@ class Silent:
     def running(self, text: str) -> None:
         """Prints nothing."""
 
+    def failed(self, reason: str) -> None:
+        """Prints why the run cannot be trained."""
+        self.note(f"failed: {reason}")
+
     def finished(self, folder: Path) -> None:
         """Remembers the folder; where it is printed depends on the command."""
         self.folder = folder
@@ -95,12 +128,22 @@ class Lines(Silent):
       several: True if other runs print there too, so that lines need a title.
       tables: True to print the layers of each network first.
       verbose: True to print every epoch of several seeds, and details.
+      tally: the runs of the command.
+      work: the run, if the tally has it already.
     """
 
     def __init__(
-        self, console: Console, *, several: bool = False, tables: bool = True, verbose: bool = False
+        self,
+        console: Console,
+        *,
+        several: bool = False,
+        tables: bool = True,
+        verbose: bool = False,
+        tally: Tally | None = None,
+        work: RunProgress | None = None,
     ) -> None:
         super().__init__(console)
+        self.tally, self.work = tally or Tally(), work or RunProgress(1, 1)
         self.several, self.tables, self.verbose = several, tables, verbose
         self.title, self.num_seeds, self.epochs, self.seeds_done = "", 1, 0, 0
         self.ended: list[EpochRecord] = []  # of a seed
@@ -115,6 +158,8 @@ class Lines(Silent):
         """Prints the layer table."""
         experiment = loaded.experiment
         self.precision = experiment.train.precision
+        self.work.seeds, self.work.epochs = len(experiment.seeds), experiment.train.epochs
+        self._counted()
         if self.several:
             self.title = in_encoding(clean(experiment.type_title), self.console.encoding)
         if not self.tables:
@@ -132,6 +177,7 @@ class Lines(Silent):
 
     def _begin(self, record: RunRecord) -> None:
         self.num_seeds, self.epochs, self.seeds_done = len(record.seeds), record.epochs, 0
+        self.work.seeds, self.work.epochs = len(record.seeds), record.epochs
         self.say(start_line(record))
         if self.precision == "bfloat16" and record.environment.device_kind == "cpu":
             self.note(f"{self.prefix}{BFLOAT16_ON_CPU}")
@@ -143,6 +189,31 @@ class Lines(Silent):
 
     def event(self, event: Event) -> None:
         """Prints what an event reports."""
+        count_event(self.work, event)
+        self._print(event)
+        if isinstance(event, EpochRecord | SeedDone):
+            self._say_counts()
+
+    def _counted(self) -> None:
+        """Adds the run to those of the command; that of bars does so itself."""
+        self.tally.add(self.work)
+
+    def _say_counts(self) -> None:
+        """Prints from time to time what is done and left."""
+        if text := self.tally.line(monotonic()):
+            self._log(text)
+
+    def failed(self, reason: str) -> None:
+        """Prints why the run cannot be trained, and counts it as failed."""
+        self.work.fail()
+        self.note(f"{self.prefix}failed: {reason}")
+
+    def finished(self, folder: Path) -> None:
+        """Counts the run as done."""
+        self.work.finish()
+        super().finished(folder)
+
+    def _print(self, event: Event) -> None:
         match event:
             case Tuning():
                 self.say(f"{self.prefix}auto-tuning the engine ...")
@@ -189,84 +260,33 @@ class Lines(Silent):
         return self.console.width if self.console.is_terminal else WIDTH
 
 
-@dataclass(slots=True)
-class RunProgress:
-    """Epochs of a run that are trained and still to be trained.
-
-    Args:
-      seeds: number of seeds.
-      epochs: epochs of each seed.
-      done: epochs trained, over all seeds; the last one in part.
-      seconds: training and evaluation of `timed` epochs.
-      timed: epochs trained by this command.
-      running: seeds that are trained at this time, with `--on` several.
-    """
-
-    seeds: int
-    epochs: int
-    done: float = 0.0
-    seconds: float = 0.0
-    timed: int = 0
-    running: set[int] = field(default_factory=set)
-
-    @property
-    def left(self) -> float:
-        """Epochs that are still to be trained."""
-        return max(0.0, self.seeds * self.epochs - self.done)
-
-
-def seconds_left(works: Iterable[RunProgress]) -> float | None:
-    """Estimates the time left from the epochs so far; None before the first of them.
-
-    A run that has not started is assumed to be as fast as the others.
-
-    >>> seconds_left([RunProgress(2, 10, done=5, seconds=10.0, timed=5), RunProgress(1, 10)])
-    50.0
-    >>> seconds_left([RunProgress(2, 10, done=5, seconds=10.0, timed=5, running={0, 1})])
-    15.0
-    """
-    works = list(works)
-    rates = [work.seconds / work.timed for work in works if work.timed]
-    if not rates:
-        return None
-    usual = sum(rates) / len(rates)
-    at_a_time = max(1, sum(len(work.running) for work in works))
-    return sum(w.left * (w.seconds / w.timed if w.timed else usual) for w in works) / at_a_time
-
-
-def left_text(seconds: float | None) -> str:
-    """Formats the time left.
-
-    >>> left_text(42.4), left_text(3723), left_text(None)
-    ('0:42 left', '1:02:03 left', '')
-    """
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    clock = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-    return f"{clock} left"
-
-
 class Board:
     """The bars of a command: one for the epochs of each run, and one for the seeds of all.
 
+    Of many runs, those that are trained have a bar.
+
     Args:
       console: the terminal.
+      tally: the runs of the command.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, tally: Tally | None = None) -> None:
         self.progress = make_progress(console)
-        self.works: list[RunProgress] = []
+        self.tally = tally or Tally()
         self.result = ""  # the difference so far and its interval
         self._seeds: TaskID | None = None
-        self._runs: list[TaskID] = []
+        self._runs: dict[TaskID, RunProgress] = {}
+
+    @property
+    def works(self) -> list[RunProgress]:
+        """The runs of the command."""
+        return self.tally.works
 
     def add(self, work: RunProgress) -> TaskID:
         """Adds the bar of a run, above the bar of all seeds."""
-        self.works.append(work)
+        self.tally.add(work)
         task = self._add()
-        self._runs.append(task)
+        self._runs[task] = work
         if self._seeds is not None:
             self.progress.remove_task(self._seeds)
             self._seeds = None
@@ -286,30 +306,36 @@ class Board:
             self.progress.update(task, left=left)
         else:
             self._update_seeds(left)
-        tasks = self.progress.tasks
+        self._show_running()
+        tasks = [each for each in self.progress.tasks if each.visible]
         texts = status([task.fields["said"] for task in tasks], self.progress.console.width - BAR)
         for each, (text, rate, curve) in zip(tasks, texts, strict=True):
             self.progress.update(each.id, description=text, rate=rate, curve=curve)
 
+    def _show_running(self) -> None:
+        """Hides the bars of runs that wait, if there are many."""
+        if len(self._runs) <= MOST_BARS:
+            return
+        busy = [task for task, work in self._runs.items() if work.running][:MOST_BARS]
+        for task in self._runs:
+            self.progress.update(task, visible=task in busy)
+
     def _update_seeds(self, left: str) -> None:
         assert self._seeds is not None
         total = sum(work.seeds for work in self.works)
-        done = sum(work.done / work.epochs for work in self.works if work.epochs)
         result = f", {self.result}" if self.result else ""
-        running = sum(len(work.running) for work in self.works)
-        several = f", {running} running" if running > 1 else ""
-        said = Said(place=f"{int(done + 1e-9)} of {total} seeds{several}{result}")
+        room = self.progress.console.width - BAR - cell_len(result)
         self.progress.update(
             self._seeds,
-            said=said,
-            completed=done,
+            said=Said(place=counts_text(self.works, room) + result),
+            completed=sum(work.seeds if work.ended else work.share for work in self.works),
             total=total,
             left=left,
         )
 
     def remove(self, task: TaskID) -> None:
         """Removes the bar of a run; the last one takes the bar of all seeds with it."""
-        self._runs.remove(task)
+        del self._runs[task]
         self.progress.remove_task(task)
         if not self._runs:
             if self._seeds is not None:
@@ -326,32 +352,45 @@ class Bars(Lines):
       several: True if there are other runs.
       tables: True to print the layers of each network first.
       verbose: True to print a line per epoch and seed, too.
+      work: the run, if the tally of the board has it already.
     """
 
     def __init__(
-        self, board: Board, *, several: bool = False, tables: bool = True, verbose: bool = False
+        self,
+        board: Board,
+        *,
+        several: bool = False,
+        tables: bool = True,
+        verbose: bool = False,
+        work: RunProgress | None = None,
     ) -> None:
-        super().__init__(board.progress.console, several=several, tables=tables, verbose=verbose)
-        self.board, self.work = board, RunProgress(1, 1)
+        console = board.progress.console
+        super().__init__(
+            console, several=several, tables=tables, verbose=verbose, tally=board.tally, work=work
+        )
+        self.board = board
         self.task: TaskID | None = None
         self.num_steps, self.whole = 1, 0  # steps per epoch, whole epochs over all seeds
         self.place, self.value, self.rate, self.curve = "", "", "", ""
         self.curves: dict[int, list[float]] = {}
         self.parts: dict[int, float] = {}  # of the epoch of each seed that is trained
 
+    def _counted(self) -> None:
+        """The board adds the run."""
+
+    def _say_counts(self) -> None:
+        """The bar of all seeds shows the counts."""
+
     def loaded(self, loaded: Loaded) -> None:
         """Prints the layer table and starts the bar."""
         super().loaded(loaded)
-        experiment = loaded.experiment
         self.place = "waiting" if self.board.works else "reading data"
-        self.work = RunProgress(len(experiment.seeds), experiment.train.epochs)
         self.task = self.board.add(self.work)
         self._update()
 
     def started(self, record: RunRecord, num_steps: int) -> None:
         """Prints what is about to be trained."""
         self.num_steps, self.whole = num_steps, 0
-        self.work.seeds, self.work.epochs = len(record.seeds), record.epochs
         self._begin(record)
         self.place = "compiling"
         self._update()
@@ -399,16 +438,20 @@ class Bars(Lines):
 
     def finished(self, folder: Path) -> None:
         """Removes the bar."""
-        self.work.done = self.work.seeds * self.work.epochs
-        self.work.running.clear()
-        self.close()
         super().finished(folder)
+        self.close()
 
     def close(self) -> None:
         """Removes the bar, also after an error."""
         if self.task is not None:
             self.board.remove(self.task)
             self.task = None
+
+    def failed(self, reason: str) -> None:
+        """Removes the bar of a run that failed."""
+        super().failed(reason)
+        self._update()
+        self.close()
 
     def running(self, text: str) -> None:
         """Shows the difference so far next to the bar of all seeds."""
@@ -427,8 +470,6 @@ class Bars(Lines):
         self.whole += 1
         self.parts.pop(record.seed, None)
         self.work.done = self.whole + sum(self.parts.values())
-        self.work.seconds += record.train_s + record.eval_s
-        self.work.timed += 1
 
     def _curve(self, record: EpochRecord) -> str:
         """Draws the learning curve of a seed so far."""
@@ -494,7 +535,8 @@ def _shortened(line: Said, room: int) -> str:
     rest = line.place + line.value
     if not line.title or cell_len(line.title + rest) <= room:
         return line.title + rest
-    return f"{cut(line.title.removesuffix(': '), room - cell_len(rest) - 2)}: {rest}"
+    width = room - cell_len(rest) - 2
+    return f"{cut(shortened(line.title.removesuffix(': '), width), width)}: {rest}"
 
 
 def cut(text: str, width: int) -> str:
@@ -562,8 +604,10 @@ def make_listeners(
     if quiet:
         return [Silent(console) for _ in range(number)]
     if not console.is_terminal:
+        tally = Tally()
         return [
-            Lines(console, several=several, tables=tables, verbose=verbose) for _ in range(number)
+            Lines(console, several=several, tables=tables, verbose=verbose, tally=tally)
+            for _ in range(number)
         ]
     board = Board(console)
     return [Bars(board, several=several, tables=tables, verbose=verbose) for _ in range(number)]
@@ -584,7 +628,7 @@ def listening(
     """
     listeners = make_listeners(console, number, quiet=quiet, tables=tables, verbose=verbose)
     try:
-        with shown_by(_file_display(listeners[0])):
+        with shown_by(file_display(listeners[0])):
             yield listeners
     finally:
         for listener in listeners:
@@ -592,7 +636,8 @@ def listening(
                 listener.close()
 
 
-def _file_display(listener: Silent) -> Display | None:
+def file_display(listener: Silent) -> Display | None:
+    """Where slow work on files is shown, next to the progress of a listener."""
     match listener:
         case Bars():
             return FileBars(listener.board.progress)
@@ -767,7 +812,7 @@ def fitted(title: str, place: str, values: Sequence[tuple[str, int]], width: int
     if cell_len(line) <= width or not title:
         return line
     rest = cell_len(line) - cell_len(title)
-    return _joined(cut(title, width - rest), place, kept)
+    return _joined(cut(shortened(title, width - rest), width - rest), place, kept)
 
 
 def _joined(title: str, place: str, values: Sequence[tuple[str, int]]) -> str:

@@ -324,15 +324,17 @@ class Driver:
         """Gives up a run.
 
         Raises:
-          Exception: the error, if there are fewer than two others.
+          Exception: the error, if there are fewer than two others; for a trial of a sweep, if
+            there is none.
         """
         error = self._runs[number].fail(error)
         self._untimed.discard(number)
         self._waiting = [unit for unit in self._waiting if unit[0] != number]
-        if sum(not run.failed for run in self._runs) < 2:
+        least = 1 if self._runs[number].is_trial else 2
+        if sum(not run.failed for run in self._runs) < least:
             raise error
         self._error = self._error or error
-        self._runs[number].note(f"failed: {error}")
+        self._runs[number].tell_failure(str(error))
 
     def _resubmit(self, task: _Task, reason: str) -> None:
         """Trains the seeds of a lost worker again, from their last checkpoints.

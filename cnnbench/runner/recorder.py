@@ -65,6 +65,9 @@ class Listener(Protocol):
     def event(self, event: Event) -> None:
         """Called with every event of the training."""
 
+    def failed(self, reason: str) -> None:
+        """Called if the run cannot be trained while others go on."""
+
     def finished(self, folder: Path) -> None:
         """Called once the run's files are complete, also if there was nothing to train."""
 

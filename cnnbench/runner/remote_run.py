@@ -169,6 +169,15 @@ class RemoteRun(TrainingRun):
         self._stop(error)
         return error
 
+    @property
+    def is_trial(self) -> bool:
+        """True for a trial of a sweep, which does not need others for a verdict."""
+        return self._request.sweep is not None
+
+    def tell_failure(self, reason: str) -> None:
+        """Tells the user that the run failed while others go on."""
+        self._listener.failed(reason)
+
     def note(self, text: str) -> None:
         """Tells the user about the run."""
         self._listener.note(text)

@@ -14,16 +14,15 @@ from cnnbench.cli.progress import (
     Bars,
     Board,
     Lines,
-    RunProgress,
     Said,
     Silent,
     epoch_line,
     make_listeners,
     resumed_line,
-    seconds_left,
     seed_line,
     status,
 )
+from cnnbench.cli.screen.tally import RunProgress, seconds_left
 from cnnbench.runs.records import EpochRecord, RunResult
 from cnnbench.spec.loader import load_experiment
 from cnnbench.training.events import Compiled, Resumed, SeedDone, StepDone

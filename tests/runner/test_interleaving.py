@@ -36,6 +36,9 @@ class Diary:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    def failed(self, reason: str) -> None:
+        self.note(reason)
+
     def started(self, record: RunRecord, num_steps: int) -> None:
         pass
 

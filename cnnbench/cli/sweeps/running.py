@@ -1,16 +1,17 @@
 """Several values of keys in `cnnbench run`: plans the sweep, trains it, and prints its table."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import typer
 
-from cnnbench.cli.progress import listening
+from cnnbench.cli.progress import Board
+from cnnbench.cli.screen.tally import Tally
+from cnnbench.cli.sweeps.screen import trials_listening, works_of
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell
-from cnnbench.cli.tuning import trial_listening
 from cnnbench.comparisons.sweeps.results import read_sweep, sweep_result
 from cnnbench.errors import UsageError
 from cnnbench.report.sweeps.files import json_sweep
@@ -203,7 +204,7 @@ def train_with(
     on = sweep.trials[0].requests[0].on
     if options.race is None and not on:
         return run_sweep(sweep, board)
-    with board.listening(len(sweep.plan.trials) * len(sweep.plan.names)) as listeners:
+    with board.together(sweep.trials) as listeners:
         if options.race is None:
             return run_side_by_side(sweep, listeners, board)
         failures = run_race(sweep, options.race, listeners, board)
@@ -225,37 +226,33 @@ class SweepBoard:
     def __init__(self, console: "Console", sweep: PlannedSweep, options: SweepOptions) -> None:
         self.console, self.sweep, self.options = console, sweep, options
         self.started, self.done = monotonic(), 0
-
-    def listening(self, number: int) -> "AbstractContextManager[Sequence[Silent]]":
-        """Listeners of runs that are trained side by side."""
-        quiet, verbose = self.options.quiet, self.options.verbose
-        return listening(self.console, number, quiet=quiet, tables=False, verbose=verbose)
+        self.told: set[int] = set()  # trials that failed
+        self.bars = Board(console, Tally(works_of(sweep.trials)))
 
     def together(
         self, trials: Sequence[TrialRequests]
     ) -> "AbstractContextManager[Sequence[Silent]]":
-        """Makes a listener for each of several trials that are trained side by side."""
-        return self.listening(len(trials))
+        """Makes a listener for each run of several trials that are trained side by side."""
+        quiet, verbose = self.options.quiet, self.options.verbose
+        return trials_listening(self.bars, trials, self._fail, quiet=quiet, verbose=verbose)
+
+    def _fail(self, trial: TrialRequests, reason: str) -> None:
+        self.failed(Failure(trial, reason))
 
     def grown(self, sweep: PlannedSweep) -> None:
         """Shows a sweep with more trials from now on."""
+        for work in works_of(sweep.trials):
+            if not self.bars.tally.begin(work.trial):
+                self.bars.tally.add(work)
         self.sweep = sweep
 
     def exhausted(self, number: int) -> None:
         """Prints that there are fewer trials than were wanted."""
         self.say(f"The sampler proposes no other trials: {number} in all.")
 
-    @contextmanager
-    def trial(self, trial: TrialRequests) -> "Iterator[Sequence[Silent]]":
+    def trial(self, trial: TrialRequests) -> "AbstractContextManager[Sequence[Silent]]":
         """Makes a listener for each run of a trial."""
-        quiet, verbose = self.options.quiet, self.options.verbose
-        if len(trial.requests) > 1:
-            with self.listening(len(trial.requests)) as listeners:
-                yield listeners
-            return
-        title = trial.requests[0].load().experiment.type_title
-        with trial_listening(self.console, title, quiet=quiet, verbose=verbose) as listener:
-            yield [listener]
+        return self.together([trial])
 
     def trained(self, trial: TrialRequests, runs: "Sequence[RunResult]") -> None:
         """Prints the value of each run, and the time left."""
@@ -267,7 +264,7 @@ class SweepBoard:
             if row.number == trial.number
         ]
         name = words(rows.metric if rows.by_test else f"validation_{rows.metric}")
-        left = self.sweep.number - trial.number
+        left = self.sweep.number - self.done - len(self.told)
         seconds = (monotonic() - self.started) / self.done * left
         time = f"; about {duration_text(seconds)} left" if left else ""
         self.say(f"{self._place(trial)}: {name} {', '.join(values)}{time}")
@@ -276,12 +273,18 @@ class SweepBoard:
         return f"trial {trial.number} of {self.sweep.number}, {trial.label}"
 
     def failed(self, failure: Failure) -> None:
-        """Prints why a trial failed."""
+        """Prints why a trial failed, once."""
+        if failure.trial.number in self.told:
+            return
+        self.told.add(failure.trial.number)
+        self.bars.tally.fail(failure.trial.number)
         text = f"{self._place(failure.trial)}: failed: {failure.reason}"
         self.console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
 
     def dropped(self, trial: TrialRequests, seeds: int) -> None:
         """Prints that a trial is decided worse than the leader."""
+        for work in self.bars.tally.begin(trial.number):
+            work.ended = True
         self.say(f"{self._place(trial)}: dropped after {seeds} seeds, worse than the leader")
 
     def say(self, text: str) -> None:

@@ -106,7 +106,7 @@ def run_side_by_side(
     Args:
       sweep: the trials, whose requests say where.
       listeners: one for each run.
-      watcher: told of the trials that failed.
+      watcher: told of each trial at once.
 
     Returns:
       The trials that failed.
@@ -118,7 +118,7 @@ def run_side_by_side(
     write_plan(sweep.plan, sweep.results_dir)
     requests = [request for trial in sweep.trials for request in trial.requests]
     try:
-        run_requests(requests, listeners)
+        run_requests(requests, listeners, _Collected(sweep, watcher).add)
     except CnnbenchError as error:
         found = trained_runs(sweep.plan, sweep.results_dir)
         if not any(entry for row in found for entry in row):
@@ -132,6 +132,34 @@ def run_side_by_side(
             watcher.failed(failure)
         return failures
     return []
+
+
+class _Collected:
+    """The runs of a sweep, in the order in which they are complete.
+
+    Args:
+      sweep: the trials.
+      watcher: told of each trial whose runs are all there.
+    """
+
+    def __init__(self, sweep: PlannedSweep, watcher: SweepWatcher) -> None:
+        self._watcher, self._trials = watcher, sweep.trials
+        self._places = {
+            (run.name, run.spec_digest): (number, place)
+            for number, trial in enumerate(sweep.plan.trials)
+            for place, run in enumerate(trial.runs)
+        }
+        self._runs: dict[int, dict[int, RunResult]] = {}
+
+    def add(self, run: RunResult) -> None:
+        """Adds a run."""
+        number, place = self._places[run.record.name, run.record.spec_digest]
+        runs = self._runs.setdefault(number, {})
+        if place in runs:
+            return
+        runs[place] = run
+        if len(runs) == len(self._trials[number].requests):
+            self._watcher.trained(self._trials[number], [runs[key] for key in sorted(runs)])
 
 
 def _reason(trial: TrialRequests, results_dir: Path) -> str:

@@ -1,0 +1,1 @@
+"""What of a command is done, running, failed and left."""
