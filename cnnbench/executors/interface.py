@@ -74,6 +74,10 @@ class Executor(Protocol):
     def slots(self) -> int:
         """Number of tasks that run at the same time; it can change when machines come and go."""
 
+    @property
+    def one_machine(self) -> bool:
+        """True if all tasks run on this machine, so that their hardware is the same."""
+
     def submit(self, number: int, task: WorkerTask) -> None:
         """Queues a task.
 
@@ -81,6 +85,9 @@ class Executor(Protocol):
           number: its number, which is not that of a task that runs or waits.
           task: the task.
         """
+
+    def offer(self, name: str, make: Callable[[], bytes]) -> None:
+        """Offers a content that tasks get with `worker.fetch`; see `offers.Offers.add`."""
 
     def receive(self, timeout_s: float | None = None) -> Message | None:
         """The next message of any task; None if none arrives within the timeout."""

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
 
 from cnnbench.executors import framing
 from cnnbench.executors.interface import (
@@ -22,6 +23,7 @@ from cnnbench.executors.interface import (
     Message,
     WorkerTask,
 )
+from cnnbench.executors.offers import Answer, Offers
 from cnnbench.executors.worker import Kind
 
 # The modules of the driver are found from any folder; -P leaves out the current one.
@@ -53,11 +55,14 @@ class LocalExecutor:
       preload: module that workers import while they wait for their first task; empty for none.
     """
 
+    one_machine = True
+
     def __init__(self, places: Sequence[WorkerPlace], preload: str = "") -> None:
         self._preload = preload
         self._received: queue.Queue[tuple[WorkerProcess, bytes | None]] = queue.Queue()
         self._waiting: deque[tuple[int, WorkerTask]] = deque()
         self._workers: list[WorkerProcess] = []
+        self._offers = Offers()
         for number, place in enumerate(places):
             self._workers.append(self._started(number, place))
 
@@ -81,6 +86,10 @@ class LocalExecutor:
         """Queues a task."""
         self._waiting.append((number, task))
         self._assign()
+
+    def offer(self, name: str, make: Callable[[], bytes]) -> None:
+        """Offers a content that tasks get with `worker.fetch`."""
+        self._offers.add(name, make)
 
     def receive(self, timeout_s: float | None = None) -> Message | None:
         """The next message of any task; None if none arrives within the timeout.
@@ -135,6 +144,9 @@ class LocalExecutor:
         if kind is Kind.READY:
             worker.ready = True
             return None
+        if kind is Kind.ASKED:
+            worker.answer(self._offers.answer(value))
+            return None
         if kind is Kind.EMITTED:
             return Emitted(number, value)
         worker.task = None
@@ -187,9 +199,16 @@ class WorkerProcess:
     def run(self, number: int, task: WorkerTask) -> None:
         """Sends a task."""
         self.task = number
+        self._send((number, task))
+
+    def answer(self, answer: Answer) -> None:
+        """Sends what its task asked for."""
+        self._send((self.task, answer))
+
+    def _send(self, value: Any) -> None:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died, and `read` notices
-            framing.send(self.process.stdin.fileno(), (number, task))
+            framing.send(self.process.stdin.fileno(), value)
 
     def read(self, received: "queue.Queue[tuple[WorkerProcess, bytes | None]]") -> None:
         """Passes its messages on, and None when it has ended; runs in a thread of its own."""

@@ -12,15 +12,17 @@ import tempfile
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from shutil import rmtree
 from time import monotonic
 from typing import Any
 
-from cnnbench.errors import CnnbenchError, UsageError
+from cnnbench.errors import CnnbenchError, DataError, UsageError
 from cnnbench.executors.cores import available_cores
+from cnnbench.executors.failures import sent
 from cnnbench.executors.interface import Completed, Emitted, Failed, Lost, Message, WorkerTask
+from cnnbench.executors.offers import Offers
 from cnnbench.executors.ray_worker import SETTINGS, Died, Hello, RayWorker, Wanted, versions
 from cnnbench.executors.worker import Kind
 from cnnbench.system import commands
@@ -52,6 +54,8 @@ class RayExecutor:
         none has enough CPUs or GPUs.
     """
 
+    one_machine = False  # others can join any time
+
     def __init__(
         self,
         wanted: Wanted = Wanted(),  # noqa: B008 - frozen
@@ -63,6 +67,7 @@ class RayExecutor:
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._found: deque[Message] = deque()
         self._workers: list[_Worker] = []
+        self._offers, self._stored = Offers(), dict[str, Any]()
         self._serials, self._names = count(), count()
         self._failed = self._refused = 0
         self._looked = 0.0
@@ -90,6 +95,10 @@ class RayExecutor:
         """Queues a task."""
         self._waiting.append((number, pickle.dumps(task, pickle.HIGHEST_PROTOCOL)))
         self._assign()
+
+    def offer(self, name: str, make: Callable[[], bytes]) -> None:
+        """Offers a content that tasks get with `worker.fetch`."""
+        self._offers.add(name, make)
 
     def receive(self, timeout_s: float | None = None) -> Message | None:
         """The next message of any task; None if none arrives within the timeout.
@@ -166,8 +175,8 @@ class RayExecutor:
             self._welcome(worker, value, strict=strict)
             return
         worker.poll()
-        for sent in value:
-            self._sent(worker, sent)
+        for each in value:
+            self._sent(worker, each)
         self._assign()
 
     def _welcome(self, worker: "_Worker", hello: Hello, *, strict: bool) -> None:
@@ -206,9 +215,23 @@ class RayExecutor:
         if kind is Kind.EMITTED:
             self._found.append(Emitted(number, value))
             return
+        if kind is Kind.ASKED:
+            worker.actor.answer.remote(serial, self._in_store(value))
+            return
         worker.free()
         completed = kind is Kind.COMPLETED
         self._found.append(Completed(number) if completed else Failed(number, value.error()))
+
+    def _in_store(self, name: str) -> Any:
+        """Ray's reference of an offered content, which is stored once."""
+        if name not in self._stored:
+            try:
+                self._stored[name] = self._ray.put(self._offers.answer(name))
+            except self._ray.exceptions.RayError as error:
+                message = f"--on ray: no room in Ray's object store ({_last_line(error)})"
+                remedy = "start the cluster with a larger --object-store-memory"
+                return sent(DataError(f"{message}; {remedy}, or copy the images."))
+        return self._stored[name]
 
     def _end_task(self, worker: "_Worker", reason: str) -> None:
         if worker.task is not None:
@@ -474,5 +497,9 @@ def _no_start(error: Exception) -> str:
     if "No module named 'cnnbench" in text:
         message = "--on ray: cnnbench is not installed on a machine of the cluster"
         return f"{message}; install the same version on all machines."
-    last = str(error).strip().splitlines()[-1].strip().rstrip(".")
-    return f"--on ray: workers do not start ({last}); see the logs of Ray in its session folder."
+    message = f"--on ray: workers do not start ({_last_line(error)})"
+    return f"{message}; see the logs of Ray in its session folder."
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].strip().rstrip(".")

@@ -13,6 +13,7 @@ from cnnbench._version import __version__
 from cnnbench.executors.core_locks import ClaimedCores
 from cnnbench.executors.interface import Emit
 from cnnbench.executors.local import WorkerPlace, WorkerProcess
+from cnnbench.executors.offers import Answer
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")  # they determine the numbers
 SETTINGS = ("JAX_", "XLA_", "FLAX_", "NNX_", "TF_", "OMP_NUM_THREADS")
@@ -122,6 +123,18 @@ class RayWorker:
             self._stop(dropped)
             self._serial = serial
             self._process.run(serial, Packed(content))
+
+    def answer(self, serial: int, answer: Answer) -> None:
+        """Passes a task what it asked for, unless it has ended.
+
+        Args:
+          serial: number of the task.
+          answer: a content from Ray's object store, which has one copy for all workers of a
+            machine, or what there is instead.
+        """
+        with self._lock:
+            if self._serial == serial:
+                self._process.answer(answer)
 
     def stop(self, dropped: int) -> None:
         """Ends a task with its process, unless another task has begun since."""

@@ -12,12 +12,13 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from cnnbench.executors import framing
 from cnnbench.executors.cores import pin
-from cnnbench.executors.failures import sent
+from cnnbench.executors.failures import SentError, sent
 from cnnbench.executors.interface import WorkerTask
 
 
@@ -28,6 +29,7 @@ class Kind(Enum):
     EMITTED = "emitted"
     COMPLETED = "completed"
     FAILED = "failed"
+    ASKED = "asked"  # for a content; the next message to the worker is the answer
 
 
 def serve(cores: Sequence[int], preload: str) -> None:
@@ -47,7 +49,44 @@ def serve(cores: Sequence[int], preload: str) -> None:
     framing.send(sink, (Kind.READY, -1, None))
     while True:
         number, task = pickle.loads(tasks.get())
+        _link.append(_Link(number, tasks, sink))
         _run(number, task, sink)
+        _link.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """What a running task asks with.
+
+    Args:
+      number: the task.
+      received: messages to this worker.
+      sink: pipe to the driver.
+    """
+
+    number: int
+    received: "queue.SimpleQueue[bytes]"
+    sink: int
+
+
+_link: list[_Link] = []  # of the task that runs
+
+
+def fetch(name: str) -> bytes | None:
+    """The content that the driver offers by a name; None without one, and outside of workers.
+
+    Raises:
+      CnnbenchError: the driver cannot give it away.
+    """
+    if not _link:
+        return None
+    link = _link[0]
+    framing.send(link.sink, (Kind.ASKED, link.number, name))
+    _, answer = pickle.loads(link.received.get())
+    if isinstance(answer, SentError):
+        raise answer.error()
+    found: bytes | None = answer
+    return found
 
 
 def _own_pipes() -> tuple[int, int]:

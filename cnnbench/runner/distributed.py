@@ -42,6 +42,7 @@ from cnnbench.system.host import load_per_cpu
 
 PRELOAD = "cnnbench.runner.preload"
 MOST_TIMED = 4  # experiments whose first epochs run alone, before all others start
+MOST_TOGETHER = 8  # experiments of which a worker trains a seed; more are a sweep
 MOST_LOST = 3  # times that a seed may lose its worker
 WAIT_S = 0.5
 
@@ -228,12 +229,15 @@ class Driver:
             turn = worker % len(parts)
             self._submit(WarmUp((*parts[turn:], *parts[:turn])))
         self._drain()
-        timed = [n for n in live if not self._runs[n].failed and not self._runs[n].has_times]
+        timed = {n for n in live if not self._runs[n].failed and not self._runs[n].has_times}
         if len(timed) * slots > sum(len(run.waiting) for run in self._runs):
             return
-        if first := [(n, self._runs[n].waiting[0]) for n in timed]:
-            self._untimed = set(timed)
-            self._submit_seeds(first, timed=True)
+        while first := next((unit for unit in self._waiting if unit[0] in timed), None):
+            self._drain()
+            block = self._with_seed(first[1])
+            self._untimed = timed & {number for number, _ in block}
+            timed -= self._untimed
+            self._submit_seeds(block, timed=True)
             while self._untimed and self._tasks:
                 self._receive()
 
@@ -244,10 +248,22 @@ class Driver:
     def _fill(self) -> None:
         """Keeps as many tasks waiting as there are workers, so that none is idle."""
         while len(self._tasks) < 2 * self._executor.slots:
-            ready = next((unit for unit in self._waiting if self._is_ready(unit[0])), None)
+            ready = next((block for block in self._blocks() if self._are_ready(block)), None)
             if ready is None:
                 return
-            self._submit_seeds([ready])
+            self._submit_seeds(ready)
+
+    def _blocks(self) -> Iterator[list[tuple[int, int]]]:
+        """What can be the next task: on several machines, a seed of all runs, by turns."""
+        alone = self._executor.one_machine or len(self._runs) > MOST_TOGETHER
+        for unit in self._waiting:
+            yield [unit] if alone else self._with_seed(unit[1])
+
+    def _with_seed(self, seed: int) -> list[tuple[int, int]]:
+        return [unit for unit in self._waiting if unit[1] == seed]
+
+    def _are_ready(self, block: Sequence[tuple[int, int]]) -> bool:
+        return all(self._is_ready(number) for number, _ in block)
 
     def _is_ready(self, number: int) -> bool:
         """True if the strategy of a run is known, or nobody is about to choose it."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cnnbench.errors import ModelError
+from cnnbench.errors import DataError, ModelError
 from cnnbench.executors.cores import available_cores
 from cnnbench.executors.interface import Completed, Emitted, Executor, Failed, Lost, Message
 from cnnbench.executors.local import LocalExecutor, WorkerPlace
@@ -139,6 +139,31 @@ def test_large_values(executor: Executor) -> None:
     content = bytes(range(256)) * 40_000
     executor.submit(1, toys.Large(content))
     assert messages(executor, 1) == [Emitted(1, content[::-1]), Completed(1)]
+
+
+def test_tasks_fetch_what_is_offered(executor: Executor) -> None:
+    content, made = bytes(range(256)) * 10_000, list[str]()
+
+    def make() -> bytes:
+        made.append("content")
+        return content
+
+    def refuse() -> bytes:
+        raise DataError("too large; copy it")
+
+    executor.offer("content", make)
+    executor.offer("refused", refuse)
+    executor.submit(1, toys.Fetch(("content", "unknown", "content")))
+    executor.submit(2, toys.Fetch(("refused",)))
+    found = messages(executor, 2)
+    own = [each for each in found if each.number == 1]
+    assert own == [*(Emitted(1, each) for each in (content, None, content)), Completed(1)]
+    (failed,) = (each for each in found if each.number == 2)
+    assert isinstance(failed, Failed)
+    assert (type(failed.error), str(failed.error)) == (DataError, "too large; copy it")
+    assert made
+    executor.submit(3, toys.Count(1))
+    assert messages(executor, 1) == [Emitted(3, 0), Completed(3)]
 
 
 def test_a_task_that_waits_can_be_cancelled(executor: Executor) -> None:

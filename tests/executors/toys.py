@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cnnbench.errors import ModelError
 from cnnbench.executors.interface import Emit
+from cnnbench.executors.worker import fetch
 
 
 @dataclass(frozen=True)
@@ -131,3 +132,14 @@ class Large:
 
     def __call__(self, emit: Emit) -> None:
         emit(self.content[::-1])
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Emits contents that the driver offers."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, emit: Emit) -> None:
+        for name in self.names:
+            emit(fetch(name))

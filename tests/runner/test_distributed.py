@@ -14,6 +14,7 @@ from cnnbench.comparisons.verdict import Criteria
 from cnnbench.errors import UsageError
 from cnnbench.runner.distributed import run_on, run_requests
 from cnnbench.runner.run import Request, run_by_turns
+from cnnbench.runner.seed_task import SeedTask
 from cnnbench.runner.until_decided import run_until_decided
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import RunResult, Status
@@ -114,6 +115,53 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path, warm: WarmWorkers) -> Non
     assert killed
     assert numbers(found) == numbers(one_after_another(warm, asked)["a"])
     assert any("was killed (SIGKILL); seed" in note for note in told[0].notes)
+
+
+class OnSeveralMachines:
+    """Two workers as of several machines, which keep what they were given."""
+
+    one_machine = False
+
+    def __init__(self, warm: WarmWorkers) -> None:
+        self._lent = warm.lent()
+        self.tasks: list[list[tuple[int, int]]] = []  # experiment and seed
+
+    def start(self, _: str) -> Any:
+        """The workers."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lent, name)
+
+    def submit(self, number: int, task: Any) -> None:
+        """Queues a task."""
+        if isinstance(task, SeedTask):
+            self.tasks.append([(part.number, part.seed) for part in task.parts])
+        self._lent.submit(number, task)
+
+
+def test_a_worker_trains_a_seed_of_all_experiments_by_turns(
+    tmp_path: Path, warm: WarmWorkers
+) -> None:
+    on, killed = OnSeveralMachines(warm), list[str]()
+
+    def disturb(place: str) -> None:
+        if place == "b1.1":
+            killed.append(place)
+            for pid in on.pids:
+                os.kill(pid, signal.SIGKILL)
+
+    asked = requests(tmp_path, {"a": [0, 1, 2], "b": [0, 1, 2]})
+    runs = run_on(asked, diaries(2, disturb), on)
+    assert killed == ["b1.1"]
+    assert on.tasks[:3] == [[(0, 0), (1, 0)], [(1, 1), (0, 1)], [(0, 2), (1, 2)]]
+    again = on.tasks[3:]  # what is missing of a seed, also in one task
+    assert len({seed for ((_, seed), *_) in again}) == len(again) > 0
+    for task in again:
+        whole = next(each for each in on.tasks if each[0][1] == task[0][1])
+        assert task == whole[-len(task) :]
+    expected = one_after_another(warm, asked)
+    assert [numbers(run) for run in runs] == [numbers(expected[name]) for name in "ab"]
 
 
 @pytest.mark.slow

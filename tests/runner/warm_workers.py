@@ -92,6 +92,13 @@ class _Lent:
         assert isinstance(self._workers, LocalExecutor)
         return self._workers.pids
 
+    @property
+    def one_machine(self) -> bool:
+        return self._workers.one_machine
+
+    def offer(self, name: str, make: Callable[[], bytes]) -> None:
+        self._workers.offer(name, make)
+
     def submit(self, number: int, task: WorkerTask) -> None:
         known = next(self._numbers)
         self._own[known] = number
