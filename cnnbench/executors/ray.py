@@ -8,13 +8,11 @@ import contextlib
 import os
 import pickle
 import signal
-import tempfile
 import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
-from shutil import rmtree
 from time import monotonic
 from typing import Any
 
@@ -23,6 +21,7 @@ from cnnbench.executors.cores import available_cores
 from cnnbench.executors.failures import sent
 from cnnbench.executors.interface import Completed, Emitted, Failed, Lost, Message, WorkerTask
 from cnnbench.executors.offers import Offers
+from cnnbench.executors.ray_folder import ray_folder
 from cnnbench.executors.ray_worker import SETTINGS, Died, Hello, RayWorker, Wanted, versions
 from cnnbench.executors.worker import Kind
 from cnnbench.system import commands
@@ -379,12 +378,10 @@ def _cluster(num_cpus: int | None) -> Iterator[Any]:
         if address and address != "local":
             _connect(ray, address, quiet)
         else:
-            # Ray's default folder is never emptied; a short name, because sockets are in it.
-            folder = tempfile.mkdtemp(prefix="cnnbench-ray-", dir="/tmp")
-            stack.callback(rmtree, folder, ignore_errors=True)
+            folder = stack.enter_context(ray_folder())
             own: dict[str, Any] = {
                 "num_cpus": num_cpus or len(available_cores()),
-                "_temp_dir": folder,
+                "_temp_dir": str(folder),
             }
             own |= {"object_store_memory": MOST_STORE, "include_dashboard": False}
             own |= {"_system_config": {"worker_niceness": 0}}  # as local workers; 15 otherwise

@@ -1,6 +1,8 @@
 """Workers on Ray: room, versions, cores and messages; `test_contract` has the rest."""
 
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ from cnnbench.executors.choice import OnRay, parse_on
 from cnnbench.executors.core_locks import ClaimedCores
 from cnnbench.executors.cores import available_cores
 from cnnbench.executors.ray import other_versions
+from cnnbench.executors.ray_folder import PREFIX, ray_folder
 from cnnbench.executors.ray_worker import Hello, Wanted, versions
+from cnnbench.system.locks import LOCK_FILE
 
 
 def test_claims_share_cores_only_when_none_is_left(tmp_path: Path) -> None:
@@ -20,6 +24,23 @@ def test_claims_share_cores_only_when_none_is_left(tmp_path: Path) -> None:
     assert ClaimedCores(len(cores) + 1, tmp_path).cores == cores
     claims[0].release()
     assert ClaimedCores(1, tmp_path).cores == claims[0].cores
+
+
+def test_folders_of_killed_drivers_are_removed(tmp_path: Path) -> None:
+    killed, starting, other = (tmp_path / f"{PREFIX}{name}" for name in ("a", "b", "c"))
+    for folder in (killed, starting, other):
+        (folder / "session").mkdir(parents=True)
+    for folder in (killed, starting):
+        (folder / LOCK_FILE).touch()
+    hour_ago = time.time() - 3600
+    os.utime(killed / LOCK_FILE, (hour_ago, hour_ago))
+    with ray_folder(tmp_path) as own:
+        assert sorted(tmp_path.iterdir()) == sorted([starting, other, own])
+        os.utime(own / LOCK_FILE, (hour_ago, hour_ago))
+        with ray_folder(tmp_path) as second:
+            assert own.exists()  # its lock is held
+        assert not second.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([starting, other])
 
 
 def test_other_versions_are_named() -> None:
