@@ -515,7 +515,7 @@ def _dataset(
         num_given=len(train),
     )
     found = _adjusted(found, options.adjustments)
-    return replace(found, digest=_digest(found, own=own))
+    return replace(found, digest=dataset_digest(found, own=own))
 
 
 def _adjusted(dataset: Dataset, wanted: Adjustments) -> Dataset:
@@ -589,11 +589,15 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _digest(dataset: Dataset, *, own: bool) -> str:
+def dataset_digest(dataset: Dataset, *, own: bool) -> str:
     """The digest of a dataset.
 
     That of the user's own files is made of digests of the images, so that it does not depend on
     whether they are streamed.
+
+    Args:
+      dataset: the dataset.
+      own: True for the user's own files.
     """
     digest = hashlib.sha256()
     names = ("train", "validation", "test") if dataset.pool is None else ("pool", "test")

@@ -23,7 +23,7 @@ from cnnbench.executors.interface import (
     Message,
     WorkerTask,
 )
-from cnnbench.executors.offers import Answer, Offers
+from cnnbench.executors.offers import Content, Offers
 from cnnbench.executors.worker import Kind
 
 # The modules of the driver are found from any folder; -P leaves out the current one.
@@ -201,7 +201,7 @@ class WorkerProcess:
         self.task = number
         self._send((number, task))
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: Content) -> None:
         """Sends what its task asked for."""
         self._send((self.task, answer))
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from cnnbench.errors import CnnbenchError
 from cnnbench.executors.failures import SentError, sent
 
-Answer = bytes | SentError | None
+Content = bytes | SentError | None
 """A content, why there is none, or None for an unknown name."""
 
 
@@ -24,7 +24,7 @@ class Offers:
         """
         self._make[name] = make
 
-    def answer(self, name: str) -> Answer:
+    def answer(self, name: str) -> Content:
         """What a task gets that asks for a name."""
         make = self._make.get(name)
         try:

@@ -13,7 +13,7 @@ from cnnbench._version import __version__
 from cnnbench.executors.core_locks import ClaimedCores
 from cnnbench.executors.interface import Emit
 from cnnbench.executors.local import WorkerPlace, WorkerProcess
-from cnnbench.executors.offers import Answer
+from cnnbench.executors.offers import Content
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")  # they determine the numbers
 SETTINGS = ("JAX_", "XLA_", "FLAX_", "NNX_", "TF_", "OMP_NUM_THREADS")
@@ -124,7 +124,7 @@ class RayWorker:
             self._serial = serial
             self._process.run(serial, Packed(content))
 
-    def answer(self, serial: int, answer: Answer) -> None:
+    def answer(self, serial: int, answer: Content) -> None:
         """Passes a task what it asked for, unless it has ended.
 
         Args:

@@ -211,6 +211,7 @@ class Driver:
         self._drain()
         assert self._found is not None
         for run in self._runs:
+            self._executor.offer(*run.offer)
             run.begin(self._found)
             self._finish(run)
 

@@ -4,11 +4,12 @@ import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from cnnbench.data.streaming.source import StreamOptions
 from cnnbench.errors import ModelError
-from cnnbench.runner import tensorboard
+from cnnbench.runner import sent_images, tensorboard
 from cnnbench.runner.open_run import checkpoints_of, source_of
 from cnnbench.runner.recorder import Listener
 from cnnbench.runner.run import Request, TrainingRun, reference_of
@@ -56,6 +57,11 @@ class RemoteRun(TrainingRun):
     def complete(self) -> bool:
         """True if everything for the summary has arrived."""
         return not self.remaining and (self._result is not None or self._measured)
+
+    @property
+    def offer(self) -> tuple[str, Callable[[], bytes]]:
+        """The digest of its images, and a function that packs them for machines without them."""
+        return self._dataset.digest, partial(sent_images.packed, self._dataset)
 
     def is_missing(self, seed: int) -> bool:
         """True if a seed has to be trained, or at least its network measured."""
@@ -234,6 +240,8 @@ class RemoteRun(TrainingRun):
             self._loaded.resolved(),
             work.experiment.seeds[0],
             work.dataset.digest,
+            self._loaded.info,
+            sent_images.without_images(work.dataset),
             work.folder,
             work.reference,
             source_of(work),

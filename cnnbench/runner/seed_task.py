@@ -13,11 +13,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.data.streaming.source import StreamOptions
-from cnnbench.errors import CnnbenchError, DataError
+from cnnbench.errors import CnnbenchError, DataError, Notify
 from cnnbench.executors.failures import SentError, sent
 from cnnbench.executors.interface import Emit
+from cnnbench.runner import sent_images
 from cnnbench.runner.run import Request, device_memory, make_job
 from cnnbench.runs.folder import RESOLVED_FILE
 from cnnbench.runs.records import EngineRecord, Environment, EpochRecord
@@ -42,6 +44,8 @@ class SentExperiment:
       resolved: the experiment with all of its settings, as YAML.
       first: the seed whose task measures the network.
       digest: digest of the images.
+      info: image shape and classes of the dataset.
+      rest: what `sent_images` adds to images from the driver.
       folder: folder of the experiment file, from which a Python model is imported.
       reference: class of a Python model, ``module:Class``; empty for a graph of layers.
       source: source code of its module.
@@ -56,6 +60,8 @@ class SentExperiment:
     resolved: str
     first: int
     digest: str
+    info: DatasetInfo
+    rest: bytes
     folder: Path
     reference: str = ""
     source: bytes = b""
@@ -303,7 +309,7 @@ def _compiled(part: SeedPart, send: Callable[[Any], None]) -> "Trainer":
     note = _noting(send)
     loaded, request = _loaded(arm), _request(arm)
     with watch.part("data_s"):
-        dataset = _dataset(arm, loaded)
+        dataset = _dataset(arm, loaded, note)
     job = make_job(loaded, dataset, request, watch, note)
     one = job.experiment.model_copy(update={"seeds": (arm.first,)})
     job = replace(job, experiment=one, snapshots=arm.snapshots)
@@ -328,7 +334,7 @@ def _loaded(arm: SentExperiment) -> Loaded:
     with TemporaryDirectory() as name:
         path = Path(name) / RESOLVED_FILE
         path.write_text(arm.resolved, encoding="utf-8", errors="backslashreplace")
-        return load_experiment(path, data_dir=arm.data_dir)
+        return load_experiment(path, data_dir=arm.data_dir, known=arm.info)
 
 
 def _request(arm: SentExperiment) -> Request:
@@ -365,33 +371,53 @@ def _copies() -> "TemporaryDirectory[str]":
     return TemporaryDirectory()
 
 
-def _dataset(arm: SentExperiment, loaded: Loaded) -> Dataset:
-    """The images of an experiment.
+def _dataset(arm: SentExperiment, loaded: Loaded, note: Notify) -> Dataset:
+    """The images of an experiment: those of this machine, or else those of the driver.
 
     Raises:
-      DataError: this machine has other images than the driver.
+      DataError: the driver cannot send them.
     """
     key = json.dumps(loaded.experiment.dataset.model_dump(mode="json"), sort_keys=True)
-    dataset = _read(_Spec(key, loaded), arm.data_dir, arm.device, arm.workers)
-    if dataset.digest != arm.digest:
-        message = f"{dataset.source}: the images are not those of the machine that started the run"
-        raise DataError(f"{message}; copy them, or remove them to download them again.")
-    return dataset
+    return _read(_Spec(f"{arm.digest} {key}", arm, loaded, note))
 
 
 @dataclass(frozen=True, slots=True)
 class _Spec:
-    """The settings of a dataset; equal if their texts are."""
+    """A dataset; equal if the keys are.
+
+    Args:
+      key: its digest and settings.
+      arm: an experiment that uses it.
+      loaded: the same.
+      note: receives messages for the user.
+    """
 
     key: str
+    arm: SentExperiment = field(compare=False)
     loaded: Loaded = field(compare=False)
+    note: Notify = field(compare=False)
 
 
 @lru_cache(maxsize=2)
-def _read(spec: _Spec, data_dir: Path | None, device: str, workers: int | None) -> Dataset:
-    memory = partial(device_memory, device, _quiet)
-    options = StreamOptions(workers, memory, lambda: None)
-    return dataset_of(spec.loaded.experiment.dataset, data_dir, _quiet, options)
+def _read(spec: _Spec) -> Dataset:
+    arm, wanted = spec.arm, spec.loaded.experiment.dataset
+    if dataset := sent_images.kept(arm.rest, arm.digest, _quiet):
+        return dataset
+    memory = partial(device_memory, arm.device, _quiet)
+    options = StreamOptions(arm.workers, memory, lambda: None)
+    try:
+        dataset = dataset_of(wanted, arm.data_dir, _quiet, options)
+    except DataError as error:
+        wrong = error
+    else:
+        if dataset.digest == arm.digest:
+            return dataset
+        message = f"{dataset.source}: the images are not those of the machine that started the run"
+        wrong = DataError(f"{message}; copy them, or remove them to get them from there.")
+    own = not isinstance(wanted.source, str)
+    if dataset := sent_images.received(arm.rest, arm.digest, spec.note, own=own):
+        return dataset
+    raise wrong
 
 
 def _quiet(_: str) -> None:

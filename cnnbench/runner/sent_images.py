@@ -23,9 +23,9 @@ _COPY = "copy them to the same path on all machines, or use a shared folder"
 
 def without_images(dataset: Dataset) -> bytes:
     """Everything of a dataset but its images and labels, pickled."""
-    splits = {name: _blank(getattr(dataset, name)) for name in ("train", "validation", "test")}
+    train, validation, test = map(_blank, (dataset.train, dataset.validation, dataset.test))
     pool = None if dataset.pool is None else _blank(dataset.pool)
-    return pickle.dumps(replace(dataset, **splits, pool=pool))
+    return pickle.dumps(replace(dataset, train=train, validation=validation, test=test, pool=pool))
 
 
 def packed(dataset: Dataset) -> bytes:

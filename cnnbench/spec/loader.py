@@ -45,7 +45,6 @@ from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
 from cnnbench.spec.experiment import (
     AUTO,
     BALANCED,
-    PATHS,
     SOURCES,
     ChannelStatistics,
     DatasetSpec,
@@ -154,7 +153,7 @@ def load_experiment(
       path: the file.
       overrides: ``key=value`` with dotted paths, as in ``train.epochs=5``.
       data_dir: folder of prepared datasets, for names that are not built in.
-      known: metadata of the user's own files, in case that they cannot be read any more.
+      known: metadata of the dataset, in case that this machine does not have it any more.
 
     Raises:
       SpecError: lists all errors with their locations.
@@ -355,7 +354,7 @@ def _describe(
     try:
         full = dataset.describe_source(data_dir)
     except DataError as error:
-        if known and chosen[0] in PATHS:
+        if known:
             return known, []
         of_table = dataset.labels and str(error).startswith(dataset.labels)
         return None, [dataset_issue("labels" if of_table else chosen[0], error)]
