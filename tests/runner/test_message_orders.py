@@ -62,6 +62,7 @@ class Scripted:
 
     def __init__(self, slots: int, random: Random, trainings: Trainings) -> None:
         self.slots, self._random, self._trainings = slots, random, trainings
+        self.one_machine = random.random() < 0.5
         self._waiting: deque[tuple[int, WorkerTask]] = deque()
         self._running: list[tuple[int, Iterator[Any]] | None] = [None] * slots
         self._compiled: list[set[tuple[int, str]]] = [set() for _ in range(slots)]
@@ -73,6 +74,9 @@ class Scripted:
     def close(self) -> None:
         assert not self._waiting
         assert not any(self._running)
+
+    def offer(self, *_: object) -> None:
+        pass
 
     def submit(self, number: int, task: WorkerTask) -> None:
         self._waiting.append((number, task))
