@@ -44,6 +44,7 @@ COMMANDS = {  # words after `cnnbench run`
     "over": ("a", "--over", "train_examples=6,12"),
     "match": ("a", "b", "--match", "params"),
     "until decided": ("a", "b", "--until-decided", "--max-seeds", "4"),
+    "anytime": ("a", "b", "--anytime", "--max-seeds", "3"),
     "sweep": ("a", "train.optimizer.learning_rate=0.1,0.01", "--seeds", "1"),
     "python": ("p", "--allow-python"),
 }
