@@ -62,12 +62,21 @@ def _response(axes: Any, result: SweepResult, place: int) -> None:
     if numbers:
         values = [float(name) for name in names]
         if min(values) > 0 and max(values) / min(values) >= _WIDE:
-            axes.set_xscale("log")
+            _logarithmic(axes)
     else:
         axes.set_xticks(range(len(order)), [clean(name) for name in order])
     axes.set_xlabel(clean(result.keys[place]))
     _finish(axes, result)
     axes.set_title("Trials: mean ± standard deviation over seeds")
+
+
+def _logarithmic(axes: Any) -> None:
+    """Decades as plain numbers: without math, Matplotlib's own labels are its markup."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _x(row: SweepRow, place: int, numbers: bool, order: tuple[str, ...]) -> float:

@@ -127,7 +127,11 @@ def terminal_sweep(result: SweepResult) -> "Iterator[RenderableType]":
     yield terminal_grid(header, rows, wide=wide, first=1 + (len(result.titles) > 1))
     if len(result.trained) > 1:
         header, *rows = expected_grid(result)
-        yield terminal_grid(header, rows)
+        if wide:
+            yield Text()
+        yield terminal_grid(header, rows, wide=wide)
+        if wide:
+            yield Text()
     for line in notes(result):
         yield Text(line)
 
@@ -155,9 +159,10 @@ def next_steps(result: SweepResult, results_dir: Path) -> list[str]:
     """What to do with a sweep: train what is missing, and confirm the winner."""
     lines = []
     where = commands.results_dir_option(results_dir)
-    if missing := len(result.rows) - len(result.trained):
+    number = max(len(result.rows), result.plan.number)  # with trials that are not proposed yet
+    if missing := number - len(result.trained):
         again = commands.command_line(commands.with_needed(result.plan.command))
-        lines.append(f"{missing} of {len(result.rows)} are not trained; train them with: {again}")
+        lines.append(f"{missing} of {number} are not trained; train them with: {again}")
     if result.best is not None and len(result.trained) > 1:
         confirm = commands.cnnbench("confirm", result.plan.sweep, *where)
         lines.append(f"Confirm it with fresh seeds: {confirm}")

@@ -14,7 +14,8 @@ from rich.cells import cell_len
 from cnnbench.cli.console import LegibleConsole
 from cnnbench.cli.sweeps.commands import below_table
 from cnnbench.comparisons.sweeps.results import SweepResult, SweepRow
-from cnnbench.report.sweeps.table import terminal_sweep
+from cnnbench.report.sweeps.picture import sweep_picture
+from cnnbench.report.sweeps.table import next_steps, terminal_sweep
 from cnnbench.runs.sweeps.plans import RunPlan, SweepPlan, TrialPlan
 from tests.support.golden import approved
 
@@ -123,3 +124,15 @@ def test_a_trial_that_diverged_is_last() -> None:
     lost = replace(ONE, rows=(replace(first, scores=(math.nan, 0.9, 0.9)), *others))
     rows = [line.split("|") for line in shown(lost).splitlines() if " s |" in line]
     assert [row[1].strip() for row in rows][-1] == "1"
+
+
+def test_trials_that_are_not_proposed_yet_are_missing() -> None:
+    result = sweep({RATE: ("0.01", "0.1", "1.0")})
+    stopped = replace(result, plan=replace(result.plan, number=12))
+    assert next_steps(stopped, Path("results"))[0].startswith("9 of 12 are not trained; ")
+
+
+def test_a_logarithmic_axis_has_plain_numbers() -> None:
+    picture = sweep_picture(sweep({RATE: ("0.001", "0.01", "0.1")}), "svg").decode()
+    assert ">0.01<" in picture
+    assert "mathdefault" not in picture
