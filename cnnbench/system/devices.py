@@ -103,6 +103,11 @@ def make_mesh(devices: Sequence[jax.Device]) -> Mesh | None:
     return jax.make_mesh((len(devices),), (BATCH,), axis_types=(AxisType.Auto,), devices=devices)
 
 
+def spans_processes(mesh: Mesh) -> bool:
+    """True if the devices of a mesh belong to several processes."""
+    return len({device.process_index for device in mesh.devices.flat}) > 1
+
+
 def free_memory(device: jax.Device) -> int | None:
     """Available memory in bytes; None if unknown."""
     stats = device.memory_stats() if device.platform != "cpu" else None

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
@@ -33,7 +34,7 @@ from cnnbench.nn.ops import dense
 from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Augment, Experiment, Task
-from cnnbench.system.devices import BATCH
+from cnnbench.system.devices import BATCH, spans_processes
 from cnnbench.training.losses import (
     Score,
     class_weights_of,
@@ -181,8 +182,9 @@ def gradients(
     """
     indices = _places(indices, rules)
     sums: Callable[..., Any] = partial(_gradient_sums, graphdef=graphdef, rules=rules)
-    if _shares(rules) > 1:
-        sums = _shared(partial(_one_share, sums), rules, P())
+    if rules.mesh and _shares(rules) > 1:
+        share = _packed_share if spans_processes(rules.mesh) else _one_share
+        sums = _shared(partial(share, sums), rules, P())
     draws = None
     if rules.augment and state.stream:
         draws = draw_augmentation(rules.augment, state.stream, indices, arrays.images.shape[1:3])
@@ -217,6 +219,16 @@ def _one_share(
     """Sums over the rows of one device, reduced over all devices."""
     gradient, rest, loss = sums(params, rest, arrays, rows)
     gradient, loss = lax.psum((gradient, loss), BATCH)
+    return gradient, rest, loss
+
+
+def _packed_share(
+    sums: Callable[..., Any], params: Tree, rest: Tree, arrays: Arrays, rows: Part
+) -> tuple[Tree, Tree, jax.Array]:
+    """The same, with a single array to reduce: gloo exchanges one array after another."""
+    gradient, rest, loss = sums(params, rest, arrays, rows)
+    values, unpack = ravel_pytree((gradient, loss))
+    gradient, loss = unpack(lax.psum(values, BATCH))
     return gradient, rest, loss
 
 
@@ -326,8 +338,12 @@ def _shares(rules: StepConfig) -> int:
 def _rows(batch: Part, rules: StepConfig) -> Part:
     """Split a batch into rows, padded with images of weight zero.
 
-    A small working set stays in a CPU's cache. Every device gets the same number of rows.
+    A small working set stays in a CPU's cache. Every device gets the same number of rows. All of
+    them know the whole batch and take their part of it; otherwise, XLA would divide the batch
+    before it is padded or rolled, and the devices would have to exchange what is missing.
     """
+    if rules.mesh:
+        batch = lax.with_sharding_constraint(batch, NamedSharding(rules.mesh, P()))
     row = rules.microbatch or len(batch.indices)
     missing = (0, -len(batch.indices) % (row * _shares(rules)))
 
@@ -336,6 +352,8 @@ def _rows(batch: Part, rules: StepConfig) -> Part:
         return jnp.pad(values, widths).reshape(-1, row, *values.shape[1:])
 
     rows: Part = jax.tree.map(split, batch)
+    if rules.mesh:
+        rows = lax.with_sharding_constraint(rows, NamedSharding(rules.mesh, P()))
     return rows
 
 
