@@ -8,6 +8,7 @@ arrays as large as the gradients over all processes. More processes than cores a
 share cores, so their times say nothing about more hardware.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -165,4 +166,6 @@ if __name__ == "__main__":
     if "--sum" in sys.argv:
         sum_here(*map(int, sys.argv[2:]))
     else:
-        main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("benchmarks/results/scaling"))
+        parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+        parser.add_argument("folder", nargs="?", type=Path, default="benchmarks/results/scaling")
+        main(parser.parse_args().folder)
