@@ -46,6 +46,7 @@ COMMANDS = {  # words after `cnnbench run`
     "until decided": ("a", "b", "--until-decided", "--max-seeds", "4"),
     "anytime": ("a", "b", "--anytime", "--max-seeds", "3"),
     "sweep": ("a", "train.optimizer.learning_rate=0.1,0.01", "--seeds", "1"),
+    "tune": ("a", "b", "--tune", "learning_rate", "--trials", "2", "--tune-seeds", "1"),
     "python": ("p", "--allow-python"),
 }
 
