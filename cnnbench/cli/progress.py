@@ -72,6 +72,13 @@ def count_event(work: RunProgress, event: Event) -> None:
             work.done = max(work.done, work.seeds_done * work.epochs)
 
 
+def print_line(console: Console, text: str, style: str | None = None) -> None:
+    """Prints a line; a terminal wraps it between words unless it has a command to copy."""
+    whole = not console.is_terminal or "cnnbench " in text
+    text = escape_controls(text)
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=whole)
+
+
 class Silent:
     """A listener that prints notes only, for `--quiet`.
 
@@ -94,10 +101,8 @@ class Silent:
         self.say(text, "yellow")
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Prints a line; a terminal wraps it unless it has a command to copy."""
-        whole = not self.console.is_terminal or "cnnbench " in text
-        text = escape_controls(text)
-        self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=whole)
+        """Prints a line, as `print_line`."""
+        print_line(self.console, text, style)
 
     def started(self, record: RunRecord, num_steps: int) -> None:
         """Prints nothing."""

@@ -140,6 +140,7 @@ class OnSeveralMachines:
         self._lent.submit(number, task)
 
 
+@pytest.mark.slow
 def test_a_worker_trains_a_seed_of_all_experiments_by_turns(
     tmp_path: Path, warm: WarmWorkers
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cnnbench.cli.progress import Board
+from cnnbench.cli.progress import Board, print_line
 from cnnbench.cli.screen.tally import Tally
 from cnnbench.cli.sweeps.screen import trials_listening, works_of
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell
@@ -279,7 +279,7 @@ class SweepBoard:
         self.told.add(failure.trial.number)
         self.bars.tally.fail(failure.trial.number)
         text = f"{self._place(failure.trial)}: failed: {failure.reason}"
-        self.console.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+        print_line(self.console, text, "red")
 
     def dropped(self, trial: TrialRequests, seeds: int) -> None:
         """Prints that a trial is decided worse than the leader."""
@@ -290,7 +290,7 @@ class SweepBoard:
     def say(self, text: str) -> None:
         """Prints a line, unless progress is not wanted."""
         if not self.options.quiet:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            print_line(self.console, text)
 
 
 def _print(sweep: PlannedSweep, *, json: bool) -> None:

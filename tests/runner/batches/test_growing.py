@@ -112,9 +112,9 @@ def test_the_command_prints_the_run_with_all_seeds(whole: RunResult, tmp_path: P
     done = CliRunner().invoke(app, [*words, "--seeds", "3"])
     assert done.exit_code == 0, done.output
     assert "over 3 seeds" in done.stdout
-    newest = max((tmp_path / "results" / "a").iterdir())
-    assert f"Files: {newest}" in done.stdout.replace("\n", "")
-    assert numbers(read_run(newest)) == numbers(whole)
+    found = Path(done.stdout.replace("\n", "").partition("Files: ")[2])
+    assert found.parent == tmp_path / "results" / "a"
+    assert numbers(read_run(found)) == numbers(whole)
     done = CliRunner().invoke(app, [*words, "--seeds", "4", "--epochs", "9"])
     message = "--resume: takes either more seeds or another number of epochs"
     assert f"{message}; run --epochs first, then --seeds." in done.stderr
