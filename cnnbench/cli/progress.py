@@ -496,6 +496,31 @@ class Bars(Lines):
             self.board.update(self.task, said, **counts)
 
 
+class TrialBars(Bars):
+    """A bar without the lines on data and compilation that are the same for all trials.
+
+    Args:
+      board: the bar's board.
+      said: the title of the trial.
+      work: the seeds and epochs of the trial; None if nobody counts them.
+    """
+
+    def __init__(self, board: Board, said: str, work: RunProgress | None = None) -> None:
+        super().__init__(board, several=True, tables=False, work=work)
+        self._said = said
+
+    def loaded(self, loaded: Loaded) -> None:
+        """Starts the bar."""
+        super().loaded(loaded)
+        self.title = self._said
+        self._update()
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Prints notes only."""
+        if style is not None:
+            super().say(text, style)
+
+
 class Said(NamedTuple):
     """Texts next to a bar; `title` and `value` include their punctuation."""
 

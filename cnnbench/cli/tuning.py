@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cnnbench.cli.progress import Bars, Board, Lines, Silent, listening
+from cnnbench.cli.progress import Board, Lines, Silent, TrialBars, listening
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell
 from cnnbench.cli.tuned_text import json_tuning, terminal_tuning, trial_line
 from cnnbench.comparisons.comparability import TEST
@@ -35,33 +35,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cnnbench.runs.records import RunResult
-    from cnnbench.spec.loader import Loaded
 
 
 PICTURE = "tuning.svg"
-
-
-class TrialBars(Bars):
-    """A bar without the lines on data and compilation that are the same for all trials.
-
-    Args:
-      board: the bar's board.
-      said: the title of the trial.
-    """
-
-    def __init__(self, board: Board, said: str) -> None:
-        super().__init__(board, several=True, tables=False)
-        self._said = said
-
-    def loaded(self, loaded: "Loaded") -> None:
-        """Starts the bar."""
-        super().loaded(loaded)
-        self.title = self._said
-
-    def say(self, text: str, style: str | None = None) -> None:
-        """Prints notes only."""
-        if style is not None:
-            super().say(text, style)
 
 
 @contextmanager

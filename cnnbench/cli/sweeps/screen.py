@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cnnbench.cli.progress import Bars, Board, Lines, Silent, file_display
+from cnnbench.cli.progress import Bars, Board, Lines, Silent, TrialBars, file_display
 from cnnbench.cli.screen.tally import RunProgress, Tally
 from cnnbench.runner.sweeps.planning import TrialRequests
 from cnnbench.system.progress import shown_by
@@ -55,8 +55,8 @@ class TrialLog(Lines):
             self.note(f"{self.prefix}{event.text}")
 
 
-class SweepBars(Bars):
-    """The bar of a trial, without the lines that are the same for all trials.
+class SweepBars(TrialBars):
+    """The bar of a trial of a sweep.
 
     Args:
       board: the bars of the sweep.
@@ -66,19 +66,8 @@ class SweepBars(Bars):
     """
 
     def __init__(self, board: Board, said: str, work: RunProgress, fail: Fail) -> None:
-        super().__init__(board, several=True, tables=False, work=work)
-        self._said, self._fail = said, fail
-
-    def loaded(self, loaded: "Loaded") -> None:
-        """Starts the bar."""
-        super().loaded(loaded)
-        self.title = self._said
-        self._update()
-
-    def say(self, text: str, style: str | None = None) -> None:
-        """Prints notes only."""
-        if style is not None:
-            super().say(text, style)
+        super().__init__(board, said, work)
+        self._fail = fail
 
     def failed(self, reason: str) -> None:
         """Passes on why the trial failed."""
