@@ -91,12 +91,12 @@ def runs_below(folder: Path) -> tuple[list[RunResult], list[str]]:
 
 
 def _by_name(runs: Sequence[RunResult]) -> dict[str, list[RunResult]]:
-    """The runs of each experiment, oldest first, each once."""
+    """The runs of each experiment, in the order they are given in; its own are oldest first."""
     once = {run.path.resolve(): run for run in runs if run.path}
     found: dict[str, list[RunResult]] = {}
-    for run in sorted(once.values(), key=lambda each: each.record.run_id):
+    for run in once.values():
         found.setdefault(run.record.name, []).append(run)
-    return found
+    return {name: sorted(own, key=lambda each: each.record.run_id) for name, own in found.items()}
 
 
 def doubts(runs: Sequence[RunResult]) -> Iterator[str]:

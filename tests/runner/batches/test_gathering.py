@@ -86,6 +86,14 @@ def test_missing_shards_and_other_versions_are_told() -> None:
     assert not list(doubts([sharded("1/2"), sharded("2/2")]))
 
 
+def test_experiments_are_in_the_order_of_their_names(tmp_path: Path) -> None:
+    """Runs of one second, whose ids are in no order."""
+    for name, run_id in (("a", SECOND), ("b", "20251123T063012Z-0000")):
+        save(with_record(make_run(run_id=run_id), name=name), tmp_path)
+    with pytest.raises(UsageError, match="there is one run of each of a and b; "):
+        merge_named([tmp_path], tmp_path, tmp_path)
+
+
 def test_unfinished_runs_of_a_folder_are_told(tmp_path: Path) -> None:
     save(make_run(seeds=(0,)), tmp_path)
     stopped = with_record(make_run(seeds=(1,), run_id=SECOND), status=Status.INTERRUPTED)
