@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 
 from cnnbench.errors import UsageError
 from cnnbench.executors.processes import ProcessGroup, group_of
-from cnnbench.runner.processes.launch import shares
+from cnnbench.runner.processes import launch
+from cnnbench.runner.processes.launch import shares, watched
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import RunResult
@@ -215,3 +217,27 @@ def test_only_strategies_with_all_devices_are_left():
         Strategy("plain", None, 1, 1),
     )
     assert spread((fast, few, plain), 60, 4) == (fast, Strategy("plain", None, 4, 1))
+
+
+@pytest.mark.parametrize(
+    ("leader", "code", "told"),
+    [
+        ("import time; time.sleep(60)", 1, True),  # waits for the other one in a sum
+        ("raise SystemExit(1)", 1, True),  # fails since the other one is gone
+        ("raise SystemExit(3)", 3, False),  # has made the same mistake, and said so
+    ],
+)
+def test_what_a_process_said_that_failed_alone_is_told(leader, code, told, monkeypatch):
+    monkeypatch.setattr(launch, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(sys, "argv", ["cnnbench", "run", "a"])
+    other = "import sys; sys.stderr.write('first\\nno memory\\n'); sys.exit(3)"
+    with tempfile.TemporaryFile() as said:
+        lost = subprocess.Popen([sys.executable, "-c", other], stderr=said)
+        lost.wait()
+        first = f"import time; time.sleep(0.3); {leader}"
+        group = [subprocess.Popen([sys.executable, "-c", first]), lost]
+        notes: list[str] = []
+        found = watched(group, [said], notes.append)
+    assert notes[0].startswith("process 1 of 2 ended with exit code 3")
+    assert notes[1:] == (["    first", "    no memory"] if told else [])
+    assert found == (128 + signal.SIGTERM if "60" in leader else code)

@@ -8,14 +8,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any
+from contextlib import ExitStack, suppress
+from typing import IO, Any
 
 from cnnbench.executors.processes import COORDINATOR, NUMBER, PLACE
 from cnnbench.system import commands
 
 POLL_S = 0.05
 PATIENCE_S = 20.0  # for the first process to say why it ends
+MOST_LINES = 10  # of what a process has said that ended early
 PARENT = "CNNBENCH_PARENT_PROCESS"  # variable with the id of the process that launches
 
 
@@ -34,12 +35,11 @@ def launch(number: int, note: Callable[[str], None]) -> int:
     cores = _cores()
     if number > len(cores):
         note(f"{number} processes share {len(cores)} cores, so they are slower than {len(cores)}")
-    with tempfile.TemporaryFile() as said:
-        group = _start(number, cores, said.fileno())
+    with ExitStack() as files:
+        said = [files.enter_context(tempfile.TemporaryFile()) for _ in range(1, number)]
+        group = _start(number, cores, said)
         try:
-            code = _watched(group, note)
-            said.seek(0)
-            return code
+            return watched(group, said, note)
         finally:
             for each in group:
                 _end(each, signal.SIGKILL)
@@ -57,7 +57,9 @@ def shares(cores: Sequence[int], number: int) -> list[list[int]]:
     return [list(cores[place * size : (place + 1) * size]) for place in range(number)]
 
 
-def _start(number: int, cores: Sequence[int], said: int) -> list[subprocess.Popen[bytes]]:
+def _start(
+    number: int, cores: Sequence[int], said: Sequence[IO[bytes]]
+) -> list[subprocess.Popen[bytes]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -68,7 +70,8 @@ def _start(number: int, cores: Sequence[int], said: int) -> list[subprocess.Pope
         environ = {**os.environ, **values, PARENT: str(os.getpid())}
         _use(own)  # inherited, and thus set before JAX counts the cores
         if place:  # a group of its own: Ctrl-C is for the first process, which saves and says so
-            options: Any = {"stdout": subprocess.DEVNULL, "stderr": said, "process_group": 0}
+            options: Any = {"stdout": subprocess.DEVNULL, "process_group": 0}
+            options["stderr"] = said[place - 1]
             found.append(
                 subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, **options)
             )
@@ -89,8 +92,19 @@ def _use(cores: Sequence[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def _watched(group: Sequence[subprocess.Popen[bytes]], note: Callable[[str], None]) -> int:
-    """Waits for the first process, or ends all if another one has ended too early."""
+def watched(
+    group: Sequence[subprocess.Popen[bytes]], said: Sequence[IO[bytes]], note: Callable[[str], None]
+) -> int:
+    """Waits for the first process, or ends all if another one has ended too early.
+
+    Args:
+      group: the processes.
+      said: standard error of each, except the first.
+      note: called with messages for the user.
+
+    Returns:
+      The exit code.
+    """
     leader, *others = group
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT,)}
     before[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: _end(leader, signal.SIGTERM))
@@ -98,7 +112,7 @@ def _watched(group: Sequence[subprocess.Popen[bytes]], note: Callable[[str], Non
         while leader.poll() is None:
             lost = [each for each in others if each.poll()]
             if lost:
-                return _ended_early(group, lost[0], note)
+                return _ended_early(group, lost[0], said, note)
             time.sleep(POLL_S)
     finally:
         for number, handler in before.items():
@@ -111,10 +125,15 @@ def _watched(group: Sequence[subprocess.Popen[bytes]], note: Callable[[str], Non
 def _ended_early(
     group: Sequence[subprocess.Popen[bytes]],
     lost: subprocess.Popen[bytes],
+    said: Sequence[IO[bytes]],
     note: Callable[[str], None],
 ) -> int:
-    """Ends all processes after one has ended; the first may say what is left."""
-    leader, by_itself = group[0], False
+    """Ends all processes after one has ended; the first may say what is left.
+
+    A mistake of the user ends all of them in the same way, and the first has named it. Otherwise,
+    what the process that ended has said is the reason.
+    """
+    leader, by_itself, number = group[0], False, None
     for number in (None, signal.SIGTERM, signal.SIGKILL):
         if number:
             _end(leader, number)
@@ -123,7 +142,15 @@ def _ended_early(
             by_itself = number != signal.SIGKILL
             break
     note(_death(group, lost) if by_itself else f"{_death(group, lost)}; {_advice()}")
+    if number or leader.returncode != lost.returncode:
+        for line in _last_lines(said[group.index(lost) - 1]):
+            note(f"    {line}")
     return max(1, _code(leader.returncode))
+
+
+def _last_lines(said: IO[bytes]) -> list[str]:
+    said.seek(0)
+    return said.read().decode(errors="replace").rstrip().splitlines()[-MOST_LINES:]
 
 
 def _death(group: Sequence[subprocess.Popen[bytes]], lost: subprocess.Popen[bytes]) -> str:
