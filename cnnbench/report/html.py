@@ -1,10 +1,12 @@
-"""Comparisons as one HTML page: a single file that loads nothing and runs no script."""
+"""Comparisons as one HTML page: a single file that loads nothing.
+
+It runs no script, except the one that sorts the tables of sweeps.
+"""
 
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from operator import add
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
@@ -39,6 +41,7 @@ from cnnbench.report.plots.png import kernel_sheet, photograph, read_png
 from cnnbench.report.plots.svg import inline_svg
 from cnnbench.report.run_artifacts import RunArtifacts
 from cnnbench.report.side_by_side import MOST, SideRow, side_by_side
+from cnnbench.report.sweeps.section import SweepSection, policy, script, template
 from cnnbench.runs.records import Direction, RunResult, SeedSummary
 from cnnbench.spec.diff import Differences, differences, marked
 from cnnbench.spec.loader import Loaded
@@ -225,6 +228,7 @@ def report_page(
     *,
     title: str = "",
     author_notes: str = "",
+    sweeps: Sequence[SweepSection] = (),
 ) -> str:
     """Renders verdicts, charts, tables and everything else there is to see of every run.
 
@@ -236,10 +240,11 @@ def report_page(
       artifacts: of every run.
       title: of the page; the networks and the dataset if empty.
       author_notes: HTML of the author's notes, which must be safe.
+      sweeps: those that the runs were trained for.
     """
     ordered = sorted(comparisons, key=lambda comparison: not comparison.verdicts)
     sections = [report_section(each, i, runs, artifacts) for i, each in enumerate(ordered)]
-    return rendered_page(sections, title, author_notes)
+    return rendered_page(sections, title, author_notes, sweeps=sweeps)
 
 
 def report_section(
@@ -267,6 +272,7 @@ def rendered_page(
     title: str = "",
     author_notes: str = "",
     over: OverSection | None = None,
+    sweeps: Sequence[SweepSection] = (),
 ) -> str:
     """Renders a page.
 
@@ -275,16 +281,14 @@ def rendered_page(
       title: of the page; what is compared if empty.
       author_notes: HTML of the author's notes, which must be safe.
       over: what the comparisons say together, if they are the same at several values of a key.
+      sweeps: below the comparisons.
     """
     import jinja2
 
     from cnnbench._version import __version__
 
-    def read(name: str) -> str:
-        return (files("cnnbench.report") / "templates" / name).read_text(encoding="utf-8")
-
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(read),
+        loader=jinja2.FunctionLoader(template),
         autoescape=True,  # titles come from users' files
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
@@ -295,6 +299,7 @@ def rendered_page(
     first = [over] if over else sections
     headings = "; ".join(section.heading for section in first)
     verdicts = " ".join(text for section in first for _, text in section.verdicts)
+    code = script() if sweeps else ""
     return environment.get_template("report.html.j2").render(
         title=clean(title) or textwrap.shorten(headings, 120, placeholder=" ..."),
         titled=bool(title),
@@ -302,6 +307,9 @@ def rendered_page(
         author_notes=author_notes,
         over=over,
         sections=sections,
+        sweeps=sweeps,
+        script=code,
+        policy=policy(code),
         version=__version__,
     )
 

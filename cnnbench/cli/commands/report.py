@@ -25,6 +25,7 @@ from cnnbench.cli.over import judged_over, refuse_with_over, selected_over
 from cnnbench.cli.terminal import PICTURES, computing, file_form, stderr, warn, write_file
 from cnnbench.comparisons.comparison import Comparison
 from cnnbench.comparisons.learning_curves import runs_of
+from cnnbench.comparisons.sweeps.results import sweeps_of
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.comparisons.verdict_text import parse_effect
 from cnnbench.data.splits import Split
@@ -37,6 +38,7 @@ from cnnbench.report.over.page import over_report_page
 from cnnbench.report.over.picture import over_picture
 from cnnbench.report.plots.charts import comparison_picture
 from cnnbench.report.run_artifacts import RunArtifacts, read_artifacts
+from cnnbench.report.sweeps.section import SweepSection, sweep_section
 from cnnbench.runs.find import Selection
 
 
@@ -112,7 +114,13 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
         together, selection = selected_over(runs, over, criteria, results_dir)
         with computing():
             artifacts = _artifacts(together.comparisons, selection, data_dir)
-        page = over_report_page(together, selection.runs, artifacts, **options)
+        page = over_report_page(
+            together,
+            selection.runs,
+            artifacts,
+            sweeps=_sweeps(selection, results_dir, metric),
+            **options,
+        )
     else:
         comparisons, selection = side_by_side(
             runs, criteria, results_dir, every=every, command="report", over=over
@@ -120,8 +128,22 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
         warn(selection.warnings)
         with computing():
             artifacts = _artifacts(comparisons, selection, data_dir)
-        page = report_page(comparisons, selection.runs, artifacts, **options)
+        page = report_page(
+            comparisons,
+            selection.runs,
+            artifacts,
+            sweeps=_sweeps(selection, results_dir, metric),
+            **options,
+        )
     write_file("--output", output, page.encode("utf-8", "backslashreplace"))
+
+
+def _sweeps(selection: Selection, results_dir: Path, metric: str | None) -> list[SweepSection]:
+    """A section for each sweep that the runs were trained for."""
+    found = sweeps_of(selection.runs, results_dir, metric)
+    gone = [name for name, result in found.items() if result is None]
+    warn([f"the report does not show sweep {name}: its plan was deleted" for name in gone])
+    return [sweep_section(result, results_dir) for result in found.values() if result]
 
 
 def _artifacts(

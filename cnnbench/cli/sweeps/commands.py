@@ -106,9 +106,9 @@ def sweep_show(
     if sort_by is not None:
         result = sorted_by(result, sort_by)
     if output is not None:
-        write_file("--output", output, _drawn(result, output))
+        write_file("--output", output, _drawn(result, output, results_dir))
         return
-    _print(result, format)
+    _print(result, format, results_dir)
     if format is Format.TABLE:
         for line in below_table(result, results_dir):
             tell(line, err=False)
@@ -122,16 +122,16 @@ def below_table(result: SweepResult, results_dir: Path) -> Iterator[str]:
     yield from next_steps(result, results_dir)
 
 
-def _drawn(result: SweepResult, output: Path) -> bytes:
+def _drawn(result: SweepResult, output: Path, results_dir: Path) -> bytes:
     form = file_form("--output", output, (*PICTURES, "html"))
     if form == "html":
-        return sweep_page(result).encode()
+        return sweep_page(result, results_dir).encode()
     from cnnbench.report.sweeps.picture import sweep_picture
 
     return sweep_picture(result, form)
 
 
-def _print(result: SweepResult, form: Format) -> None:
+def _print(result: SweepResult, form: Format, results_dir: Path) -> None:
     match form:
         case Format.TABLE:
             for part in terminal_sweep(result):
@@ -145,7 +145,7 @@ def _print(result: SweepResult, form: Format) -> None:
         case Format.LATEX:
             print_document(latex_sweep(result))
         case Format.HTML:
-            print_document(sweep_page(result), "html")
+            print_document(sweep_page(result, results_dir), "html")
 
 
 @reports_errors

@@ -12,7 +12,7 @@ from cnnbench.errors import UsageError, did_you_mean, or_list, quoted
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.over import in_order
 from cnnbench.runs.records import Direction, RunResult
-from cnnbench.runs.sweeps.plans import SweepPlan, failed_runs, trained_runs
+from cnnbench.runs.sweeps.plans import SweepPlan, failed_runs, known_plan, trained_runs
 from cnnbench.statistics.best_of import expected_best
 
 
@@ -177,6 +177,24 @@ def read_sweep(plan: SweepPlan, results_dir: Path, metric: str | None = None) ->
     return (
         result if all(map(all, entries)) else _with_errors(result, failed_runs(plan, results_dir))
     )
+
+
+def sweeps_of(
+    runs: Sequence[RunResult], results_dir: Path, metric: str | None = None
+) -> dict[str, SweepResult | None]:
+    """The sweeps that runs were trained for, by their ids; None where there is no plan any more.
+
+    Args:
+      runs: the runs.
+      results_dir: folder of all results.
+      metric: the metric that ranks; None for the headline metric.
+
+    Raises:
+      CnnbenchError: as `read_sweep`, or a plan is damaged.
+    """
+    names = dict.fromkeys(run.record.sweep.sweep for run in runs if run.record.sweep)
+    plans = {name: known_plan(name, results_dir) for name in names}
+    return {n: read_sweep(plan, results_dir, metric) if plan else None for n, plan in plans.items()}
 
 
 def _with_errors(result: SweepResult, errors: Mapping[tuple[str, str], str]) -> SweepResult:

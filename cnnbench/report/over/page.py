@@ -19,6 +19,7 @@ from cnnbench.report.over.series import picture_words
 from cnnbench.report.over.table import conclusions, datasets_grid, over_grid, over_notes
 from cnnbench.report.plots.svg import inline_svg
 from cnnbench.report.run_artifacts import RunArtifacts
+from cnnbench.report.sweeps.section import SweepSection
 from cnnbench.runs.over import DATASET
 from cnnbench.runs.records import RunResult
 
@@ -36,6 +37,7 @@ def over_report_page(
     *,
     title: str = "",
     author_notes: str = "",
+    sweeps: Sequence[SweepSection] = (),
 ) -> str:
     """Renders what the comparisons say together, and the report at each value.
 
@@ -45,12 +47,14 @@ def over_report_page(
       artifacts: of every run.
       title: of the page; the networks and the key if empty.
       author_notes: HTML of the author's notes, which must be safe.
+      sweeps: those that the runs were trained for.
     """
     sections = [
         report_section(each, number, runs, artifacts)
         for number, each in enumerate(over.comparisons)
     ]
-    return rendered_page(_named(sections, over), title, author_notes, over_section(over))
+    named = _named(sections, over)
+    return rendered_page(named, title, author_notes, over_section(over), sweeps)
 
 
 def _named(sections: Sequence[Section], over: OverComparison) -> list[Section]:

@@ -79,6 +79,12 @@ def _expected(result: SweepResult, title: str, budgets: list[int]) -> Iterator[s
 
 
 def notes(result: SweepResult) -> Iterator[str]:
+    """What the table means, a sentence each, and the best trial."""
+    yield from meanings(result)
+    yield from winner(result)
+
+
+def meanings(result: SweepResult) -> Iterator[str]:
     """What the table means, a sentence each."""
     number = len(result.trained)
     seeds = {row.seeds for row in result.trained}
@@ -88,7 +94,11 @@ def notes(result: SweepResult) -> Iterator[str]:
     yield "Time: training and evaluation, all seeds."
     if result.by_test:
         yield "Ranked by the test images, since there are no validation images."
-    best = result.best
+
+
+def winner(result: SweepResult) -> Iterator[str]:
+    """The best of several trials, in a sentence."""
+    best, number = result.best, len(result.trained)
     if best is not None and number > 1:
         value = f"{words(result.metric)} {score_text(result, best)}"
         yield f"Best of {number}: {best_label(result)}, {value}; as the winner, it is optimistic."
