@@ -95,7 +95,7 @@ def two(**options: str) -> tuple[RunResult, RunResult]:
     return make_run(seeds=seeds), modified
 
 
-def report(*runs: RunResult, **options: str) -> str:
+def report(*runs: RunResult, **options: Any) -> str:
     return report_page([compare(runs)], runs, bare(*runs), **options)
 
 

@@ -64,7 +64,8 @@ def sweep_section(result: SweepResult, results_dir: Path, level: int = 3) -> Swe
         parts += _expected(result)
     parts.append(f"<h{level}>Trials</h{level}>{_table(result)}")
     parts += (f'<p class="small">{escape(line)}</p>' for line in meanings(result))
-    return SweepSection(anchor, heading, f'<div class="sweep">\n{"\n".join(parts)}\n</div>')
+    body = "\n".join(parts)
+    return SweepSection(anchor, heading, f'<div class="sweep">\n{body}\n</div>')
 
 
 def template(name: str) -> str:
@@ -158,8 +159,8 @@ def _coordinates(result: SweepResult) -> str:
         said = ", ".join(f"{key} {value}" for key, value in pairs)
         text = escape(f"trial {row.number}: {said}: {score_text(result, row)}")
         lines.append(
-            f'<polyline data-trial="{_name(result, row)}"{kind} points="{points}"><title>{text}</title>'
-            "</polyline>"
+            f'<polyline data-trial="{_name(result, row)}"{kind} points="{points}">'
+            f"<title>{text}</title></polyline>"
         )
     axes = "".join(
         _axis(_SIDE + i * step, key, _ends(column))
