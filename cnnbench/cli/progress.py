@@ -654,22 +654,29 @@ def listening(
     tables: bool = True,
     verbose: bool = False,
 ) -> Iterator[list[Silent]]:
-    """Makes listeners as `make_listeners` does; their bars are removed at the end.
-
-    FileWork on files is shown in the same place.
-    """
+    """Makes listeners as `make_listeners` does, and shows them."""
     listeners = make_listeners(console, number, quiet=quiet, tables=tables, verbose=verbose)
+    with shown(listeners):
+        yield listeners
+
+
+@contextmanager
+def shown(listeners: Sequence[Silent]) -> Iterator[None]:
+    """Shows slow work on files in the same place as listeners, and removes their bars at the end.
+
+    Args:
+      listeners: of runs that are trained at the same time.
+    """
     try:
-        with shown_by(file_display(listeners[0])):
-            yield listeners
+        with shown_by(_file_display(listeners[0])):
+            yield
     finally:
         for listener in listeners:
             if isinstance(listener, Bars):
                 listener.close()
 
 
-def file_display(listener: Silent) -> Display | None:
-    """Where slow work on files is shown, next to the progress of a listener."""
+def _file_display(listener: Silent) -> Display | None:
     match listener:
         case Bars():
             return FileBars(listener.board.progress)

@@ -66,7 +66,7 @@ class Listener(Protocol):
         """Called with every event of the training."""
 
     def failed(self, reason: str) -> None:
-        """Called if the run cannot be trained while others go on."""
+        """Called if the run cannot be trained while others continue."""
 
     def finished(self, folder: Path) -> None:
         """Called once the run's files are complete, also if there was nothing to train."""

@@ -181,7 +181,7 @@ class RemoteRun(TrainingRun):
         return self._request.sweep is not None
 
     def tell_failure(self, reason: str) -> None:
-        """Tells the user that the run failed while others go on."""
+        """Tells the user that the run failed while others continue."""
         self._listener.failed(reason)
 
     def note(self, text: str) -> None:

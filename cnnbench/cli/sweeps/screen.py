@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cnnbench.cli.progress import Bars, Board, Lines, Silent, TrialBars, file_display
+from cnnbench.cli.progress import Board, Lines, Silent, TrialBars, shown
 from cnnbench.cli.screen.tally import RunProgress, Tally
 from cnnbench.runner.sweeps.planning import TrialRequests
-from cnnbench.system.progress import shown_by
 from cnnbench.training.events import Event, Remark
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def trials_listening(
     Args:
       board: the bars of the sweep, and its tally, which has the runs.
       trials: the trials.
-      fail: called if one fails while others go on.
+      fail: called if one fails while others continue.
       quiet: print notes only.
       verbose: print a line per epoch.
     """
@@ -120,13 +119,8 @@ def trials_listening(
                 listeners.append(SweepBars(board, said, work, fails))
             else:
                 listeners.append(TrialLog(console, said, tally, work, fails))
-    try:
-        with shown_by(file_display(listeners[0])):
-            yield listeners
-    finally:
-        for listener in listeners:
-            if isinstance(listener, Bars):
-                listener.close()
+    with shown(listeners):
+        yield listeners
 
 
 def _failing(fail: Callable[[TrialRequests, str], None], trial: TrialRequests) -> Fail:

@@ -12,7 +12,7 @@ from cnnbench.errors import UsageError, did_you_mean, or_list, quoted
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.over import in_order
 from cnnbench.runs.records import Direction, RunResult
-from cnnbench.runs.sweeps.plans import SweepPlan, failed_runs, known_plan, trained_runs
+from cnnbench.runs.sweeps.plans import SweepPlan, failed_runs, read_plans, trained_runs
 from cnnbench.statistics.best_of import expected_best
 
 
@@ -193,8 +193,11 @@ def sweeps_of(
       CnnbenchError: as `read_sweep`, or a plan is damaged.
     """
     names = dict.fromkeys(run.record.sweep.sweep for run in runs if run.record.sweep)
-    plans = {name: known_plan(name, results_dir) for name in names}
-    return {n: read_sweep(plan, results_dir, metric) if plan else None for n, plan in plans.items()}
+    plans = {plan.sweep: plan for plan in read_plans(results_dir)} if names else {}
+    return {
+        name: read_sweep(plans[name], results_dir, metric) if name in plans else None
+        for name in names
+    }
 
 
 def _with_errors(result: SweepResult, errors: Mapping[tuple[str, str], str]) -> SweepResult:

@@ -43,8 +43,8 @@ def propose(
 ) -> TrialValues:
     """Proposes the next trial.
 
-    The proposal depends on the arguments only, so that a sweep that was stopped goes on as if it
-    was not: a new study is told the finished trials each time.
+    The proposal depends only on the arguments, so an interrupted sweep resumes with the same
+    proposals: each call makes a new study and adds the finished trials to it.
 
     Args:
       axes: the keys.
