@@ -264,6 +264,18 @@ SbatchOption = Annotated[
     ),
 ]
 
+CoresOption = Annotated[
+    int | None,
+    typer.Option(
+        "--cores",
+        min=1,
+        help="Restrict the command, with all of its threads and processes, to N cores, which no"
+        " other command with this option uses if there are enough.",
+        metavar="N",
+        show_default=False,
+    ),
+]
+
 CpusOption = Annotated[
     int | None,
     typer.Option("--cpus", min=1, help="Cores of a worker on Ray; 1 by default.", metavar="N"),

@@ -1,16 +1,19 @@
 """`run --processes`: the part of this process among several that train together."""
 
+import atexit
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import typer
 
 from cnnbench.cli.terminal import tell
 from cnnbench.errors import UsageError
 from cnnbench.executors import processes
-from cnnbench.executors.processes import ProcessGroup, end_with, group_of
+from cnnbench.executors.core_locks import kept_to
+from cnnbench.executors.processes import PARENT, ProcessGroup, end_with, group_of
+from cnnbench.formatting import enumeration
 from cnnbench.runner.processes.messages import End
 
 
@@ -18,6 +21,41 @@ class _State:
     """The group that this process leads."""
 
     group: ProcessGroup | None = None
+
+
+def limit_cores(number: int | None, processes: int | None = None, on: str | None = None) -> None:
+    """Restricts the command, and what it starts, to cores of its own, before JAX counts them.
+
+    Args:
+      number: `--cores`; None to use all that there are.
+      processes: `--processes`, which divide the cores.
+      on: `--on`, whose workers on this machine divide the cores.
+
+    Raises:
+      UsageError: there are fewer cores, or something else chooses them.
+    """
+    if number is None or PARENT in os.environ:  # its parent has divided its own
+        return
+    if on and not on.startswith("local"):
+        message = f"--cores: is for processes of this machine, and not for --on {on}"
+        raise UsageError(f"{message}; {_CORES_OF.get(on.partition(':')[0], 'remove one of them')}.")
+    if group := None if processes == 1 else group_of(os.environ):
+        message = f"--cores: {group.origin} has started {group.number} processes on cores of theirs"
+        raise UsageError(f"{message}; leave --cores out, or use --processes 1.")
+    held = ExitStack()
+    claimed = held.enter_context(kept_to(number))
+    atexit.register(held.close)
+    if shared := claimed.shared:
+        cores = "core" if len(shared) == 1 else "cores"
+        names = enumeration([str(core) for core in shared])
+        tell(f"other runs with --cores have claimed {cores} {names}, too, so both are slower")
+
+
+# What limits the cores of workers elsewhere.
+_CORES_OF = {
+    "ray": "give each worker some with --cpus",
+    "slurm": "give each task some with --sbatch --cpus-per-task=N",
+}
 
 
 def take_part(number: int | None, on: str | None = None) -> None:
@@ -56,7 +94,7 @@ def take_part(number: int | None, on: str | None = None) -> None:
 
 def _end_with_parent(group: ProcessGroup) -> None:
     """Ends this process if the one that launched it dies."""
-    if parent := os.environ.get("CNNBENCH_PARENT_PROCESS"):
+    if parent := os.environ.get(PARENT):
         end_with(int(parent), signal.SIGKILL if group.place else signal.SIGTERM)
 
 

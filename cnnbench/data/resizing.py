@@ -1,7 +1,6 @@
 """Scales images, with antialiasing."""
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 from cnnbench.data.catalog import ImageForm
 from cnnbench.errors import DataError
 from cnnbench.system.arrays import NamedArrays, Pixels
+from cnnbench.system.host import num_cpus
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,7 +73,7 @@ def _resized_images(images: Pixels, size: tuple[int, int], form: ImageForm) -> P
     def scale(at: int) -> None:
         scaled[at] = resized_image(images[at], size, form)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cpus()) as pool:
         for _ in pool.map(scale, range(len(images))):
             pass
     return scaled

@@ -1,12 +1,16 @@
-"""Cores for worker processes that know nothing of each other, by lock files."""
+"""Cores for processes that know nothing of each other, by lock files."""
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnnbench.executors.cores import available_cores
+from cnnbench.errors import UsageError
+from cnnbench.executors.cores import available_cores, pin
+from cnnbench.system import host
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -26,12 +30,14 @@ class ClaimedCores:
 
     Attributes:
       cores: numbers of the cores.
+      shared: those of them that others have claimed, too.
     """
 
     def __init__(self, number: int, folder: Path | None = None) -> None:
         self._folder = folder or Path(tempfile.gettempdir()) / f"{FOLDER}-{os.getuid()}"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._locks: list[FileLock] = []
+        self.shared: tuple[int, ...] = ()
         self.cores = self._claimed(min(number, len(available_cores())))
 
     def release(self) -> None:
@@ -44,11 +50,12 @@ class ClaimedCores:
         """The least claimed cores: the n-th claim of a core locks its n-th file."""
         found: list[int] = []
         for claim in count():
-            for core in available_cores():
+            for core in apart():
                 if len(found) == number:
                     return tuple(sorted(found))
                 if core not in found and self._lock(f"{core}-{claim}.lock"):
                     found.append(core)
+                    self.shared += (core,) * (claim > 0)
         raise AssertionError
 
     def _lock(self, name: str) -> bool:
@@ -61,3 +68,40 @@ class ClaimedCores:
             return False
         self._locks.append(lock)
         return True
+
+
+def apart() -> tuple[int, ...]:
+    """The cores of this process, first one of every physical core.
+
+    Two hardware threads of a physical core slow each other down.
+    """
+    usable = available_cores()
+    first = [core for core in host.cores() if core in usable]
+    return (*first, *(core for core in usable if core not in first))
+
+
+@contextmanager
+def kept_to(number: int) -> Iterator[ClaimedCores]:
+    """Restricts this process to some cores, if possible to those that nothing else has claimed.
+
+    Args:
+      number: number of cores.
+
+    Raises:
+      UsageError: there are fewer, or the system cannot restrict processes.
+    """
+    usable = available_cores()
+    if not hasattr(os, "sched_setaffinity"):
+        message = "--cores: this system cannot restrict a process to some cores"
+        raise UsageError(f"{message}; leave it out.")
+    if number > len(usable):
+        have = "1 core is" if len(usable) == 1 else f"{len(usable)} cores are"
+        message = f"--cores: {number} cores, but only {have} available to this process"
+        raise UsageError(f"{message}; write --cores {len(usable)}, or leave it out.")
+    claimed = ClaimedCores(number)
+    pin(claimed.cores)
+    try:
+        yield claimed
+    finally:
+        pin(usable)
+        claimed.release()

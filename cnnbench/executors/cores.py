@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from cnnbench.errors import UsageError
 
@@ -35,9 +37,18 @@ def divided(cores: Sequence[int], workers: int) -> list[tuple[int, ...]]:
 
 
 def pin(cores: Collection[int]) -> None:
-    """Restricts this process to some cores; no effect where the system has no affinity.
+    """Restricts all threads of this process and its future children to some cores.
 
-    XLA sizes its thread pool by the affinity when JAX starts, so this has to come first.
+    It has no effect where the system has no affinity. XLA sizes its thread pool by the affinity
+    when JAX starts, so this has to come first.
     """
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
+        for thread in _threads():
+            with suppress(ProcessLookupError):  # it has just ended
+                os.sched_setaffinity(thread, cores)
+
+
+def _threads() -> list[int]:
+    """Threads of this process, such as those of NumPy's library; later ones inherit."""
+    folder = Path("/proc/self/task")
+    return [int(each.name) for each in folder.iterdir()] if folder.exists() else [0]

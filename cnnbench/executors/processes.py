@@ -20,6 +20,7 @@ T = TypeVar("T")
 COORDINATOR = "CNNBENCH_COORDINATOR", "JAX_COORDINATOR_ADDRESS"
 NUMBER = "CNNBENCH_NUM_PROCESSES", "JAX_NUM_PROCESSES"
 PLACE = "CNNBENCH_PROCESS_ID", "JAX_PROCESS_ID"
+PARENT = "CNNBENCH_PARENT_PROCESS"  # variable with the id of the process that launches
 LOST = "another process of this training has ended"
 HEARTBEAT_S = 30  # a process that is silent for so long is taken for dead
 _START_S = 300  # until all processes have started

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cnnbench._version import __version__
 from cnnbench.runs.records import Environment, Machine
 from cnnbench.system import settings
-from cnnbench.system.host import load_per_cpu, num_cpus, processor
+from cnnbench.system.host import chosen_cpus, load_per_cpu, num_cpus, processor
 
 if TYPE_CHECKING:
     import jax
@@ -34,6 +34,7 @@ def environment(devices: "Sequence[jax.Device]", command: Sequence[str]) -> Envi
         load_per_cpu=load_per_cpu(),
         settings=settings.current(),
         num_processes=len({device.process_index for device in devices}),
+        cores=chosen_cpus(),
     )
 
 

@@ -248,6 +248,8 @@ class Environment:
 
     @property
     def machine(self) -> "Machine":
+      cores: numbers of the cores that the process was restricted to, as with `--cores`; empty if it
+        could use all of the machine.
         """The machine that started the run."""
         return Machine(**{f.name: getattr(self, f.name) for f in fields(Machine)})
 
@@ -269,6 +271,7 @@ class Machine:
       optax: optax version.
       numpy: numpy version.
       cnnbench: cnnbench version.
+    cores: tuple[int, ...] = ()
     """
 
     processor: str

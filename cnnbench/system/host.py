@@ -53,6 +53,13 @@ def num_cpus() -> int:
 
 
 def processor() -> str:
+def chosen_cpus() -> tuple[int, ...]:
+    """Numbers of the CPUs that this process is restricted to; empty if it may use all of them."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    found = sorted(affinity(0)) if affinity else ()
+    return tuple(found) if len(found) < (os.cpu_count() or 1) else ()
+
+
     """Model name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

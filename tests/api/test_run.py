@@ -204,7 +204,7 @@ def test_options_of_the_commands_are_parameters() -> None:
         *("specs", "match", "tune", "profile", "resume", "tag", "dry_run", "json", "quiet"),
         "verbose",
         "track",
-        *("retune", "sbatch", "gpus", "cpus", "processes", "shard"),
+        *("retune", "sbatch", "gpus", "cpus", "cores", "processes", "shard"),
     }
     assert {*inspect.signature(compare_command).parameters} - {
         *inspect.signature(cnnbench.compare).parameters,

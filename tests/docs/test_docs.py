@@ -123,8 +123,8 @@ def workplace(trained, tmp_path, monkeypatch):
 
 
 def without_workers(words: list[str]) -> list[str]:
-    """A command that starts no other processes, and needs no package that is not installed."""
-    for option in ("--processes", "--track"):
+    """A command for this process and all of its cores, which needs no further package."""
+    for option in ("--processes", "--track", "--cores"):
         if option in words:
             at = words.index(option)
             words = words[:at] + words[at + 2 :]

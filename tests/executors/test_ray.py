@@ -9,21 +9,10 @@ import pytest
 
 from cnnbench.errors import UsageError
 from cnnbench.executors.choice import OnRay, parse_on
-from cnnbench.executors.core_locks import ClaimedCores
-from cnnbench.executors.cores import available_cores
 from cnnbench.executors.ray import other_versions
 from cnnbench.executors.ray_folder import PREFIX, ray_folder
 from cnnbench.executors.ray_worker import Hello, Wanted, versions
 from cnnbench.system.locks import LOCK_FILE
-
-
-def test_claims_share_cores_only_when_none_is_left(tmp_path: Path) -> None:
-    cores = available_cores()
-    claims = [ClaimedCores(1, tmp_path) for _ in range(2 * len(cores))]
-    assert sorted(claim.cores[0] for claim in claims) == sorted(2 * cores)
-    assert ClaimedCores(len(cores) + 1, tmp_path).cores == cores
-    claims[0].release()
-    assert ClaimedCores(1, tmp_path).cores == claims[0].cores
 
 
 def test_folders_of_killed_drivers_are_removed(tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from cnnbench.bench.by_layer_report import json_by_layer, markdown_by_layer, ter
 from cnnbench.bench.report import Report, json_text, markdown, terminal_table
 from cnnbench.bench.scheduler import Settings
 from cnnbench.cli.completion import complete_datasets
-from cnnbench.cli.options import DataDir, Format, Specs, option_overrides, split_words
+from cnnbench.cli.options import (
+    CoresOption,
+    DataDir,
+    Format,
+    Specs,
+    option_overrides,
+    split_words,
+)
+from cnnbench.cli.processes import limit_cores
 from cnnbench.cli.terminal import print_document, start_jax, stdout, tell
 from cnnbench.errors import UsageError
 from cnnbench.spec.loader import Loaded
@@ -46,6 +54,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
         ),
     ] = None,
     data_dir: DataDir = None,
+    cores: CoresOption = None,
     by_layer: Annotated[
         bool,
         typer.Option(
@@ -62,6 +71,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = 300.0,
 ) -> None:
     """Benchmark training speed against PyTorch, Keras and plain Flax."""
+    limit_cores(cores)
     paths, overrides = split_words(specs)
     overrides += option_overrides(None, None, dataset)
     if by_layer:

@@ -15,6 +15,7 @@ from cnnbench.cli.completion import complete_datasets, complete_runs
 from cnnbench.cli.options import (
     AllowPython,
     Alpha,
+    CoresOption,
     CpusOption,
     DataDir,
     Device,
@@ -43,7 +44,7 @@ from cnnbench.cli.options import (
     split_words,
     test_name,
 )
-from cnnbench.cli.processes import leading_others, take_part
+from cnnbench.cli.processes import leading_others, limit_cores, take_part
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell, warn
 from cnnbench.errors import SpecError, UsageError
 from cnnbench.formatting import epochs_text
@@ -144,6 +145,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         ),
     ] = None,
     processes: ProcessesOption = None,
+    cores: CoresOption = None,
     race: Annotated[
         bool,
         typer.Option(
@@ -244,9 +246,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = False,
 ) -> None:
     """Train experiments over several seeds and compare them."""
-    from cnnbench.runner.run import Request
+    _begin((cores, processes, on), data_dir, profile, tag)
+    from cnnbench.runner.run import Request  # whose NumPy starts threads
 
-    _begin((processes, on), data_dir, profile, tag)
     given = option_overrides(seeds, epochs, dataset)
     make = partial(
         Request,
@@ -347,13 +349,15 @@ def _part(
 
 
 def _begin(
-    processes: tuple[int | None, str | None],
+    places: tuple[int | None, int | None, str | None],
     data_dir: Path | None,
     profile: Path | None,
     tags: list[str] | None,
 ) -> None:
     """Checks options, after starting other processes or following them."""
-    take_part(*processes)
+    cores, processes, on = places
+    limit_cores(cores, processes, on)
+    take_part(processes, on)
     check_folders(data_dir, profile)
     check_tags(tags or ())
 

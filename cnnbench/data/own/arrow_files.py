@@ -1,7 +1,6 @@
 """Reads images and labels of Parquet and Arrow files in the layout of the Hugging Face Hub."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from cnnbench.data.resizing import resized
 from cnnbench.errors import DataError, or_list, quoted
 from cnnbench.system import commands
 from cnnbench.system.arrays import Array, Pixels
+from cnnbench.system.host import num_cpus
 from cnnbench.system.progress import counted
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ class _Images:
 
     def _decoded(self, cells: Sequence[object]) -> list[Array]:
         places = [f"{self.where}: image {self.number + i}" for i in range(len(cells))]
-        with quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        with quiet(), ThreadPoolExecutor(num_cpus()) as pool:
             return list(pool.map(_decode, places, cells, [self._form] * len(cells)))
 
     def _unnested(self, column: Any) -> Array:

@@ -1,6 +1,5 @@
 """Decodes image files of any common format and mode to pixels of one size, in parallel."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from cnnbench.data.own.pillow_files import flattened, opened, quiet
 from cnnbench.data.resizing import resized
 from cnnbench.errors import DataError
 from cnnbench.system.arrays import Pixels
+from cnnbench.system.host import num_cpus
 from cnnbench.system.progress import CountDone
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def decode_files(
             return str(error)
         return ""
 
-    with quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with quiet(), ThreadPoolExecutor(num_cpus()) as pool:
         errors = []
         for error in pool.map(read, range(len(files))):
             errors.append(error)

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import IO, Any
 
-from cnnbench.executors.processes import COORDINATOR, NUMBER, PLACE
+from cnnbench.executors.processes import COORDINATOR, NUMBER, PARENT, PLACE
 from cnnbench.system import commands
 
 POLL_S = 0.05
 PATIENCE_S = 20.0  # for the first process to say why it ends
 MOST_LINES = 10  # of what a process has said that ended early
-PARENT = "CNNBENCH_PARENT_PROCESS"  # variable with the id of the process that launches
 
 
 def launch(number: int, note: Callable[[str], None]) -> int:

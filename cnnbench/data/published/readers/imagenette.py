@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from cnnbench.data.resizing import require_memory, resized
 from cnnbench.errors import DataError
 from cnnbench.formatting import reason
 from cnnbench.system.arrays import Array, NamedArrays, Pixels
+from cnnbench.system.host import num_cpus
 
 # The classes of the catalog, in the same order
 SYNSETS = (
@@ -68,7 +68,7 @@ def _read_imagenette(folder: str, paths: Sequence[Path], info: DatasetInfo) -> N
         arrays[f"{split}_labels"] = np.array(labels, np.int32)
         places |= {name: (f"{split}_images", at) for at, name in enumerate(names)}
     files = tar_files(path, _MOST_BYTES, places.__contains__)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cpus()) as pool:
         while batch := list(islice(files, _AT_ONCE)):
             decoded = pool.map(partial(_decoded, path, info.form), batch)
             for (name, _), pixels in zip(batch, decoded, strict=True):
