@@ -605,7 +605,8 @@ def _arm(run: Finished, label: str) -> Arm:
     data = record.dataset
     folds = (data.split.folds if data.split else None) or 0
     tested, times = values(run, run.judged_by), _epoch_s(run)
-    return Arm(names, tested, times, data.overlap, folds, _hardware(run))
+    engine = record.engine.form if record.engine else ""
+    return Arm(names, tested, times, data.overlap, folds, _hardware(run), engine)
 
 
 def _hardware(run: Finished) -> str:

@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 from cnnbench.comparisons.time_to_target import parse_target
 from cnnbench.comparisons.verdict import Effect, Verdict
-from cnnbench.comparisons.verdict_text import interval_name, level_text, parse_effect, size
+from cnnbench.comparisons.verdict_text import (
+    artifact_text,
+    interval_name,
+    level_text,
+    parse_effect,
+    size,
+)
 from cnnbench.errors import UsageError
 from cnnbench.formatting import clean, seconds_text
 from cnnbench.runs.records import Direction
@@ -165,6 +171,8 @@ def check_threshold(threshold: Threshold, verdict: Verdict) -> ThresholdResult:
     found = f"{shown} ({level} {ends})" if ends else f"{shown} with one seed, so no CI"
     if timed and math.isnan(verdict.time_ratio):
         found = f"no epoch time comparable with {clean(verdict.baseline)}"
+    elif timed:
+        found += artifact_text(verdict)
     if not timed and not math.isfinite(verdict.difference):
         common = f"no seed in common with {clean(verdict.baseline)}"
         diverged = f"a non-finite loss here or in {clean(verdict.baseline)}"

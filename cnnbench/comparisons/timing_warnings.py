@@ -39,12 +39,13 @@ class Cause(Enum):
     PRODUCT = "peak matmul throughput varies by {:.0%}"
     MFU = "MFU of {:.0%}"
     DEVICES = "different devices"
+    ENGINES = "different engines"
     ORDER = "runs not interleaved"
 
 
 COST_CAUSES = frozenset({Cause.LATENCY, Cause.PRODUCT, Cause.MFU})
 """Causes that concern the table of costs only."""
-_COMPARABILITY = frozenset({Cause.DEVICES, Cause.ORDER})
+_COMPARABILITY = frozenset({Cause.DEVICES, Cause.ENGINES, Cause.ORDER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +262,7 @@ def _own_warnings(run: Timed) -> Iterator[TimingWarning]:
 
 def _between(runs: Sequence[Timed]) -> Iterator[TimingWarning]:
     yield from _devices(runs)
+    yield from _engines(runs)
     yield from _order(runs)
 
 
@@ -362,6 +364,21 @@ def _devices(runs: Sequence[Timed]) -> Iterator[TimingWarning]:
         yield TimingWarning(
             Cause.DEVICES,
             "The runs trained on different numbers of processes; use one number to compare times.",
+        )
+
+
+def _engines(runs: Sequence[Timed]) -> Iterator[TimingWarning]:
+    """Warns of runs with different algorithms, whose times do not compare the networks."""
+    labels: dict[str, list[str]] = {}
+    for run in runs:
+        if run.record.engine:
+            labels.setdefault(run.record.engine.form, []).append(run.label)
+    if len(labels) > 1:
+        named = "; ".join(f"{form}: {enumeration(own)}" for form, own in labels.items())
+        yield TimingWarning(
+            Cause.ENGINES,
+            f"The runs trained with different engines ({named}), so a difference in time is an"
+            " artifact; train all of them with one --engine to compare times.",
         )
 
 

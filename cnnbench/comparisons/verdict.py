@@ -88,6 +88,7 @@ class Arm(NamedTuple):
         parts of the images; 0 if they all train on the same.
       folds: number of folds of a cross-validation; 0 for none.
       hardware: model of what the times were measured on; those of different ones have no ratio.
+      engine: form of its engine; empty if unknown.
     """
 
     names: tuple[str, ...]
@@ -96,6 +97,7 @@ class Arm(NamedTuple):
     overlap: float = 0.0
     folds: int = 0
     hardware: str = ""
+    engine: str = ""
 
     @property
     def run_id(self) -> str:
@@ -200,6 +202,8 @@ class Verdict:
       stopped: the rule by which the runs were stopped; None if their seeds were chosen beforehand.
       improvement: probability that a random seed of the run beats one of the baseline; None if a
         seed diverged.
+      engines: engines of the baseline and of the run if they differ, which makes the ratio of times
+        an artifact; otherwise empty.
     """
 
     label: str
@@ -228,6 +232,7 @@ class Verdict:
     images: ImageEvidence | None = None
     stopped: StoppingRule | None = None
     improvement: Improvement | None = None
+    engines: tuple[str, ...] = ()
 
 
 def judge(
@@ -414,6 +419,7 @@ def _verdict(
     level = evidence.level if evidence else 1 - question.alpha
     times = arm.epoch_s if arm.hardware == base.hardware else {}
     ratio, ratio_interval = _time_ratio(base.epoch_s, times, question.alpha)
+    engines = base.engine, arm.engine
     return Verdict(
         label=arm.names[0],
         baseline=base.names[0],
@@ -444,6 +450,7 @@ def _verdict(
             higher=question.higher,
             independent=not samples.overlap,
         ),
+        engines=engines if all(engines) and len(set(engines)) > 1 else (),
     )
 
 

@@ -243,8 +243,18 @@ def _p(p: float) -> str:
 
 
 def _time(v: Verdict) -> str:
-    if math.isnan(v.time_ratio):
+    return "" if math.isnan(v.time_ratio) else f"{_time_ratio(v)}{artifact_text(v)}"
+
+
+def artifact_text(verdict: Verdict) -> str:
+    """Says that a ratio of times comes from the engines, not from the networks; else empty."""
+    if not verdict.engines:
         return ""
+    base, own = verdict.engines
+    return f", an artifact of the engines: {own}, baseline {base}"
+
+
+def _time_ratio(v: Verdict) -> str:
     text = f"; an epoch takes {v.time_ratio:.2f}x as long"
     if v.time_interval is None:
         return text

@@ -407,6 +407,29 @@ def _data_wait(comparison: Comparison, digits: int | None) -> Column[Row]:
     )
 
 
+def _engine(comparison: Comparison, _: int | None) -> Column[Row]:
+    forms = {_form(row) for row in comparison.rows}
+    return Column(
+        "engine",
+        "Engine",
+        lambda row: _form(row) or MISSING,
+        _form,
+        "algorithms of convolutions and pooling (`--engine`); shown if they differ between runs,"
+        " whose times then say nothing about the networks",
+        _same(
+            Field("engine", _form, "as `engine.form` in `run.json`; empty or null if it is unknown")
+        ),
+        "Engine: algorithms of convolutions and pooling, which affect time and rounding.",
+        wide=True,
+        shown=len(forms) > 1,
+        near=("algorithm", "form", "backend"),
+    )
+
+
+def _form(row: Row) -> str | None:
+    return row.run.engine.form if row.run.engine else None
+
+
 Maker = Callable[[Comparison, int | None], Column[R]]
 """Makes a column of a comparison with a number of decimal places."""
 
@@ -422,6 +445,7 @@ EPOCH_COLUMNS: tuple[Maker[Row], ...] = (
     _parameters,
     _images_per_s,
     _data_wait,
+    _engine,
 )
 # Files keep the order of earlier versions; new columns follow.
 _IN_FILES = (

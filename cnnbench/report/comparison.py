@@ -112,7 +112,8 @@ def notes(comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN) -> 
         f"Data: {clean(data.title)}; {sizes} and {data.num_test:,} test images{split}.",
         *(f"Changes: {clean('; '.join(each))}." for each in [data.changes] if each),
         f"Source: {clean('; '.join(dict.fromkeys(row.run.dataset.source for row in rows)))}.",
-        f"Device: {comparison.device_kind}, {clean(' and '.join(comparison.devices))}.",
+        f"Device: {comparison.device_kind}, {clean(' and '.join(comparison.devices))}."
+        + _engine_text(comparison),
     ]
     if wide:
         lines += dict.fromkeys(_run_note(row) for row in rows)
@@ -124,6 +125,12 @@ def notes(comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN) -> 
         wanted = " and ".join(sorted(filter(None, lost)))
         lines.append(f"Note: {wanted} is not available offline; trained on {data.name} instead.")
     return tuple(lines)
+
+
+def _engine_text(comparison: Comparison) -> str:
+    """Returns the engine of all runs as a sentence; several are a column of a wide table."""
+    forms = {row.run.engine.form if row.run.engine else "" for row in comparison.rows}
+    return f" Engine: {forms.pop()}." if len(forms) == 1 and "" not in forms else ""
 
 
 def _split_texts(rows: Sequence[Row]) -> list[str]:

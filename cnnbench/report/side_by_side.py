@@ -85,7 +85,8 @@ def _cells(comparison: Comparison, column: Column[R], rows: Sequence[R]) -> Iter
             yield SideCell(column.cell(row))
         elif column.name == "time":
             own = next(verdict for verdict in verdicts if verdict.label == row.label)
-            yield SideCell(column.cell(row), _ratio(own.time_ratio), _time_tone(own.time_interval))
+            tone = "" if own.engines else _time_tone(own.time_interval)  # else an artifact
+            yield SideCell(column.cell(row), _ratio(own.time_ratio), tone)
         else:
             text = _change(metric, column.name, column.value(base), column.value(row))
             tone = SAME if text == SAME else _tone(comparison, metric, row.label)

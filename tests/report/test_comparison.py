@@ -138,7 +138,7 @@ class TestNotes:
     def test_different_devices_of_one_kind_are_told(self) -> None:
         other = on_device(make_run("b", "B"), processor="Another CPU")
         lines = notes(compare([make_run(), other]), wide=True)
-        assert "Device: cpu, Example CPU @ 2.10GHz and Another CPU." in lines
+        assert "Device: cpu, Example CPU @ 2.10GHz and Another CPU. Engine: fast." in lines
         assert not any("Warning" in line for line in lines)
 
     def test_a_stand_in_is_told_though_another_run_asked_for_the_same_data(self) -> None:
