@@ -113,6 +113,7 @@ class ByLayer:
       layers: the layers, in order.
       rest_s: seconds of everything else: loss, optimizer, augmentation, copies.
       roofline: limits of the machine.
+      busy: share of the time of all devices in which operations ran while they were profiled.
     """
 
     title: str
@@ -124,6 +125,7 @@ class ByLayer:
     layers: tuple[LayerTime, ...]
     rest_s: float
     roofline: Roofline
+    busy: float
 
     def share(self, seconds: float) -> float:
         """Share of a step."""
@@ -150,7 +152,8 @@ def measure_by_layer(task: "BenchTask") -> ByLayer:
     step_s = _seconds(trainer.train, batches) / steps
     events, profiled_s = _profile(lambda: trainer.train(*batches))
     busy = busy_seconds(events, trainer.program_text, trainer.repeats)
-    scale = step_s / sum(map(sum, busy.values()))  # of all cores, as a share of the step
+    total = sum(map(sum, busy.values()))
+    scale = step_s / total  # of all cores, as a share of the step
     layers = tuple(
         _layer_time(work, size, [scale * seconds for seconds in busy.get(work.node.name, (0, 0))])
         for work in layer_flops(loaded.plan)
@@ -165,6 +168,7 @@ def measure_by_layer(task: "BenchTask") -> ByLayer:
         layers,
         scale * sum(busy.get("", (0.0,))),
         measure_roofline(),
+        total / (profiled_s * trainer.strategy.num_devices),
     )
 
 

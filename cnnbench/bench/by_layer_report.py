@@ -98,6 +98,8 @@ def notes(found: ByLayer) -> list[str]:
     return [
         "Fwd, Bwd: milliseconds of the forward and the backward pass in a step as profiled, scaled"
         f" to a step without the profiler (with it, a step takes {profiled:.2f}x as long).",
+        f"Operations ran in {found.busy:.0%} of the time of the cores; the rest of it is divided"
+        " among all rows in proportion, so that they add up to a step.",
         f"{REST}: loss, optimizer, augmentation and copies.",
         f"Peak: FLOPs of the products, relative to {roofline.peak_flops / 1e9:,.0f} GFLOP/s,"
         " measured by a large matrix product.",
