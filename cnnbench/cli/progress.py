@@ -713,11 +713,12 @@ def start_line(record: RunRecord) -> str:
 
 
 def compiled_line(event: Compiled, *, verbose: bool = False) -> str:
-    """Describes what was compiled, and how it will train."""
+    """Describes what was compiled, how it will train, and why so."""
     engine = event.strategy if verbose else event.strategy.partition(",")[0]
+    reason = f" ({event.engine.reason})" if event.engine and event.engine.reason else ""
     return (
         f"compiled in {event.compile_s:.1f} s ({event.compile_cache} cache):"
-        f" {event.num_params:,} parameters, engine {engine}"
+        f" {event.num_params:,} parameters, engine {engine}{reason}"
     )
 
 

@@ -13,7 +13,7 @@ background, rounding errors would determine the side of the kink.
 """
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar, Protocol
@@ -207,9 +207,18 @@ class GroupedConv:
     groups: int
     dilation: Pair
 
+    def shifts(self, channels: int, kernel: Sequence[int]) -> bool:
+        """True for a sum of shifted images, False for a convolution of XLA.
+
+        Args:
+          channels: channels of the images.
+          kernel: shape (kh, kw, in / groups, out).
+        """
+        return self.groups == channels and pays(channels, math.prod(kernel[:2]))
+
     def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Images (n, h, w, in) to (n, oh, ow, out)."""
-        shifts = self.groups == x.shape[3] and pays(self.groups, math.prod(kernel.shape[:2]))
+        shifts = self.shifts(x.shape[3], kernel.shape)
         return xla.conv(
             x,
             kernel,

@@ -27,16 +27,21 @@ def step_ns(plan: Plan, form: EngineName, row: int) -> float:
       row: images per micro-batch.
     """
     convs = Fused(plan, form).convs
-    shapes = {name: plan.by_name[plan.by_name[name].kernel_owner] for name in convs}
-    costs = (
-        _conv_ns(conv, shapes[name].layout.params["kernel"], row) for name, conv in convs.items()
-    )
+    costs = (_conv_ns(conv, _kernel(plan, name), row) for name, conv in convs.items())
     return sum(costs) + sum(_other_ns(node) for node in plan.nodes)
 
 
-def has_slow_convolutions(plan: Plan) -> bool:
-    """True if there are convolutions that every engine leaves to XLA or to shifted sums."""
-    return bool(Fused(plan, "direct").grouped)
+def leaves_to_xla(plan: Plan) -> bool:
+    """True if there are convolutions that every engine leaves to XLA, grouped or dilated ones."""
+    return any(
+        not conv.shifts(plan.by_name[name].in_shapes[0][2], _kernel(plan, name))
+        for name, conv in Fused(plan, "direct").grouped.items()
+    )
+
+
+def _kernel(plan: Plan, name: str) -> tuple[int, ...]:
+    """Shape of the kernel of a layer, which may be that of another one."""
+    return plan.by_name[plan.by_name[name].kernel_owner].layout.params["kernel"]
 
 
 @cache

@@ -42,7 +42,7 @@ from cnnbench.report.plots.svg import inline_svg
 from cnnbench.report.run_artifacts import RunArtifacts
 from cnnbench.report.side_by_side import MOST, SideRow, side_by_side
 from cnnbench.report.sweeps.section import SweepSection, policy, script, template
-from cnnbench.runs.records import Direction, RunResult, SeedSummary
+from cnnbench.runs.records import Direction, EngineRecord, Environment, RunResult, SeedSummary
 from cnnbench.spec.diff import Differences, differences, marked
 from cnnbench.spec.loader import Loaded
 from cnnbench.spec.metrics import heading, metric_text, words
@@ -778,6 +778,18 @@ def environment_grid(runs: Sequence[tuple[str, RunResult]]) -> HtmlTable:
     return HtmlTable("Environment", headers, rows)
 
 
+def _engine_text(engine: EngineRecord) -> str:
+    """The form of an engine, the value of `--engine`, and why `auto` chose it."""
+    reason = f"; {engine.reason}" if engine.reason else ""
+    return f"{engine.form} (requested: {engine.requested}{reason})"
+
+
+def _cpus_text(env: Environment) -> str:
+    """Number of CPUs of a run, and which they were if it was restricted to some."""
+    names = enumeration([str(core) for core in env.cores])
+    return f"{env.num_cpus} (only {names})" if env.cores else str(env.num_cpus)
+
+
 def _facts(run: RunResult) -> dict[str, str]:
     record, env = run.record, run.record.environment
     packages = ("cnnbench", "python", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -793,10 +805,10 @@ def _facts(run: RunResult) -> dict[str, str]:
         "Training": f"{record.epochs_text}, batch size {record.batch_size:,}",
         "Seeds": ", ".join(map(str, record.seeds)),
         "Processor": clean(env.processor),
-        "CPUs": str(env.num_cpus),
+        "CPUs": _cpus_text(env),
         "Device": clean(f"{env.num_devices} x {env.device} ({env.device_kind})"),
         "System": clean(env.platform),
-        "Engine": f"{engine.form} (requested: {engine.requested})" if engine else "unknown",
+        "Engine": _engine_text(engine) if engine else "unknown",
         "Compilation": seconds_text(timing.compile_s) if timing else "unknown",
         "Total time": seconds_text(timing.total_s) if timing else "unknown",
         "Versions": ", ".join(f"{name} {getattr(env, name)}" for name in packages),

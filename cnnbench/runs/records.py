@@ -12,12 +12,13 @@ from pathlib import Path
 from statistics import fmean
 
 from cnnbench.data.splits import RandomSplit
-from cnnbench.formatting import clean, diverged_text, epochs_text
+from cnnbench.formatting import clean, diverged_text, epochs_text, seconds_text
 from cnnbench.runs.cost import Cost
 from cnnbench.spec.metrics import heading, metric_text
 from cnnbench.statistics.estimates import mean
 from cnnbench.statistics.looks import Looks
 from cnnbench.system import commands
+from cnnbench.system.host import BUSY
 from cnnbench.system.stopwatch import Timing
 
 FORMAT_VERSION = 3  # of these values in files; docs/reference/run-folder.md has its history
@@ -119,6 +120,11 @@ class EngineRecord:
       compile_cache: `warm` if all programs came from the cache on disk, `cold` otherwise.
       first_step_s: time from the start of the run to the end of its first step.
       peak_memory_bytes: peak memory of the process, or of the accelerator; None if unknown.
+      chosen: how the form was chosen: `requested`, `estimated` (no other can be the fastest, or
+        fits in memory), `measured`, or `kept` from the measurements of an earlier run; empty in
+        runs of older versions.
+      load: load per CPU when `step_s` was measured; None if it is unknown or nothing was measured.
+      measured_at: time of measurements that were kept; None for others.
     """
 
     requested: str
@@ -132,6 +138,30 @@ class EngineRecord:
     compile_cache: str
     first_step_s: float
     peak_memory_bytes: int | None
+    chosen: str = ""
+    load: float | None = None
+    measured_at: datetime | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why `auto` chose the form, in words; empty if it was requested or the reason is unknown.
+
+        >>> engine = EngineRecord("auto", "direct", 10, 2, 1, 1, {}, 0.1, "cold", 1.0, None)
+        >>> replace(engine, chosen="estimated").reason
+        'by estimate'
+        >>> replace(engine, chosen="measured", step_s={"plain": 0.5, "direct": 0.25}).reason
+        'measured: direct 0.250 s, plain 0.500 s a step'
+        """
+        if self.requested != "auto" or not self.chosen:
+            return ""
+        if not self.step_s:
+            return "by estimate"
+        forms = sorted(self.step_s, key=self.step_s.__getitem__)
+        values = list(self.step_s.values())
+        times = [f"{form} {seconds_text(self.step_s[form], others=values)}" for form in forms]
+        when = f" on {self.measured_at:%Y-%m-%d}" if self.measured_at else ""
+        where = " on a busy machine" if self.load is not None and self.load > BUSY else ""
+        return f"measured{when}{where}: {', '.join(times)} a step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +248,8 @@ class Environment:
       settings: options of JAX and Flax that affect the results, and environment variables such as
         `XLA_FLAGS` that were set; None in runs of older versions.
       num_processes: number of processes that trained together, each with a part of the devices.
+      cores: numbers of the cores that the process was restricted to, as with `--cores`; empty if it
+        could use all of the machine.
     """
 
     python: str
@@ -239,6 +271,7 @@ class Environment:
     load_per_cpu: float | None = None
     settings: Mapping[str, str] | None = None
     num_processes: int = 1
+    cores: tuple[int, ...] = ()
 
     @property
     def device_model(self) -> str:
@@ -248,8 +281,6 @@ class Environment:
 
     @property
     def machine(self) -> "Machine":
-      cores: numbers of the cores that the process was restricted to, as with `--cores`; empty if it
-        could use all of the machine.
         """The machine that started the run."""
         return Machine(**{f.name: getattr(self, f.name) for f in fields(Machine)})
 
@@ -271,7 +302,6 @@ class Machine:
       optax: optax version.
       numpy: numpy version.
       cnnbench: cnnbench version.
-    cores: tuple[int, ...] = ()
     """
 
     processor: str

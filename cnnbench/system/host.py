@@ -10,6 +10,7 @@ from time import sleep
 
 CPU_TIMES = Path("/proc/stat")  # Linux only
 SAMPLE_S = 0.25
+BUSY = 0.5  # load per CPU of a machine that is too busy to time something reliably
 # Constants of malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD (for the heap of a thread), M_MMAP_MAX.
 _KEEPING = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
 
@@ -52,7 +53,6 @@ def num_cpus() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def processor() -> str:
 def chosen_cpus() -> tuple[int, ...]:
     """Numbers of the CPUs that this process is restricted to; empty if it may use all of them."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
@@ -60,6 +60,7 @@ def chosen_cpus() -> tuple[int, ...]:
     return tuple(found) if len(found) < (os.cpu_count() or 1) else ()
 
 
+def processor() -> str:
     """Model name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from cnnbench._version import __version__
 from cnnbench.executors.processes import leads, num_processes, shared
 from cnnbench.graph.plan import Plan
 from cnnbench.graph.repeats import shortened
-from cnnbench.nn.step_cost import has_slow_convolutions, step_ns
+from cnnbench.nn.step_cost import leaves_to_xla, step_ns
+from cnnbench.runs.records import EngineRecord
 from cnnbench.system.cache import cache_dir
 from cnnbench.system.compile_cache import Program, compiled_together
 from cnnbench.system.devices import free_memory
 from cnnbench.system.files import write_atomic
-from cnnbench.system.host import load_per_cpu, processor
+from cnnbench.system.host import BUSY, load_per_cpu, processor
 from cnnbench.system.settings import current
 from cnnbench.training.executables import Job, compilations, lower_train, set_up
 from cnnbench.training.footprint import footprint, require_memory
@@ -33,10 +35,14 @@ from cnnbench.training.optim.optimizer import build_optimizer
 from cnnbench.training.strategy import Strategy, candidates, convolves, requested_strategy, spread
 
 STEPS = 3  # timed steps per candidate, after one warm-up step
+DOUBT = 1.1  # goes on timing while the second is slower by less than this
+MOST_S, MOST_STEPS = 3.0, 30  # of timing, also in doubt
+LONG_S = 1.0  # steps that take longer are not timed again once warm
 HOPELESS = 3.0  # stop timing a candidate this many times slower than the best
+COLD_S = 3.0  # a first step may take longer, but not so much
 MARGIN = 1.05  # speedup required of `fast`, which has larger rounding errors
 CLEAR = 1.2  # estimated speedup of `fast` that need not be confirmed by measurement
-BUSY, IDLE = 0.5, 0.2  # load per CPU: a choice made when busy is measured again when idle
+IDLE = 0.2  # load per CPU: a choice made when the machine was `BUSY` is measured again when idle
 SLOWER = 1.5  # a step that takes this many times as long as promised casts doubt on the choice
 
 
@@ -48,11 +54,17 @@ class Choice:
       strategy: the strategy.
       step_s: seconds per step of each candidate, by form; empty if nothing was measured.
       kept: file of the measurements, if they are of an earlier training; otherwise None.
+      how: `estimated`, `measured` or `kept`, as of `EngineRecord.chosen`.
+      load: load per CPU when it was measured; None if unknown.
+      measured_at: time of measurements that were kept; otherwise None.
     """
 
     strategy: Strategy
     step_s: Mapping[str, float]
     kept: Path | None = None
+    how: str = "estimated"
+    load: float | None = None
+    measured_at: datetime | None = None
 
 
 def known_choice(job: Job) -> Choice | None:
@@ -62,13 +74,12 @@ def known_choice(job: Job) -> Choice | None:
     again when the machine is idle, and with `Job.retune` always.
     """
     if job.resume and job.resume.strategy and job.resume.engine:
-        return Choice(_as_before(job, job.resume.strategy), job.resume.engine.step_s)
+        return _as_recorded(_as_before(job, job.resume.strategy), job.resume.engine)
     found = shared(lambda: _candidates(job))
     asked = requested_strategy(job.engine, found)
     if asked is not None:
         return Choice(asked, {})
-    step_s = shared(lambda: None if job.retune else _read(job, found))
-    return Choice(fastest(found, step_s), step_s, _path(job, found)) if step_s else None
+    return shared(lambda: None if job.retune else _read(job, found))
 
 
 def doubt(choice: Choice, step_s: float) -> str | None:
@@ -92,6 +103,12 @@ def doubt(choice: Choice, step_s: float) -> str | None:
     )
 
 
+def _as_recorded(strategy: Strategy, engine: EngineRecord) -> Choice:
+    """The choice of a run that is resumed, as its record has it."""
+    known = engine.chosen, engine.load, engine.measured_at
+    return Choice(strategy, engine.step_s, None, *known)
+
+
 def _as_before(job: Job, strategy: Strategy) -> Strategy:
     """The strategy of a resumed run, which may have had another number of devices."""
     if job.num_processes == 1 or strategy.num_devices == len(job.devices):
@@ -103,19 +120,23 @@ def _as_before(job: Job, strategy: Strategy) -> Strategy:
 def measure(job: Job) -> Choice:
     """Measure the fastest strategy and cache it."""
     found = shared(lambda: _candidates(job))
-    load = load_per_cpu()
-    step_s: dict[str, float] = {}
-    for strategy, program in zip(found, _programs(job, found), strict=True):
-        best = min(step_s.values(), default=math.inf)
-        step_s[strategy.form] = _step_seconds(job, strategy, program, best)
+    load = shared(load_per_cpu)
+    programs = zip(found, _programs(job, found), strict=True)
+    step_s = race(found, {s.form: _stepper(job, s, program) for s, program in programs})
+    if leads():
+        _write(job, found, step_s, load)
+    return Choice(fastest(found, step_s), step_s, how="measured", load=load)
+
+
+def _write(
+    job: Job, found: Sequence[Strategy], step_s: Mapping[str, float], load: float | None
+) -> None:
     path = _path(job, found)
-    content = {"for": _situation(job, found), "step_s": step_s, "load": load}
-    if not leads():
-        return Choice(fastest(found, step_s), step_s)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {"for": _situation(job, found), "step_s": step_s, "load": load, "at": at}
     with suppress(OSError):  # without the cache it is measured again
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(content, indent=2).encode() + b"\n")
-    return Choice(fastest(found, step_s), step_s)
 
 
 def _candidates(job: Job) -> tuple[Strategy, ...]:
@@ -133,12 +154,12 @@ def _candidates(job: Job) -> tuple[Strategy, ...]:
 def promising(plan: Plan, found: Sequence[Strategy]) -> tuple[Strategy, ...]:
     """The candidates for a CPU that may be the fastest by their estimated cost.
 
-    `plain` is only faster without convolutions, or with some that no engine computes as matrix
-    products (grouped or dilated). Where no layer gains by Winograd's algorithm, `fast` is the same
-    program as `direct`.
+    `plain` is only faster without convolutions, or with some that all engines leave to XLA (grouped
+    or dilated, but not depthwise ones with small kernels). Where no layer gains by Winograd's
+    algorithm, `fast` is the same program as `direct`.
     """
     kept = {strategy.form: strategy for strategy in found}
-    if len(kept) > 1 and convolves(plan) and not has_slow_convolutions(plan):
+    if len(kept) > 1 and convolves(plan) and not leaves_to_xla(plan):
         kept.pop("plain", None)
     if {"fast", "direct"} <= kept.keys():
         fast, direct = (step_ns(plan, s.form, s.row or 1) for s in (kept["fast"], kept["direct"]))
@@ -201,8 +222,49 @@ def _slots(job: Job, plan: Plan) -> float:
 
 def fastest(found: Sequence[Strategy], step_s: Mapping[str, float]) -> Strategy:
     """The candidate with the shortest step; `fast` only if it is clearly faster."""
-    cost = {s: step_s[s.form] * (MARGIN if s.form == "fast" else 1) for s in found}
-    return min(found, key=cost.__getitem__)
+    return min(found, key=_costs(found, step_s).__getitem__)
+
+
+def _costs(found: Sequence[Strategy], step_s: Mapping[str, float]) -> dict[Strategy, float]:
+    return {s: step_s[s.form] * (MARGIN if s.form == "fast" else 1) for s in found}
+
+
+def race(
+    found: Sequence[Strategy], steppers: Mapping[str, Callable[[], float]]
+) -> dict[str, float]:
+    """Seconds per step of each candidate, the least of several.
+
+    The candidates take turns, so that load that comes and goes slows all of them. As long as it is
+    in doubt which one is the fastest, they take more steps.
+
+    Args:
+      found: the candidates.
+      steppers: by form, a function that takes a step and returns its seconds.
+    """
+    seconds: dict[str, list[float]] = {form: [] for form in steppers}
+    while running := shared(lambda: _running(found, seconds)):
+        for form in running:
+            seconds[form].append(steppers[form]())
+    return shared(lambda: {form: min(own) for form, own in seconds.items()})
+
+
+def _running(found: Sequence[Strategy], seconds: Mapping[str, Sequence[float]]) -> list[str]:
+    """Candidates that take another step; none if it is clear which one is the fastest."""
+    if not all(seconds.values()):
+        return [form for form, own in seconds.items() if not own][:1]
+    step_s = {form: min(own) for form, own in seconds.items()}
+    worst = HOPELESS * min(step_s.values())
+    running = [
+        form
+        for form, own in seconds.items()
+        if step_s[form] <= worst or (len(own) == 1 and own[0] < COLD_S)
+    ]
+    taken, spent = max(map(len, seconds.values())), sum(map(sum, seconds.values()))
+    first, *others = sorted(_costs(found, step_s).values())
+    doubtful = taken <= STEPS or min(others, default=math.inf) < DOUBT * first
+    enough = taken > 1 or min(step_s.values()) > LONG_S
+    late = taken > MOST_STEPS or (enough and spent > MOST_S)
+    return running if len(running) > 1 and doubtful and not late else []
 
 
 def _programs(job: Job, found: Sequence[Strategy]) -> list[Callable[..., Any]]:
@@ -226,23 +288,26 @@ def _timed(job: Job, strategy: Strategy) -> Job:
     return replace(job, plan=shortened(job.plan))
 
 
-def _step_seconds(job: Job, strategy: Strategy, program: Callable[..., Any], best: float) -> float:
-    """Seconds per step; those of a shortened network in proportion to its multiply-adds."""
+def _stepper(job: Job, strategy: Strategy, program: Callable[..., Any]) -> Callable[[], float]:
+    """A function that takes a step and returns its seconds.
+
+    Those of a shortened network are in proportion to its multiply-adds.
+    """
     timed = _timed(job, strategy)
     whole, part = (plan.multiply_adds if plan else 1 for plan in (job.plan, timed.plan))
     scale = whole / part if part else 1.0
     setup = set_up(timed, strategy)
     state = setup.state(setup.network(job.experiment.seeds[0]))
     indices = np.arange(job.batch_size, dtype=np.int32)[None]
-    seconds: list[float] = []
-    while len(seconds) <= STEPS:
+
+    def step() -> float:
+        nonlocal state
         start = job.watch.now()
         state, losses = program(state, setup.arrays, indices)
         jax.block_until_ready((state, losses))
-        seconds.append((job.watch.now() - start) * scale)
-        if shared(lambda: min(seconds) > HOPELESS * best):
-            break
-    return shared(lambda: min(seconds))
+        return (job.watch.now() - start) * scale
+
+    return step
 
 
 def _situation(job: Job, found: Sequence[Strategy]) -> dict[str, Any]:
@@ -267,23 +332,23 @@ def _path(job: Job, found: Sequence[Strategy]) -> Path:
     return cache_dir() / "engines" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.json"
 
 
-def _read(job: Job, found: Sequence[Strategy]) -> dict[str, float] | None:
-    """Cached measurements; None if they are missing or damaged."""
+def _read(job: Job, found: Sequence[Strategy]) -> Choice | None:
+    """The choice by cached measurements; None if they are missing, damaged or doubtful."""
+    path = _path(job, found)
     try:
-        content = json.loads(_path(job, found).read_bytes())
-    except (OSError, ValueError):
+        content = json.loads(path.read_bytes())
+        at = datetime.fromisoformat(content["at"]).astimezone(UTC) if content.get("at") else None
+    except (OSError, ValueError, AttributeError, TypeError):
         return None
     if not isinstance(content, dict) or content.get("for") != _situation(job, found):
         return None
-    if _was_busy(content.get("load")) and (load_per_cpu() or 0.0) < IDLE:
+    load = content["load"] if isinstance(content.get("load"), int | float) else None
+    if load is not None and load > BUSY and (load_per_cpu() or 0.0) < IDLE:
         return None
     step_s = content.get("step_s")
     forms = {strategy.form for strategy in found}
     if not isinstance(step_s, dict) or set(step_s) != forms:
         return None
-    sound = (isinstance(v, float) and math.isfinite(v) for v in step_s.values())
-    return step_s if all(sound) else None
-
-
-def _was_busy(load: object) -> bool:
-    return isinstance(load, int | float) and load > BUSY
+    if not all(isinstance(v, float) and math.isfinite(v) for v in step_s.values()):
+        return None
+    return Choice(fastest(found, step_s), step_s, path, "kept", load, at)

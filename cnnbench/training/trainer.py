@@ -506,6 +506,9 @@ def _engine(job: Job, choice: Choice, tune_s: float, compile_cache: str) -> Engi
         compile_cache=compile_cache,
         first_step_s=math.nan,
         peak_memory_bytes=None,
+        chosen="requested" if job.engine != "auto" else choice.how,
+        load=choice.load,
+        measured_at=choice.measured_at,
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from cnnbench.cli.progress import (
     Lines,
     Said,
     Silent,
+    compiled_line,
     epoch_line,
     make_listeners,
     resumed_line,
@@ -27,8 +29,10 @@ from cnnbench.runs.records import EpochRecord, RunResult
 from cnnbench.spec.loader import load_experiment
 from cnnbench.training.events import Compiled, Resumed, SeedDone, StepDone
 from tests.support.paths import EXPERIMENTS
-from tests.support.samples import make_run
+from tests.support.samples import ENGINE, make_run
 
+STEPS = "fast 0.0625 s, direct 0.125 s, plain 0.500 s a step"
+MEASURED = datetime(2026, 11, 28, 23, 59, tzinfo=UTC)
 EPOCH = EpochRecord(0, 1, 0.5, 0.25, {"accuracy": 0.9}, 2.0, 0.1, 2000.0)
 
 
@@ -44,6 +48,24 @@ def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
 def test_listener_fits_the_console(terminal, quiet, kind):
     listeners = make_listeners(console(terminal=terminal)[0], 2, quiet=quiet)
     assert [type(listener) for listener in listeners] == [kind, kind]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),  # of an older version
+        ({"chosen": "requested", "requested": "fast", "step_s": {}}, ""),
+        ({"chosen": "estimated", "step_s": {}}, " (by estimate)"),
+        ({"chosen": "measured"}, f" (measured: {STEPS})"),
+        ({"chosen": "measured", "load": 0.6}, f" (measured on a busy machine: {STEPS})"),
+        ({"chosen": "kept", "measured_at": MEASURED}, f" (measured on 2026-11-28: {STEPS})"),
+    ],
+)
+def test_a_log_says_why_an_engine_was_chosen(changes, reason):
+    event = Compiled(7, 3.0, "warm", "fast, 2 devices", dataclasses.replace(ENGINE, **changes))
+    assert compiled_line(event) == (
+        f"compiled in 3.0 s (warm cache): 7 parameters, engine fast{reason}"
+    )
 
 
 def test_bars_show_epoch_value_rate_and_time_left():

@@ -13,7 +13,7 @@ from cnnbench.comparisons.verdict import Effect
 from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.report.comparison import markdown, notes, terminal_table
 from cnnbench.report.csv_json import csv_text, json_text
-from cnnbench.report.html import table_page
+from cnnbench.report.html import environment_grid, table_page
 from cnnbench.report.latex import latex
 from cnnbench.report.side_by_side import side_by_side
 from cnnbench.runs.records import RunResult
@@ -116,6 +116,20 @@ def test_files_have_the_engine_of_each_row() -> None:
     header, *lines = csv_text([compared()]).splitlines()
     place = header.split(",").index("engine")
     assert [line.split(",")[place] for line in lines] == ENGINES
+
+
+def test_the_environment_of_a_page_names_it() -> None:
+    run = make_run()
+    assert run.record.engine is not None
+    chosen = dataclasses.replace(run.record.engine, chosen="measured", load=0.7)
+    grid = environment_grid([("A", run), ("B", with_record(run, engine=chosen))])
+    assert ("Engine", "fast (requested: auto)", BUSY) in grid.rows
+
+
+BUSY = (
+    "fast (requested: auto; measured on a busy machine: fast 0.0625 s, direct 0.125 s,"
+    " plain 0.500 s a step)"
+)
 
 
 def test_side_by_side_no_time_is_better() -> None:

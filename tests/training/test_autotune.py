@@ -2,7 +2,11 @@
 
 import json
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from cnnbench.training.autotune import (
     known_choice,
     measure,
     promising,
+    race,
 )
 from cnnbench.training.events import Compiled, Remark, Trained, Tuning
 from cnnbench.training.executables import Job
@@ -135,6 +140,61 @@ def test_the_requested_engine_is_used_or_the_next_plainer_one() -> None:
     assert requested_strategy("direct", FOUND[2:]) == FOUND[2]
 
 
+def times(**steps: Iterable[float]) -> dict[str, Callable[[], float]]:
+    """Steppers that take given seconds, in order."""
+    return {form: partial(next, iter(seconds)) for form, seconds in steps.items()}
+
+
+def test_candidates_take_turns_until_one_is_clearly_the_fastest() -> None:
+    order: list[str] = []
+    seconds = {"direct": [9.0, 0.1, 0.1, 0.1], "plain": [0.2, 0.2, 0.3, 0.2]}
+
+    def step(form: str) -> float:
+        order.append(form)
+        return seconds[form][order.count(form) - 1] / 100
+
+    found = race(FOUND[1:], {form: partial(step, form) for form in seconds})
+    assert found == {"direct": 0.001, "plain": 0.002}
+    assert order == ["direct", "plain"] * (1 + autotune.STEPS)
+
+
+def test_load_that_comes_and_goes_does_not_choose() -> None:
+    """Both are as fast: timed one after the other, load in the second half chose the first."""
+    direct = (0.1 if n < 3 else 0.3 for n in count())
+    plain = (0.09 if n < 3 else 0.27 for n in count())
+    found = race(FOUND[1:], times(direct=direct, plain=plain))
+    assert fastest(FOUND[1:], found).form == "plain"
+
+
+def test_a_close_race_takes_longer_but_not_for_long() -> None:
+    steps = dict.fromkeys(("direct", "plain"), 0)
+
+    def step(form: str, seconds: float) -> float:
+        steps[form] += 1
+        return seconds
+
+    close = {"direct": partial(step, "direct", 0.010), "plain": partial(step, "plain", 0.0101)}
+    race(FOUND[1:], close)
+    assert steps == {"direct": autotune.MOST_STEPS + 1, "plain": autotune.MOST_STEPS + 1}
+    steps |= dict.fromkeys(steps, 0)
+    race(FOUND[1:], {form: partial(step, form, 0.5) for form in steps})
+    assert steps == {"direct": 4, "plain": 4}  # 4 s
+    steps |= dict.fromkeys(steps, 0)
+    race(FOUND[1:], {form: partial(step, form, 5.0) for form in steps})
+    assert steps == {"direct": 1, "plain": 1}
+
+
+def test_a_hopeless_candidate_is_not_waited_for() -> None:
+    """The first step of a candidate may be slow, because it is the first of all."""
+    first = times(direct=iter([2.0, *[0.1] * 3]), plain=repeat(0.2))
+    assert race(FOUND[1:], first) == {"direct": 0.1, "plain": 0.2}
+    assert race(FOUND[1:], times(direct=[0.1] * 2, plain=[4.0])) == {"direct": 0.1, "plain": 4.0}
+    assert race(FOUND[1:], times(direct=[0.1] * 2, plain=[1.0] * 2)) == {
+        "direct": 0.1,
+        "plain": 1.0,
+    }
+
+
 def test_fast_has_to_be_clearly_faster() -> None:
     def form(fast: float, direct: float, plain: float) -> str:
         return fastest(FOUND, {"fast": fast, "direct": direct, "plain": plain}).form
@@ -149,11 +209,17 @@ def test_fast_has_to_be_clearly_faster() -> None:
     [
         ({"conv": {"op": "conv", "filters": 16, "kernel": 5}}, "fast"),
         ({"conv": {"op": "conv", "filters": 16, "kernel": 1}}, "direct"),
-        ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "groups": 8}}, "direct plain"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "groups": 8}}, "direct"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 7, "groups": 8}}, "direct plain"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "groups": 4}}, "direct plain"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "dilation": 2}}, "direct plain"),
         ({"conv": {"op": "conv", "filters": 16, "kernel": 3}, "norm": NORM["norm"]}, "fast direct"),
         ({"flat": {"op": "flatten"}}, "direct plain"),
     ],
-    ids=["winograd", "without winograd", "grouped", "a close race", "no convolution"],
+    ids=[
+        *("winograd", "without winograd", "depthwise", "depthwise, large kernel", "grouped"),
+        *("dilated", "a close race", "no convolution"),
+    ],
 )
 def test_auto_only_considers_engines_that_may_be_the_fastest(layers: Any, forms: str) -> None:
     plan = make_plan(layers | {"out": {"op": "dense", "units": 3}}, (12, 12, 8), (3,))
@@ -198,18 +264,22 @@ def test_a_choice_is_measured_once_and_cached(cache: Path, monkeypatch: pytest.M
     """A damaged file, or one for other forms, is measured again."""
     measured = []
 
-    def seconds(_job: Any, strategy: Strategy, *_: Any) -> float:
+    def stepper(_job: Any, strategy: Strategy, _program: Any) -> Any:
         measured.append(strategy.form)
-        return {"fast": 3.0, "direct": 2.0, "plain": 4.0}[strategy.form]
+        return lambda: {"fast": 3.0, "direct": 2.0, "plain": 4.0}[strategy.form]
 
-    monkeypatch.setattr(autotune, "_step_seconds", seconds)
+    monkeypatch.setattr(autotune, "_stepper", stepper)
     job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=4)
     assert known_choice(job) is None
     first = measure(job)
     assert first.strategy.form == "direct"
-    assert known_choice(job) == replace(first, kept=next(cache.iterdir()))
-    assert measured == ["fast", "direct", "plain"]
     (path,) = cache.iterdir()
+    kept_choice = known_choice(job)
+    assert kept_choice is not None
+    assert kept_choice.measured_at is not None
+    assert kept_choice.measured_at.utcoffset() == timedelta(0)
+    assert kept_choice == replace(first, kept=path, how="kept", measured_at=kept_choice.measured_at)
+    assert measured == ["fast", "direct", "plain"]
     kept = json.loads(path.read_text())
     assert kept["step_s"] == first.step_s
     damages = ["", "{", "[]", "{}"]
@@ -221,6 +291,7 @@ def test_a_choice_is_measured_once_and_cached(cache: Path, monkeypatch: pytest.M
     ):
         damages.append(json.dumps(kept | {"step_s": step_s}))
     damages.append(json.dumps(kept | {"for": kept["for"] | {"task": "reconstruct"}}))
+    damages += [json.dumps(kept | {"at": at}) for at in ("yesterday", 3)]
     for number, text in enumerate(damages, start=2):
         path.write_text(text)
         assert known_choice(job) is None
@@ -233,7 +304,7 @@ def test_every_dependency_of_a_choice_invalidates_the_cache(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each change separately; the last two change nothing."""
-    monkeypatch.setattr(autotune, "_step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(autotune, "_stepper", lambda *_: lambda: 1.0)
     usual: dict[str, Any] = {"engine": "auto", "num_devices": 2, "batch_size": 4}
     small = make_dataset(8, 1, 1)
     measure(make_job(CONV, small, **usual))
@@ -267,7 +338,7 @@ def test_every_dependency_of_a_choice_invalidates_the_cache(
 def test_an_unwritable_cache_folder_is_harmless(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(autotune, "_step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(autotune, "_stepper", lambda *_: lambda: 1.0)
     cache.write_text("a file where the folder should be")
     job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", batch_size=4)
     assert measure(job).strategy.form == "direct"
@@ -305,7 +376,7 @@ def test_auto_really_measures(cache: Path) -> None:
 def test_a_choice_of_a_busy_machine_is_measured_again_when_it_is_idle(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(autotune, "_step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(autotune, "_stepper", lambda *_: lambda: 1.0)
     job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=4)
     monkeypatch.setattr(autotune, "load_per_cpu", lambda: 3.0)
     measure(job)
@@ -320,7 +391,7 @@ def test_a_choice_of_a_busy_machine_is_measured_again_when_it_is_idle(
 
 @pytest.mark.usefixtures("uncompiled")
 def test_retune_measures_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autotune, "_step_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(autotune, "_stepper", lambda *_: lambda: 1.0)
     job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=4)
     measure(job)
     assert known_choice(replace(job, retune=True)) is None
@@ -332,7 +403,7 @@ def test_retune_measures_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_choice_that_is_slower_than_promised_is_forgotten(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(autotune, "_step_seconds", lambda *_: 2.0)
+    monkeypatch.setattr(autotune, "_stepper", lambda *_: lambda: 2.0)
     job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=4)
     now = measure(job)
     assert autotune.doubt(now, 100.0) is None  # it was measured for this training
@@ -351,7 +422,7 @@ def test_a_choice_that_is_slower_than_promised_is_forgotten(
 def test_the_first_epoch_shows_whether_a_kept_choice_was_right(
     promised: float, doubted: bool, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(autotune, "_step_seconds", lambda *_: promised)
+    monkeypatch.setattr(autotune, "_stepper", lambda *_: lambda: promised)
     job = make_job(
         CONV, make_dataset(40, 1, 1), engine="auto", num_devices=2, batch_size=4, epochs=2
     )
