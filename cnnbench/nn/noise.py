@@ -23,6 +23,7 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import Shape
 from cnnbench.nn.ops import layout
+from cnnbench.nn.ops.threefry import random_bits
 
 Random = Dropout | SpatialDropout | DropPath | GaussianNoise | MaskingNoise | Sample
 
@@ -47,9 +48,7 @@ def draw(op: Random, key: jax.Array, numbers: jax.Array, shape: Shape) -> jax.Ar
     shape = op.drawn_shape(shape)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
     # Flattened, because CPUs vectorize over the last axis, which may be a single channel.
-    flat = (math.prod(shape),)
-    bits = jax.vmap(lambda own: jax.random.bits(own, flat, jnp.uint32))(keys)
-    bits = bits.reshape(-1, *shape)
+    bits = random_bits(keys, math.prod(shape)).reshape(-1, *shape)
     match op:
         case (
             Dropout(rate=rate)
