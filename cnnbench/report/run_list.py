@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from cnnbench.errors import UsageError
-from cnnbench.formatting import MISSING, csv_cell, diverged_text
+from cnnbench.formatting import MISSING, clean, csv_cell, diverged_text
 from cnnbench.report.sparkline import sparkline
 from cnnbench.report.table import LONG, WrappedTable
 from cnnbench.runs.folder import RunEntry
@@ -39,6 +39,7 @@ def list_table(
       curves: the headline metric of each run by epoch.
       encoding: encoding of the terminal.
       columns: values to show instead of epochs, seeds and curve, by name; None or empty for none.
+        Without them, hardware that differs takes the place of the curves.
     """
     from rich import box
     from rich.table import Table
@@ -50,8 +51,9 @@ def list_table(
     table.add_column("Dataset")
     for header in columns or ("Epochs", "Seeds"):
         table.add_column(Text(_short(header)), justify="right", no_wrap=True)
+    devices = device_labels(entries)
     if not columns:
-        table.add_column("Curve", no_wrap=True)
+        table.add_column("Device" if devices else "Curve", no_wrap=True)
     table.add_column("Result", justify="right", no_wrap=True)
     others = [list(map(_value_cell, values)) for values in (columns or {}).values()]
     # Texts are slow; long tables have no style that a string would be searched for.
@@ -59,9 +61,40 @@ def list_table(
     for number, (entry, curve) in enumerate(zip(entries, curves, strict=True)):
         middle = [cells[number] for cells in others]
         if not columns:
-            middle = [*_counts(entry), sparkline(curve, encoding, CURVE_POINTS)]
+            last = devices.get(_device(entry)) or sparkline(curve, encoding, CURVE_POINTS)
+            middle = [*_counts(entry), last]
         table.add_row(*map(cell, _list_cells(entry, middle)))
     return WrappedTable(table)
+
+
+def device_labels(entries: Sequence[RunEntry]) -> dict[tuple[str, str], str]:
+    """Short names of the hardware of runs, by kind and model; none if all have the same.
+
+    A kind is enough (`cpu`, `gpu`) unless there are several models of it (`cpu 1`, `cpu 2`).
+
+    Args:
+      entries: the runs.
+    """
+    found = list(dict.fromkeys(map(_device, entries)))
+    if len(found) < 2:
+        return {}
+    kinds = [kind for kind, _ in found]
+    return {
+        device: device[0]
+        if kinds.count(device[0]) == 1
+        else f"{device[0]} {kinds[: number + 1].count(device[0])}"
+        for number, device in enumerate(found)
+    }
+
+
+def device_notes(entries: Sequence[RunEntry]) -> Iterator[str]:
+    """What the short names of hardware mean, a line each."""
+    for (_, model), label in device_labels(entries).items():
+        yield f"{label}: {clean(model)}"
+
+
+def _device(entry: RunEntry) -> tuple[str, str]:
+    return entry.facts.device_kind, entry.facts.device
 
 
 def _list_cells(entry: RunEntry, middle: Sequence[str]) -> tuple[str, ...]:

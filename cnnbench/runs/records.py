@@ -318,10 +318,15 @@ class Machine:
     cnnbench: str
 
     @property
+    def device_model(self) -> str:
+        """As of `Environment`."""
+        return self.processor if self.device_kind == "cpu" else self.device
+
+    @property
     def model(self) -> str:
         """Model name of the hardware that trained, with the number of several devices."""
         many = f"{self.num_devices} x " if self.num_devices > 1 else ""
-        return f"{many}{self.processor if self.device_kind == 'cpu' else self.device}"
+        return f"{many}{self.device_model}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -665,7 +670,7 @@ class Facts:
       seeds: the seeds.
       test_augment: test-time augmentation.
       device_kind: `cpu`, `gpu` or `tpu`.
-      device: model name of the hardware.
+      device: model name of the hardware; of several that trained seeds, all names.
       comparable: text that is equal for runs that can be compared.
       headline: the metric shown in tables; empty without a summary.
       num_diverged: number of seeds that diverged.
@@ -716,6 +721,7 @@ class Facts:
 def facts_of(record: RunRecord, summary: Summary | None) -> Facts:
     """Summarizes a run for lists and searches."""
     data, seeds = record.dataset, summary.seeds if summary else ()
+    machines = dict.fromkeys(seed.machine.device_model for seed in seeds if seed.machine)
     return Facts(
         run_id=record.run_id,
         name=record.name,
@@ -734,7 +740,7 @@ def facts_of(record: RunRecord, summary: Summary | None) -> Facts:
         seeds=record.seeds,
         test_augment=record.test_augment,
         device_kind=record.environment.device_kind,
-        device=record.environment.device_model,
+        device=", ".join(machines) or record.environment.device_model,
         comparable=json.dumps(comparable_key(record)),
         headline=summary.headline if summary else "",
         num_diverged=sum(seed.diverged is not None for seed in seeds),

@@ -23,7 +23,7 @@ from cnnbench.report.run_list import list_table
 from cnnbench.runs.folder import RunEntry
 from cnnbench.runs.records import FORMAT_VERSION, Extension, RunResult, Status
 from tests.support.golden import approved
-from tests.support.samples import STAND_IN, make_run, on_device, with_record
+from tests.support.samples import STAND_IN, make_run, on_device, on_machine, with_record
 
 
 def shown(part: RenderableType, width: int = 80) -> str:
@@ -63,6 +63,9 @@ ENTRIES = [
     entry(dataclasses.replace(with_record(make_run(), status=Status.INTERRUPTED), summary=None)),
 ]
 
+GPU = {"device_kind": "gpu", "device": "NVIDIA H200"}
+DEVICES = [ENTRIES[0], entry(on_machine(make_run("odd"), **GPU)), *ENTRIES[2:3]]
+
 CURVES = [[0.93, 0.95, 0.97], [0.1 + 0.88 * n / 29 for n in range(30)], [3.0, 1.0, 0.5, 0.4], [0.1]]
 
 FLIPPED = with_record(make_run(), test_augment="flip")
@@ -86,6 +89,7 @@ TABLES = {
     "compare.csv": lambda: csv_json.csv_text([two(), *GROUPS[1:]]),
     "compare.json": lambda: csv_json.json_text([two()]),
     "list.txt": lambda: shown(list_table(ENTRIES, CURVES, "utf-8")),
+    "list_devices.txt": lambda: shown(list_table(DEVICES, CURVES[:3], "utf-8")),
     "list_ascii.txt": lambda: shown(list_table(ENTRIES, CURVES, "ascii")),
 }
 

@@ -159,6 +159,17 @@ def on_device(run: RunResult, **changes: object) -> RunResult:
     return with_record(run, environment=environment)
 
 
+def on_machine(run: RunResult, **changes: object) -> RunResult:
+    """The run as if another machine had trained all its seeds."""
+    assert run.summary
+    machine = run.summary.seeds[0].machine
+    assert machine
+    other = dataclasses.replace(machine, **changes)  # type: ignore[arg-type]
+    own = tuple(dataclasses.replace(seed, machine=other) for seed in run.summary.seeds)
+    run = dataclasses.replace(run, summary=dataclasses.replace(run.summary, seeds=own))
+    return on_device(run, **changes)
+
+
 def on_other(run: RunResult, *seeds: int) -> RunResult:
     """The run as if another machine had trained some of its seeds."""
     assert run.summary

@@ -99,6 +99,8 @@ def _print(found: FoundRuns, asked: Search) -> None:
         tell(f"Showing the {which} {MOST_ON_TERMINAL} of {number:,} runs; --limit N shows more.")
     curves = [entry.curve for entry in found.entries]
     console.print(run_list.list_table(found.entries, curves, console.encoding, found.columns))
+    for line in () if found.columns else run_list.device_notes(found.entries):
+        tell(line, err=False)
 
 
 def export_runs(output: Path, per: Per, results_dir: Path) -> None:

@@ -17,6 +17,7 @@ _FIELDS = dataclasses.fields(Facts)
 _TIMES = tuple(n for n, field in enumerate(_FIELDS) if field.name in ("started_at", "finished_at"))
 _TUPLES = tuple(n for n, field in enumerate(_FIELDS) if field.name in ("tags", "seeds"))
 _STATUS = [field.name for field in _FIELDS].index("status")
+_MEANING = "devices of all seeds"  # changes with the content of a field that keeps its type
 SETTLED_RUNNING_S = 600.0  # since the last epoch: a run that goes on is not worth a row
 
 
@@ -64,7 +65,9 @@ def _decoded(folder: Path, row: list[Any]) -> RunEntry:
 RUNS: Indexed[RunEntry | StoreError] = Indexed(
     name="runs",
     verb="indexed",
-    schema=" ".join([str(FORMAT_VERSION), *(f"{field.name}:{field.type}" for field in _FIELDS)]),
+    schema=" ".join(
+        [str(FORMAT_VERSION), _MEANING, *(f"{field.name}:{field.type}" for field in _FIELDS)]
+    ),
     files=(RECORD_FILE, SUMMARY_FILE, EPOCHS_FILE),
     read=_read,
     encode=_encoded,

@@ -14,14 +14,22 @@ from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
 from cnnbench.errors import UsageError
-from cnnbench.report.run_list import rows_csv, rows_json, rows_parquet, run_rows, seed_rows
+from cnnbench.report.run_list import (
+    device_labels,
+    device_notes,
+    rows_csv,
+    rows_json,
+    rows_parquet,
+    run_rows,
+    seed_rows,
+)
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import RunEntry
 from cnnbench.runs.index import lookup
 from cnnbench.runs.index.condition import parse_condition
 from cnnbench.runs.index.search import Search, search
 from tests.support.many_runs import write_runs
-from tests.support.samples import make_run, on_other
+from tests.support.samples import make_run, on_machine, on_other
 
 NUM = 90
 
@@ -236,6 +244,42 @@ def test_without_a_match_the_values_are_said(
 ) -> None:
     found = search(entries, Search(where))
     assert (found.entries, found.known) == ([], known)
+
+
+def mixed(folder: Path) -> list[RunEntry]:
+    """Runs on a CPU, on a GPU, and with a seed on another CPU."""
+    runs = [
+        make_run(seeds=(0, 1)),
+        on_machine(make_run("b", run_id=f"{RUN}b"), device_kind="gpu", device="NVIDIA H200"),
+        on_other(make_run("c", seeds=(0, 1), run_id=f"{RUN}c"), 1),
+    ]
+    return [RunEntry(folder, run.record, run.summary) for run in runs]
+
+
+RUN = "20251124T063012Z-000"
+
+
+def test_runs_are_found_by_their_hardware(tmp_path: Path) -> None:
+    """A run whose seeds two machines trained is one of both."""
+    runs = mixed(tmp_path)
+    own = runs[0].facts.run_id
+    assert ids(runs, "device_kind == 'gpu'") == ids(runs, "'H200' in device") == [f"{RUN}b"]
+    assert ids(runs, "'Other' in device") == [f"{RUN}c"]
+    assert ids(runs, f"device == '{runs[0].facts.device}'") == [own]
+    assert ids(runs, f"'{runs[0].facts.device}' in device") == [own, f"{RUN}c"]
+
+
+def test_hardware_has_short_names_if_it_differs(tmp_path: Path) -> None:
+    runs = mixed(tmp_path)
+    assert device_labels(runs[:1]) == {}
+    assert list(device_labels(runs[:2]).values()) == ["cpu", "gpu"]
+    assert list(device_labels(runs).values()) == ["cpu 1", "gpu", "cpu 2"]
+    one = runs[0].facts.device
+    assert list(device_notes(runs)) == [
+        f"cpu 1: {one}",
+        "gpu: NVIDIA H200",
+        f"cpu 2: {one}, Other CPU",
+    ]
 
 
 def test_names_are_in_order() -> None:
