@@ -26,7 +26,7 @@ from cnnbench.report.sweeps.table import (
 from cnnbench.runs.over import in_order
 from cnnbench.spec.metrics import metric_text
 
-_WIDTH, _HEIGHT, _TOP, _SIDE = 900, 340, 40, 70  # of the parallel coordinates
+_STEP, _HEIGHT, _TOP, _SIDE = 170, 300, 40, 70  # of the parallel coordinates
 _WIDE = 30.0  # ratio of the largest value to the smallest, from which an axis is logarithmic
 
 
@@ -146,14 +146,14 @@ def _name(result: SweepResult, row: SweepRow) -> str:
 def _coordinates(result: SweepResult) -> str:
     """An axis for each key and for the metric, and a line for each trial that did not diverge."""
     rows = [row for row in reversed(result.ranked) if math.isfinite(row.mean)]
-    step = (_WIDTH - 2 * _SIDE) / len(result.keys)
+    width = 2 * _SIDE + _STEP * len(result.keys)
     columns = [[row.values[i] for row in rows] for i in range(len(result.keys))]
     shares = [_shares(column) for column in columns]
     means = _numbers([row.mean for row in rows], wide=False)
     lines = []
     for number, row in enumerate(rows):
         heights = [*(own[number] for own in shares), means[number]]
-        points = " ".join(f"{_SIDE + i * step:.1f},{_y(h):.1f}" for i, h in enumerate(heights))
+        points = " ".join(f"{_SIDE + i * _STEP:.1f},{_y(h):.1f}" for i, h in enumerate(heights))
         kind = ' class="best"' if row == result.best else ""
         pairs = zip(result.keys, row.values, strict=True)
         said = ", ".join(f"{key} {value}" for key, value in pairs)
@@ -163,15 +163,16 @@ def _coordinates(result: SweepResult) -> str:
             f"<title>{text}</title></polyline>"
         )
     axes = "".join(
-        _axis(_SIDE + i * step, key, _ends(column))
+        _axis(_SIDE + i * _STEP, key, _ends(column))
         for i, (key, column) in enumerate(zip(result.keys, columns, strict=True))
     )
     found = sorted(row.mean for row in rows)
     low, high = (metric_text(result.metric, value) for value in (found[0], found[-1]))
-    axes += _axis(_WIDTH - _SIDE, metric_heading(result), (low, high))
+    axes += _axis(width - _SIDE, metric_heading(result), (low, high))
     return (
         f"{_scroll('Parallel coordinates')}"
-        f'<svg class="coordinates" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="'
+        f'<svg class="coordinates" style="--width: {width}" viewBox="0 0 {width} {_HEIGHT}"'
+        f' role="img" aria-label="'
         f'A line for each trial; the best is bold. The table has the same values.">{axes}'
         f"{''.join(lines)}</svg></div>"
     )
