@@ -115,7 +115,8 @@ ProcessesOption = Annotated[
 ShardOption = Annotated[
     str | None,
     typer.Option(
-        help="Train one of N equal parts of the seeds, such as 1/4; each machine takes another I.",
+        help="Train one of N equal parts of the seeds, or of the trials of a sweep, such as 1/4;"
+        " each machine takes another I.",
         metavar="I/N",
         show_default=False,
     ),

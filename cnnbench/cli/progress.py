@@ -216,8 +216,8 @@ class Lines(Silent):
         self.note(f"{self.prefix}failed: {reason}")
 
     def finished(self, folder: Path) -> None:
-        """Counts the run as done."""
-        self.work.finish()
+        """Counts the run as done, with the seeds that it has if a rule stopped it."""
+        self.work.finish(self.work.seeds_done or None)
         super().finished(folder)
 
     def _print(self, event: Event) -> None:

@@ -15,7 +15,7 @@ from cnnbench.formatting import enumeration, epochs_text
 from cnnbench.runs.checkpoints import Checkpoints
 from cnnbench.runs.experiment import objective_name
 from cnnbench.runs.find import list_runs
-from cnnbench.runs.folder import RunFolder, create_run, disk, read_run
+from cnnbench.runs.folder import RunEntry, RunFolder, create_run, disk, read_run
 from cnnbench.runs.records import (
     DatasetRecord,
     EpochRecord,
@@ -181,27 +181,36 @@ def existing_run(
       notify: called with a sentence if only the settings of a run do not match.
       looks: the rule that stops the run; None if it trains all seeds.
     """
-    from cnnbench.system.locks import is_held
-
     source = model_source(loaded.experiment.model.python or "", folder)
     wanted = (loaded.experiment.digest(source), dataset)
     runs = [
         entry
         for entry in list_runs(results_dir).entries
         if wanted == (entry.facts.spec_digest, entry.facts.dataset_digest)
-        and _has_seeds(entry.record, loaded.experiment.seeds, looks)
+        and has_seeds(entry.record, loaded.experiment.seeds, looks)
         and _as_asked(entry.record, *asked)
     ]
     same = [entry for entry in runs if not _other_settings(entry.record)]
     if runs and not same:
         change = _other_settings(runs[-1].record)[0]
         notify(f"skipping {runs[-1].path}: it was trained {change.text}")
-    finished = [entry for entry in same if entry.record.status is Status.FINISHED]
-    stopped = [entry for entry in same if not is_held(entry.path)]
-    return next((entry.path for entry in reversed(finished or stopped)), None)
+    return found.path if (found := newest_usable(same)) else None
 
 
-def _has_seeds(record: RunRecord, seeds: tuple[int, ...], looks: Looks | None) -> bool:
+def newest_usable(runs: Sequence[RunEntry]) -> RunEntry | None:
+    """Returns the newest finished run, or else the newest one that can be resumed.
+
+    Args:
+      runs: runs of the same training, oldest first.
+    """
+    from cnnbench.system.locks import is_held
+
+    finished = [entry for entry in runs if entry.facts.status is Status.FINISHED]
+    stopped = [entry for entry in runs if not is_held(entry.path)]
+    return next(reversed(finished or stopped), None)
+
+
+def has_seeds(record: RunRecord, seeds: tuple[int, ...], looks: Looks | None) -> bool:
     """Returns True if a run has these seeds, or is stopped by the same rule."""
     if looks:
         return record.looks is not None and record.looks.rule == looks

@@ -78,7 +78,7 @@ class RunFolder:
 
     def write_weights(self, seed: int, weights: Weights) -> None:
         """Writes the trained weights of a seed."""
-        self.write(_weights_file(seed), encode_weights(weights))
+        self.write(weights_file(seed), encode_weights(weights))
 
     def write_predictions(self, seed: int, predictions: NamedArrays) -> None:
         """Writes the results of a seed for each image."""
@@ -311,7 +311,7 @@ def read_weights(path: Path, seed: int) -> "dict[str, NDArray[Any]]":
     Raises:
       StoreError: the file cannot be read, or is damaged.
     """
-    file = path / _weights_file(seed)
+    file = path / weights_file(seed)
     return decode_weights(_read(file), str(file))
 
 
@@ -334,7 +334,8 @@ def predictions_file(seed: int) -> str:
     return f"{PREDICTIONS}/seed-{seed}.safetensors"
 
 
-def _weights_file(seed: int) -> str:
+def weights_file(seed: int) -> str:
+    """Name of the weights of a seed in the folder of a run."""
     return f"{WEIGHTS}/seed-{seed}.safetensors"
 
 

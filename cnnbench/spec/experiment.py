@@ -1206,6 +1206,13 @@ class Experiment(Model):
         """The display name, shown in the Type column."""
         return self.title or self.name
 
+    @property
+    def depends_on_images(self) -> bool:
+        """True if a number is computed from the images, so that `digest` changes with them."""
+        data, train = self.dataset, self.train
+        of_labels = BALANCED in (train.class_weights, train.pos_weight)
+        return of_labels or AUTO in (data.normalize, data.normalize_targets)
+
     def digest(self, source: bytes = b"") -> str:
         """Hash of everything that affects training, which excludes names and seeds.
 

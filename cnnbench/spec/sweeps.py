@@ -187,6 +187,9 @@ def choices(key: str, values: Sequence[str]) -> Choices:
     Raises:
       UsageError: a value is missing, or given twice.
     """
+    if list(values) == [""]:
+        message = f"{key}: there are no values"
+        raise UsageError(f"{message}; write, for example, {key}=1,2, or null for no value.")
     if not all(values):
         message = f"{key}: a value is missing in {quoted(','.join(values))}"
         raise UsageError(f"{message}; write, for example, {key}=1,2, or null for no value.")

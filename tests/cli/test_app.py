@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -20,7 +21,8 @@ from cnnbench.cli.app import Commands, app
 from cnnbench.data import dataset
 from cnnbench.data.published.downloads import UnavailableError
 from cnnbench.runner.processes import lead
-from cnnbench.runs.folder import read_run
+from cnnbench.runs.folder import RunFolder, read_run
+from cnnbench.runs.records import Status
 from cnnbench.spec.loader import load_experiment
 from cnnbench.training import trainer
 from cnnbench.training.events import Compiled
@@ -274,6 +276,35 @@ def test_dry_run_trains_nothing():
     expected = "would train 2 epochs in batches of 100 on mnist_5k, seeds 0, 1"
     assert done.stdout.splitlines()[-1] == expected
     assert not Path("results").exists()
+
+
+def test_dry_run_with_needed_lists_the_seeds_that_are_left():
+    assert invoke("run", "tiny.yaml", "--quiet").exit_code == 0
+    done = only_run()
+    last = lambda *words: invoke("run", "tiny.yaml", *words, "--dry-run").stdout.splitlines()[-1]  # noqa: E731
+    train = "2 epochs in batches of 100 on mnist_5k, seeds"
+    assert last("--needed") == f"nothing to train: {done} has all seeds"
+    assert last("--needed", "--seeds", "1") == f"nothing to train: {done} has all seeds"
+    assert last("--needed", "--seeds", "4") == f"would train {train} 2, 3; {done} has the others"
+    assert last("--seeds", "4") == f"would train {train} 0, 1, 2, 3"
+    other = f"would train {train} 0, 1"
+    assert last("--needed", "model.conv1.filters=5") == other
+    assert last("--needed", "--engine", "plain", "--device", "gpu") == other
+    RunFolder(done).write_record(replace(read_run(done).record, status=Status.INTERRUPTED))
+    (done / "weights/seed-1.safetensors").unlink()
+    assert last("--needed") == f"would resume {done} and train {train} 1"
+    text = invoke("run", "tiny.yaml", "--needed", "--seeds", "4", "--dry-run").stdout
+    assert text.splitlines()[-2:] == [
+        f"would resume {done} and train {train} 1",
+        f"would train {train} 2, 3",
+    ]
+    assert text.count("Tiny CNN (tiny.yaml)") == 1
+    text = invoke("run", "--resume", "tiny", "--seeds", "4", "--dry-run").stdout
+    assert text.splitlines()[-2:] == [
+        f"would resume {done} and train {train} 1",
+        f"would train {train} 2, 3",
+    ]
+    assert len(list(Path("results/tiny").iterdir())) == 1
 
 
 def test_stand_in_is_named_in_progress_tables_and_files(monkeypatch):

@@ -9,6 +9,7 @@ from cnnbench.errors import UsageError
 from cnnbench.runner.batches.shards import refuse_without_all_seeds
 from cnnbench.runner.batches.slurm import make_array, parse_slurm, submit
 from cnnbench.runner.run import Request, check_all
+from cnnbench.runs.sweeps.plans import SweepPlan
 from cnnbench.system import commands
 
 
@@ -31,6 +32,7 @@ def run_on_slurm(
     refused: Mapping[str, object],
     *,
     dry_run: bool,
+    sweep: SweepPlan | None = None,
 ) -> None:
     """Submits the array, or prints its script.
 
@@ -40,6 +42,7 @@ def run_on_slurm(
       sbatch: options of sbatch.
       refused: options that need the seeds of all tasks.
       dry_run: True to print the script only.
+      sweep: the trials that the experiments are trained in; None without a sweep.
 
     Raises:
       CnnbenchError: an experiment or an option is invalid, or sbatch refuses the script.
@@ -53,17 +56,20 @@ def run_on_slurm(
     words = commands.without_options(["cnnbench", *sys.argv[1:]], "--on", "--sbatch")
     words = [word for word in words if word not in {"--needed", "--dry-run"}]
     where = requests[0].results_dir
-    array = make_array(words, names, min(count or len(seeds), len(seeds)), sbatch, where)
+    units = len(sweep.trials) if sweep else len(seeds)
+    array = make_array(words, names, min(count or units, units), sbatch, where)
     if dry_run:
         tell(array.script.rstrip("\n"), err=False)
         return
     job = submit(array)
     tasks = f"{array.count} task{'s' * (array.count > 1)}"
-    tell(f"Submitted job {job}: {tasks}, {len(seeds)} seeds of {', '.join(names)}.", err=False)
+    what = f"{units} trials" if sweep else f"{units} seeds"
+    tell(f"Submitted job {job}: {tasks}, {what} of {', '.join(names)}.", err=False)
     tell(f"State: squeue --job {job}   (all tasks, also ended: sacct --jobs {job})", err=False)
     tell(f"Logs:  {array.logs}/{job}_*.txt", err=False)
     tell(f"Stop:  scancel {job}", err=False)
     option = commands.results_dir_option(where)
-    tell(f"Then:  {commands.cnnbench('compare', *names, *option)}", err=False)
+    show = ("sweep", "show", sweep.sweep) if sweep else ("compare", *names)
+    tell(f"Then:  {commands.cnnbench(*show, *option)}", err=False)
     if shutil.which("scontrol") is None:
         tell("warning: 'scontrol' is not on PATH; tasks cannot be requeued at the time limit.")

@@ -52,9 +52,13 @@ from cnnbench.formatting import epochs_text
 if TYPE_CHECKING:  # the help must not wait for them
     from cnnbench.comparisons.comparison import Comparison
     from cnnbench.comparisons.verdict import Criteria
+    from cnnbench.runner.batches.left import Left
+    from cnnbench.runner.batches.shards import Shard
     from cnnbench.runner.run import Request
     from cnnbench.runner.sweeps.space import SweepAxis
     from cnnbench.runs.records import RunResult
+    from cnnbench.spec.experiment import Experiment
+    from cnnbench.spec.loader import Loaded
 
 
 class Match(StrEnum):
@@ -270,21 +274,27 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     )
     requests, axes, own_trials = _requested(make, specs or (), given, resume, needed=needed)
     points = (over, len(requests)) if over else None
-    refused: dict[str, object] = {"--resume": resume, "--match": match, "--tune": tune}
-    refused |= {"--until-decided": until_decided, "--anytime": anytime}
+    refused: dict[str, object] = {
+        "--resume": resume,
+        "--match": match,
+        "--tune": tune,
+        "--until-decided": until_decided,
+        "--anytime": anytime,
+    }
     apart = refused | {"--race": race, "--sampler optuna": sampler == "optuna"}
-    if _on_slurm(requests, on, sbatch, apart | {"--shard": shard}, dry_run=dry_run):
+    swept = requests, axes, trials or own_trials, sweep_seed
+    if _on_slurm(swept, on, sbatch, apart | {"--shard": shard}, dry_run=dry_run):
         return
-    requests = _part(requests, shard, apart)
     if axes or race or sampler or sweep_seed is not None:
         _sweep(
-            (requests, axes, trials or own_trials, sweep_seed),
+            swept,
             refused
             | {"--over": over, "--profile": profile, "--processes": processes}
             | {"--tune-seeds": tune_seeds},
-            (dry_run, json, quiet, verbose, alpha if race else None, sampler),
+            (dry_run, json, quiet, verbose, alpha if race else None, sampler, _shard(shard, apart)),
         )
         return
+    requests = _part(requests, shard, apart)
     requests = _at_each_value(requests, over, refused)
     if match:
         requests = _matched(requests, match)
@@ -308,7 +318,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 
 def _on_slurm(
-    requests: "list[Request]",
+    swept: Sequence[Any],
     on: str | None,
     sbatch: str,
     others: Mapping[str, object],
@@ -320,28 +330,40 @@ def _on_slurm(
 
     if on is None or not is_slurm(on, sbatch):
         return is_slurm(on, sbatch)
-    run_on_slurm(requests, on, sbatch, others, dry_run=dry_run)
+    sweep = None
+    if swept[1]:  # keys with several values
+        from cnnbench.runner.sweeps.planning import plan_sweep
+
+        requests, axes, trials, seed = swept
+        sweep = plan_sweep(requests, axes, trials, seed or 0).plan
+    run_on_slurm(swept[0], on, sbatch, others, dry_run=dry_run, sweep=sweep)
     return True
 
 
-def _part(
-    requests: "list[Request]", shard: str | None, others: Mapping[str, object]
-) -> "list[Request]":
-    """The part of the seeds that `--shard` names.
+def _shard(shard: str | None, others: Mapping[str, object]) -> "Shard | None":
+    """The part of the work that `--shard` names.
 
     Raises:
       UsageError: it is invalid, or cannot be combined with another option.
     """
     if shard is None:
-        return requests
-    from cnnbench.runner.batches.shards import (
-        parse_shard,
-        refuse_without_all_seeds,
-        shard_requests,
-    )
+        return None
+    from cnnbench.runner.batches.shards import parse_shard, refuse_without_all_seeds
 
     part = parse_shard(shard)
     refuse_without_all_seeds("--shard", others)
+    return part
+
+
+def _part(
+    requests: "list[Request]", shard: str | None, others: Mapping[str, object]
+) -> "list[Request]":
+    """The part of the seeds that `--shard` names."""
+    part = _shard(shard, others)
+    if part is None:
+        return requests
+    from cnnbench.runner.batches.shards import shard_requests
+
     if own := shard_requests(requests, part):
         return own
     tell(f"--shard {shard}: there are fewer than {part.number} seeds; nothing to train.")
@@ -682,26 +704,49 @@ def _ending(
     return lines
 
 
-def _dry_run(requests: Sequence[Any]) -> None:
+def _dry_run(requests: "Sequence[Request]") -> None:
+    """Shows experiments, and what would be trained of them."""
     from cnnbench.cli.commands.show import show_layers
+    from cnnbench.runner.batches.dividing import alike, with_interrupted
+    from cnnbench.runner.batches.left import left_of
+    from cnnbench.runs.find import list_runs
     from cnnbench.runs.folder import read_run
     from cnnbench.training.resume import require_epochs
 
-    first = None
-    for request in requests:
-        loaded, _ = show_layers(
-            request.path,
-            request.overrides,
-            request.data_dir,
-            first,
-            allow_python=request.allow_python,
-        )
+    first: Loaded | None = None
+    shown = set[object]()
+    parts = with_interrupted(requests)
+    entries = list_runs(requests[0].results_dir).entries if any(r.needed for r in requests) else ()
+    for number, request in zip(parts.origins, parts.requests, strict=True):
+        whole = requests[number]
+        run = request.resume or request.grows or number  # a run and its new seeds are one network
+        if run not in shown:
+            shown.add(run)
+            data = whole.data_dir
+            loaded, _ = show_layers(
+                whole.path, whole.overrides, data, first, allow_python=whole.allow_python
+            )
+            first = first or loaded
+        spec = request.load().experiment
         if request.resume:
-            require_epochs(read_run(request.resume), request.resume, loaded.experiment)
-        first, experiment, train = first or loaded, loaded.experiment, loaded.experiment.train
-        most = "at most " if train.early_stopping else ""
-        tell(
-            f"would train {most}{epochs_text(train.epochs)} in batches of {train.batch_size} on"
-            f" {experiment.dataset.label}, seeds {', '.join(map(str, experiment.seeds))}",
-            err=False,
-        )
+            require_epochs(read_run(request.resume), request.resume, spec)
+        tell(_left_text(spec, left_of(request, alike(spec, entries))), err=False)
+    parts.tell(tell)
+
+
+def _left_text(experiment: "Experiment", left: "Left") -> str:
+    """Says what would be trained."""
+    from cnnbench.formatting import enumeration
+
+    where = enumeration([str(path) for path in left.there])
+    there = f"{where} {'has' if len(left.there) == 1 else 'have'}"
+    if not left.seeds:
+        return f"nothing to train: {there} all seeds"
+    train, seeds = experiment.train, ", ".join(map(str, left.seeds))
+    verb = f"resume {left.resumed} and train" if left.resumed else "train"
+    most = "at most " if train.early_stopping else ""
+    others = f"; {there} the others" if left.there else ""
+    return (
+        f"would {verb} {most}{epochs_text(train.epochs)} in batches of {train.batch_size} on"
+        f" {experiment.dataset.label}, seeds {seeds}{others}"
+    )

@@ -42,8 +42,19 @@ class RunProgress:
         """Seeds that are done, the last ones in part."""
         return self.done / self.epochs if self.epochs else 0.0
 
-    def finish(self) -> None:
-        """Records that all is trained."""
+    def finish(self, seeds: int | None = None) -> None:
+        """Records that nothing is left.
+
+        Args:
+          seeds: number of seeds, if a rule stopped the run before it had all; the others no longer
+            count.
+
+        >>> work = RunProgress(14, 3)
+        >>> work.finish(7)
+        >>> work.seeds_done, work.seeds, work.done
+        (7, 7, 21)
+        """
+        self.seeds = self.seeds if seeds is None else seeds
         self.done, self.seeds_done, self.ended = self.seeds * self.epochs, self.seeds, True
         self.running.clear()
 

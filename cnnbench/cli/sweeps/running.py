@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,9 @@ from cnnbench.comparisons.sweeps.results import read_sweep, sweep_result
 from cnnbench.errors import UsageError
 from cnnbench.report.sweeps.files import json_sweep
 from cnnbench.report.sweeps.table import next_steps, score_text, terminal_sweep
+from cnnbench.runner.batches.shards import Shard, share
 from cnnbench.runner.run import Request, check_all
-from cnnbench.runner.sweeps.cost import duration_text, sweep_cost
+from cnnbench.runner.sweeps.cost import duration_text, left_of_trials, sweep_cost
 from cnnbench.runner.sweeps.planning import PlannedSweep, TrialRequests, plan_sweep
 from cnnbench.runner.sweeps.proposing import (
     OPTUNA,
@@ -27,7 +29,7 @@ from cnnbench.runner.sweeps.proposing import (
     run_proposals,
     sampler_note,
 )
-from cnnbench.runner.sweeps.race import check_race, run_race
+from cnnbench.runner.sweeps.race import check_race, racing, run_race
 from cnnbench.runner.sweeps.space import SweepAxis
 from cnnbench.runner.sweeps.training import Failure, run_side_by_side, run_sweep
 from cnnbench.runs.sweeps.plans import trained_runs
@@ -55,6 +57,7 @@ class SweepOptions:
       verbose: print every epoch.
       race: probability that a race drops the best trial; None to train all seeds of all trials.
       sampler: what chooses the trials; None for the default.
+      shard: the part of the trials that this machine trains; None for all.
     """
 
     trials: int | None
@@ -66,6 +69,7 @@ class SweepOptions:
     verbose: bool = False
     race: float | None = None
     sampler: str | None = None
+    shard: Shard | None = None
 
     @property
     def first(self) -> str:
@@ -95,6 +99,9 @@ def train_sweep(
     """
     planned = plan_with(requests, axes, options)
     sweep = known_sweep(planned)
+    if not sweep.trials:  # of this shard
+        tell("--shard: there are fewer trials than parts; nothing to train.")
+        return
     if options.dry_run or not options.quiet:
         tell(cost_text(sweep, needed=requests[0].needed), err=not options.dry_run)
     if options.dry_run:
@@ -167,16 +174,24 @@ def plan_with(
     sweep = plan_sweep(requests, axes, options.trials, options.seed or 0)
     if options.race is not None:
         check_race(sweep, options.race)
+        return racing(sweep, options.race)
+    if options.shard is not None:
+        return replace(sweep, trials=tuple(share(sweep.trials, options.shard)))
     return sweep
 
 
 def _trial_lines(sweep: PlannedSweep) -> Iterator[str]:
-    """The trials that would be trained."""
+    """The trials that would be trained; with `--needed`, without those that are finished."""
     needed = sweep.trials[0].requests[0].needed
     known = sweep if needed or not sweep.plan.sampler else first_trials(sweep)
-    for trial in known.trials:
-        yield f"would try {trial.number}: {trial.label}"
-    if more := sweep.number - len(known.trials):
+    lefts = left_of_trials(known) if needed else []
+    for trial, own in zip_longest(known.trials, lefts):
+        verb = "resume" if own and any(left.resumed for left in own) else "try"
+        if own is None or any(left.seeds for left in own):
+            yield f"would {verb} {trial.number}: {trial.label}"
+    if needed and not any(left.seeds for own in lefts for left in own):
+        yield "nothing to train: all known trials are finished"
+    if more := sweep.number - len(known.trials) if sweep.plan.sampler else 0:
         several = f"{sweep.number - more + 1} to {sweep.number}" if more > 1 else sweep.number
         yield f"would try {several}: proposed by Optuna, from the results of those before"
 
@@ -207,17 +222,20 @@ def train_with(
     with board.together(sweep.trials) as listeners:
         if options.race is None:
             return run_side_by_side(sweep, listeners, board)
-        failures = run_race(sweep, options.race, listeners, board)
+        failures = run_race(sweep, listeners, board)
     board.say(_saved(sweep))
     return failures
 
 
 def _saved(sweep: PlannedSweep) -> str:
-    """How many seeds a race has not trained."""
-    planned = sum(len(run.seeds) for trial in sweep.plan.trials for run in trial.runs)
-    found = [e for row in trained_runs(sweep.plan, sweep.results_dir) for e in row if e]
-    trained = sum(len(entry.record.seeds) for entry in found)
-    return f"Race: {trained} of {planned} seeds, {1 - trained / planned:.0%} saved."
+    """How many seeds a race has not trained; without trials that failed, which save nothing."""
+    runs = [run for trial in sweep.plan.trials for run in trial.runs]
+    found = chain.from_iterable(trained_runs(sweep.plan, sweep.results_dir))
+    pairs = [(run, entry) for run, entry in zip(runs, found, strict=True) if entry]
+    planned = sum(len(run.seeds) for run, _ in pairs)
+    trained = sum(len(entry.facts.seeds) for _, entry in pairs)
+    saved = f", {1 - trained / planned:.0%} saved" if planned else ""
+    return f"Race: {trained} of {planned} seeds{saved}."
 
 
 class SweepBoard:
@@ -257,7 +275,7 @@ class SweepBoard:
     def trained(self, trial: TrialRequests, runs: "Sequence[RunResult]") -> None:
         """Prints the value of each run, and the time left."""
         self.done += 1
-        rows = sweep_result(self.sweep.plan, [runs] * len(self.sweep.trials))
+        rows = sweep_result(self.sweep.plan, [runs] * len(self.sweep.plan.trials))
         values = [
             f"{row.title} {score_text(rows, row)}" if len(runs) > 1 else score_text(rows, row)
             for row in rows.rows
@@ -270,7 +288,7 @@ class SweepBoard:
         self.say(f"{self._place(trial)}: {name} {', '.join(values)}{time}")
 
     def _place(self, trial: TrialRequests) -> str:
-        return f"trial {trial.number} of {self.sweep.number}, {trial.label}"
+        return f"trial {trial.number} of {self.sweep.number_of_all}, {trial.label}"
 
     def failed(self, failure: Failure) -> None:
         """Prints why a trial failed, once."""
@@ -284,7 +302,7 @@ class SweepBoard:
     def dropped(self, trial: TrialRequests, seeds: int) -> None:
         """Prints that a trial is decided worse than the leader."""
         for work in self.bars.tally.begin(trial.number):
-            work.ended = True
+            work.finish(seeds)
         self.say(f"{self._place(trial)}: dropped after {seeds} seeds, worse than the leader")
 
     def say(self, text: str) -> None:

@@ -92,8 +92,19 @@ def meanings(result: SweepResult) -> Iterator[str]:
     if number:
         yield f"{metric_heading(result)}: {images} set; {_spread_text({len(s) for s in seeds})}."
     yield "Time: training and evaluation, all seeds."
+    yield from dropped(result)
     if result.by_test:
         yield "Ranked by the test images, since there are no validation images."
+
+
+def dropped(result: SweepResult) -> Iterator[str]:
+    """The trials that left a race, which has one experiment, before they had all seeds."""
+    planned = {n: len(trial.runs[0].seeds) for n, trial in enumerate(result.plan.trials, start=1)}
+    rows = [row for row in result.trained if len(row.seeds) < planned[row.number]]
+    if rows and len(result.plan.names) == 1:
+        which = enumeration([str(number) for number in sorted(row.number for row in rows)])
+        several = f"Trials {which} were" if len(rows) > 1 else f"Trial {which} was"
+        yield f"{several} dropped by the race: decided worse than the leader."
 
 
 def winner(result: SweepResult) -> Iterator[str]:

@@ -124,25 +124,36 @@ def _runs_of(spec: Experiment, request: Request) -> list[RunEntry]:
         return []
     asked = request.engine, request.device
     return [
+        run for run in alike(spec, named) if is_batch(run.record) and is_usable(run.record, *asked)
+    ]
+
+
+def alike(spec: Experiment, runs: Sequence[RunEntry]) -> list[RunEntry]:
+    """The runs that seem to be of an experiment, whose images are not read yet.
+
+    A Python model is known by the name of the run alone: its digest would need JAX.
+
+    Args:
+      spec: the experiment.
+      runs: any runs.
+    """
+    digest, name = spec.digest(), spec.name
+    return [
         run
-        for run in named
-        if is_batch(run.record) and is_usable(run.record, *asked) and _is_like(run, spec)
+        for run in runs
+        if run.facts.spec_digest == digest
+        or (run.facts.name == name and (spec.model.python or _is_like(run, spec)))
     ]
 
 
 def _is_like(run: RunEntry, spec: Experiment) -> bool:
-    """True if a run seems to be of an experiment, whose images are not read yet.
-
-    A Python model is known by the name of the run alone: its digest would need JAX.
-    """
-    if spec.model.python or run.facts.spec_digest == spec.digest():
-        return True
+    """True if a run is of an experiment but for numbers that are computed from the images."""
+    if not spec.depends_on_images:
+        return False
     keys = {
         "dataset": [key for key in ("normalize", "normalize_targets") if _is_open(spec, key)],
         "train": [key for key in ("class_weights", "pos_weight") if _is_open(spec, key)],
     }
-    if not any(keys.values()):
-        return False
     other = load_experiment(run.path / RESOLVED_FILE, run.record.overrides).experiment
     filled = {
         part: getattr(spec, part).model_copy(

@@ -1,14 +1,14 @@
 """What a sweep will cost, from earlier runs of the same experiments."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
+from cnnbench.runner.batches.left import Left, left_of
 from cnnbench.runner.sweeps.planning import PlannedSweep
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import RunEntry
 from cnnbench.runs.records import Status
-from cnnbench.runs.sweeps.plans import trained_runs
 
 _NEWEST = 5  # runs that an estimate is from
 
@@ -41,7 +41,7 @@ class SweepCost:
         time = "" if self.seconds is None else f", about {duration_text(self.seconds)}"
         skips = "" if needed else ", and --needed skips them"
         there = f"; {self.known} of {self.runs} are there already{skips}" if self.known else ""
-        return f"{self.runs} trainings x {seeds}{time}{there}"
+        return f"{self.runs} training{'s' * (self.runs != 1)} x {seeds}{time}{there}"
 
 
 def duration_text(seconds: float) -> str:
@@ -65,21 +65,44 @@ def sweep_cost(sweep: PlannedSweep, *, needed: bool) -> SweepCost:
     Raises:
       StoreError: the folder of results cannot be read.
     """
-    found = [entry for row in trained_runs(sweep.plan, sweep.results_dir) for entry in row]
+    lefts = [left for own in left_of_trials(sweep) for left in own]
     requests = [request for trial in sweep.trials for request in trial.requests]
-    for _ in range(len(sweep.trials), sweep.number):  # proposed later
+    for _ in range(len(sweep.plan.trials), sweep.number):  # proposed later
         requests += sweep.trials[0].requests
-    found += [None] * (len(requests) - len(found))
+        lefts += [Left(r.load().experiment.seeds) for r in sweep.trials[0].requests]
     rates = _rates(sweep)
-    total, known = 0.0, sum(entry is not None for entry in found)
-    for entry, request in zip(found, requests, strict=True):
+    total, known = 0.0, sum(not left.seeds for left in lefts)
+    for left, request in zip(lefts, requests, strict=True):
         spec = request.load().experiment
-        if spec.name in rates and not (needed and entry):
+        number = len(left.seeds if needed else spec.seeds)
+        if spec.name in rates and number:
             fixed, each = rates[spec.name]
-            total += fixed + each * len(spec.seeds) * spec.train.epochs
+            total += fixed + each * number * spec.train.epochs
     seeds = {len(request.load().experiment.seeds) for request in requests}
     same = seeds.pop() if len(seeds) == 1 else None
     return SweepCost(len(requests), same, known, total if rates and total else None)
+
+
+def left_of_trials(sweep: PlannedSweep) -> list[tuple[Left, ...]]:
+    """What `--needed` leaves of the runs of each trial that is known.
+
+    Args:
+      sweep: the trials.
+
+    Raises:
+      StoreError: a run cannot be read.
+    """
+    by_digest: dict[str, list[RunEntry]] = {}
+    planned = sweep.plan.trials
+    for entry in list_runs(sweep.results_dir).entries:
+        by_digest.setdefault(entry.facts.spec_digest, []).append(entry)
+    return [
+        tuple(
+            left_of(replace(request, needed=True), by_digest.get(run.spec_digest, ()))
+            for request, run in zip(trial.requests, planned[trial.number - 1].runs, strict=True)
+        )
+        for trial in sweep.trials
+    ]
 
 
 def _rates(sweep: PlannedSweep) -> dict[str, tuple[float, float]]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cnnbench.comparisons.labels import short_setting
+from cnnbench.data.dataset import Dataset, dataset_of
+from cnnbench.data.streaming.source import StreamOptions
 from cnnbench.errors import SpecError, UsageError
 from cnnbench.runner.open_run import model_source
 from cnnbench.runner.run import Request
@@ -13,12 +15,13 @@ from cnnbench.runner.sweeps.space import SweepAxis, TrialValues, choose_points
 from cnnbench.runner.tuning_space import flattened
 from cnnbench.runs.records import SweepTrial
 from cnnbench.runs.sweeps.plans import RunPlan, SweepPlan, TrialPlan, now, sweep_id
+from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.inheritance import read_with_parents
 from cnnbench.spec.shipped import short_path
 from cnnbench.spec.sweeps import Range
 from cnnbench.system import commands
 
-OPTIONS = ("--trials", "--sweep-seed", "--sampler")  # of a sweep, not of its runs
+OPTIONS = ("--trials", "--sweep-seed", "--sampler", "--shard")  # of a sweep, not of its runs
 FLAGS = ("--race",)
 
 
@@ -45,7 +48,7 @@ class PlannedSweep:
 
     Args:
       plan: as it is written.
-      trials: with the requests of their runs.
+      trials: those that this command trains, with the requests of their runs.
     """
 
     plan: SweepPlan
@@ -53,8 +56,13 @@ class PlannedSweep:
 
     @property
     def number(self) -> int:
-        """Number of trials, with those that are not proposed yet."""
+        """Number of trials that this command trains, with those that are not proposed yet."""
         return max(self.plan.number, len(self.trials))
+
+    @property
+    def number_of_all(self) -> int:
+        """Number of all trials, with those that other machines train."""
+        return max(self.plan.number, len(self.plan.trials))
 
     @property
     def results_dir(self) -> Path:
@@ -63,8 +71,8 @@ class PlannedSweep:
 
     @property
     def again(self) -> str:
-        """The command line that continues the sweep."""
-        return commands.command_line(commands.with_needed(self.plan.command))
+        """The command line that continues this command."""
+        return commands.command_line(self.trials[0].requests[0].again)
 
 
 def plan_sweep(
@@ -133,6 +141,7 @@ def plan_points(
     Raises:
       UsageError: a trial is not valid.
       SpecError: no trial of an experiment is valid.
+      DataError: a number depends on the images (`auto`, `balanced`), which cannot be read.
     """
     keys = list(points[0])
     labels = [point_label(point, keys) for point in points]
@@ -143,14 +152,15 @@ def plan_points(
     ]
     for place, request in enumerate(requests):
         _check([row[place] for row in drafts], labels, request.path)
+    images = _Images()
     plans = [
-        TrialPlan(point, tuple(map(_run_plan, row, titles)))
+        TrialPlan(point, tuple(_run_plan(r, t, images) for r, t in zip(row, titles, strict=True)))
         for point, row in zip(points, drafts, strict=True)
     ]
     plan = SweepPlan(
         proposed.sweep if proposed else sweep_id(plans),
         now(),
-        tuple(requests[0].command),
+        tuple(commands.without_options(requests[0].command, "--shard")),
         tuple(short_path(request.path) for request in requests),
         tuple(requests[0].overrides),
         tuple(keys),
@@ -268,7 +278,32 @@ def _check(requests: Sequence[Request], labels: Sequence[str], path: Path) -> No
     raise UsageError(f"{what}: not valid for {path}:\n{found}")
 
 
-def _run_plan(request: Request, title: str) -> RunPlan:
-    spec = request.load().experiment
+class _Images:
+    """Images of experiments, of which those asked for last are kept for the next trial."""
+
+    def __init__(self) -> None:
+        self._known: tuple[str, Dataset] | None = None
+
+    def with_numbers(self, request: Request) -> Experiment:
+        """The experiment with the numbers for `auto` and `balanced`, as its run will have it.
+
+        Raises:
+          CnnbenchError: the images cannot be read.
+        """
+        loaded = request.load()
+        if not loaded.experiment.depends_on_images:
+            return loaded.experiment
+        wanted = loaded.experiment.dataset
+        key = repr(wanted)
+        if self._known is None or self._known[0] != key:
+            options = StreamOptions(request.workers)
+            self._known = key, dataset_of(wanted, request.data_dir, lambda _: None, options)
+        data = self._known[1]
+        known = data.pool or data.train
+        return loaded.with_statistics(known.images, data.typical_labels).experiment
+
+
+def _run_plan(request: Request, title: str, images: _Images) -> RunPlan:
+    spec = images.with_numbers(request)
     source = model_source(spec.model.python or "", request.path.resolve().parent)
     return RunPlan(spec.name, title, spec.digest(source), spec.seeds)

@@ -7,7 +7,7 @@ from typing import Protocol
 from cnnbench.comparisons.comparability import finished_runs, values
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.runner.recorder import Listener
-from cnnbench.runner.run import Request, TrainingRun, opened_runs
+from cnnbench.runner.run import TrainingRun, opened_runs
 from cnnbench.runner.sweeps.planning import PlannedSweep, TrialRequests
 from cnnbench.runner.sweeps.training import Failure
 from cnnbench.runs.records import Direction
@@ -61,23 +61,30 @@ def check_race(sweep: PlannedSweep, alpha: float) -> None:
         raise UsageError(f"{message}; add --seeds {2 * least}, or remove --race.")
 
 
-def racing(sweep: PlannedSweep, alpha: float) -> list[Request]:
-    """The runs of a race, which record its rule."""
-    requests = [trial.requests[0] for trial in sweep.trials]
-    seeds = requests[0].load().experiment.seeds
-    rule = Looks((), (), alpha, "paired", len(requests) - 1, "", "0", seeds)
-    session = f"race-{sweep.plan.sweep}"
-    return [replace(request, looks=rule, session=session) for request in requests]
-
-
-def run_race(
-    sweep: PlannedSweep, alpha: float, listeners: Sequence[Listener], watcher: RaceWatcher
-) -> list[Failure]:
-    """Trains the trials seed by seed, all of them in memory, and drops those that lose.
+def racing(sweep: PlannedSweep, alpha: float) -> PlannedSweep:
+    """The sweep as a race, whose runs record its rule.
 
     Args:
       sweep: the trials of one experiment.
       alpha: probability that the best trial is dropped.
+    """
+    seeds = sweep.trials[0].requests[0].load().experiment.seeds
+    rule = Looks((), (), alpha, "paired", len(sweep.trials) - 1, "", "0", seeds)
+    session = f"race-{sweep.plan.sweep}"
+    trials = (
+        replace(trial, requests=(replace(trial.requests[0], looks=rule, session=session),))
+        for trial in sweep.trials
+    )
+    return replace(sweep, trials=tuple(trials))
+
+
+def run_race(
+    sweep: PlannedSweep, listeners: Sequence[Listener], watcher: RaceWatcher
+) -> list[Failure]:
+    """Trains the trials seed by seed, all of them in memory, and drops those that lose.
+
+    Args:
+      sweep: from `racing`.
       listeners: one for each trial.
       watcher: receives the progress.
 
@@ -89,7 +96,7 @@ def run_race(
       KeyboardInterrupt: as `run_by_turns`.
     """
     write_plan(sweep.plan, sweep.results_dir)
-    requests, failures = racing(sweep, alpha), list[Failure]()
+    requests, failures = [trial.requests[0] for trial in sweep.trials], list[Failure]()
     rule = requests[0].looks
     assert rule
     with opened_runs(requests, listeners, TrainingRun) as runs:
@@ -98,7 +105,7 @@ def run_race(
         racers = [_Racer(*pair) for pair in zip(sweep.trials, runs, strict=True)]
         for number in range(1, len(rule.planned) + 1):
             racers = _round(racers, number, failures, watcher)
-            lost = _lost(racers, number, len(requests), alpha)
+            lost = _lost(racers, number, len(requests), rule.alpha)
             for racer in lost if number < len(rule.planned) else ():
                 racer.stop(rule, Reason.DECIDED)
                 watcher.dropped(racer.trial, number)

@@ -125,8 +125,8 @@ def run_side_by_side(
             raise
         failures = [
             Failure(trial, _reason(trial, sweep.results_dir) or str(error))
-            for trial, row in zip(sweep.trials, found, strict=True)
-            if not all(row)
+            for trial in sweep.trials
+            if not all(found[trial.number - 1])
         ]
         for failure in failures:
             watcher.failed(failure)
@@ -143,20 +143,25 @@ class _Collected:
     """
 
     def __init__(self, sweep: PlannedSweep, watcher: SweepWatcher) -> None:
-        self._watcher, self._trials = watcher, sweep.trials
-        self._places = {
-            (run.name, run.spec_digest): (number, place)
-            for number, trial in enumerate(sweep.plan.trials)
-            for place, run in enumerate(trial.runs)
-        }
+        self._watcher = watcher
+        self._trials = {trial.number: trial for trial in sweep.trials}
+        self._waiting = [
+            (trial.number, place, planned)
+            for trial in sweep.trials
+            for place, planned in enumerate(sweep.plan.trials[trial.number - 1].runs)
+        ]
         self._runs: dict[int, dict[int, RunResult]] = {}
 
     def add(self, run: RunResult) -> None:
-        """Adds a run."""
-        number, place = self._places[run.record.name, run.record.spec_digest]
-        runs = self._runs.setdefault(number, {})
-        if place in runs:
+        """Adds a run, which may have another name if it was there already."""
+        name, digest = run.record.name, run.record.spec_digest
+        fitting = [each for each in self._waiting if each[2].spec_digest == digest]
+        if not fitting:
             return
+        own = next((each for each in fitting if each[2].name == name), fitting[0])
+        self._waiting.remove(own)
+        number, place, _ = own
+        runs = self._runs.setdefault(number, {})
         runs[place] = run
         if len(runs) == len(self._trials[number].requests):
             self._watcher.trained(self._trials[number], [runs[key] for key in sorted(runs)])

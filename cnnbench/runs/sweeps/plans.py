@@ -183,13 +183,13 @@ def trained_runs(plan: SweepPlan, results_dir: Path) -> tuple[tuple[RunEntry | N
       StoreError: the folder of results cannot be read.
     """
     wanted = {run.spec_digest for trial in plan.trials for run in trial.runs}
-    known: dict[tuple[str, str], list[RunEntry]] = {}
+    known: dict[str, list[RunEntry]] = {}
     for entry in list_runs(results_dir).entries:
         facts = entry.facts
         if facts.status is Status.FINISHED and facts.spec_digest in wanted:
-            known.setdefault((facts.name, facts.spec_digest), []).append(entry)
+            known.setdefault(facts.spec_digest, []).append(entry)
     return tuple(
-        tuple(_newest(known.get((run.name, run.spec_digest), ()), run) for run in trial.runs)
+        tuple(_newest(known.get(run.spec_digest, ()), run) for run in trial.runs)
         for trial in plan.trials
     )
 
@@ -210,9 +210,13 @@ def failed_runs(plan: SweepPlan, results_dir: Path) -> Mapping[tuple[str, str], 
 
 
 def _newest(entries: Iterable[RunEntry], run: RunPlan) -> RunEntry | None:
-    """The newest run with the seeds; one that was stopped by looks has the first of them."""
+    """The newest run with the seeds; one that was stopped by looks has the first of them.
+
+    Names are no part of the content, so a run of another name will do if there is none of this.
+    """
     fitting = [entry for entry in entries if _has_seeds(entry, run.seeds)]
-    return fitting[-1] if fitting else None
+    own = [entry for entry in fitting if entry.facts.name == run.name]
+    return next(reversed(own or fitting), None)
 
 
 def _has_seeds(entry: RunEntry, seeds: tuple[int, ...]) -> bool:

@@ -1,6 +1,9 @@
 """Several values of keys in ``cnnbench run``: trials, table, failures, and what --needed keeps."""
 
 import json
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,8 @@ from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
 from cnnbench.runs.find import list_runs
-from cnnbench.runs.records import RunRecord
+from cnnbench.runs.folder import RunFolder
+from cnnbench.runs.records import RunRecord, Status
 from cnnbench.spec.loader import load_experiment
 
 NET = """\
@@ -113,6 +117,76 @@ def test_mistakes_are_found_before_training(words, says):
     assert not Path("results").exists()
 
 
+def test_a_dry_run_with_needed_lists_what_is_left():
+    """Finished trials are left out, and one that was interrupted is resumed."""
+    assert invoke("run", "a.yaml", "train.optimizer.learning_rate=0.1,0.2").exit_code == 0
+    (entry,) = [e for e in list_runs(Path("results")).entries if "0.2" in e.facts.title]
+    RunFolder(entry.path).write_record(replace(entry.record, status=Status.INTERRUPTED))
+    (entry.path / "weights/seed-1.safetensors").unlink()
+    words = ("run", "a.yaml", "train.optimizer.learning_rate=0.1,0.2,0.4", "--dry-run")
+    done = invoke(*words, "--needed").stdout.splitlines()
+    assert done[0].endswith("; 1 of 3 are there already.")
+    assert done[1:] == ["would resume 2: learning_rate=0.2", "would try 3: learning_rate=0.4"]
+    everything = invoke(*words).stdout.splitlines()
+    assert everything[0].endswith("; 1 of 3 are there already, and --needed skips them.")
+    assert len(everything) == 1 + 3
+
+
+@pytest.mark.parametrize("on", [(), pytest.param(("--on", "local:1"), marks=pytest.mark.slow)])
+def test_numbers_from_the_images_are_part_of_a_trial(on):
+    """`auto` is computed when the images are read, and is in the digests of runs."""
+    Path("n.yaml").write_text(NET.replace("100}", "100, normalize: auto}", 1))
+    words = ("run", "n.yaml", RATES, *on)
+    done = invoke(*words)
+    assert done.exit_code == 0
+    assert "Best of 2: " in done.stdout
+    assert invoke(*words, "--needed").stdout == done.stdout
+    assert len(records()) == 2
+
+
+def test_a_shard_has_a_part_of_the_trials_with_all_seeds():
+    """Their results are those of one sweep once they are in one folder."""
+    words = ("run", "a.yaml", "train.optimizer.learning_rate=0.01,0.1,0.3")
+    whole = invoke(*words, "--results-dir", "whole")
+    assert whole.exit_code == 0
+    for number in (1, 2):
+        done = invoke(*words, "--shard", f"{number}/2", "--results-dir", f"m{number}")
+        assert done.exit_code == 0
+        shutil.copytree(f"m{number}", "results", dirs_exist_ok=True)
+    assert ": 1 training x 2 seeds" in done.stderr
+    assert "trial 2 of 3, learning_rate=0.1: validation accuracy " in done.stderr
+    assert "2 of 3 are not trained; train them with: " in done.stdout
+    assert "--shard" not in done.stdout
+    shown = [
+        json.loads(invoke("sweep", "show", "--format", "json", "--results-dir", where).stdout)
+        for where in ("whole", "results")
+    ]
+    scores = [[(t["trial"], t["scores"]) for t in each["trials"]] for each in shown]
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == 3
+    done = invoke(*words, "--shard", "4/4", "--results-dir", "m4")
+    assert done.stderr == "--shard: there are fewer trials than parts; nothing to train.\n"
+    assert done.exit_code == 0
+    dry = invoke(*words, "--shard", "1/2", "--dry-run").stdout.splitlines()
+    assert [line.split()[2] for line in dry[1:]] == ["1:", "3:"]
+
+
+def test_a_slurm_task_is_a_trial(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cnnbench", "run", "a.yaml", RATES, "--on", "slurm"])
+    script = invoke("run", "a.yaml", RATES, "--on", "slurm", "--dry-run").stdout
+    assert "#SBATCH --array=1-2\n" in script
+    assert f' run a.yaml {RATES} --shard "$SLURM_ARRAY_TASK_ID/2" --needed &\n' in script
+
+
+def test_finished_runs_of_another_name_are_trials():
+    """As --needed does elsewhere: names are no part of the content."""
+    assert invoke("run", "a.yaml", RATES).exit_code == 0
+    done = invoke("run", "a.yaml", "name=b", RATES, "--needed")
+    assert done.exit_code == 0
+    assert "Best of 2: " in done.stdout
+    assert len(records()) == 2
+
+
 def test_a_trial_that_fails_does_not_stop_the_others(monkeypatch):
     from cnnbench.errors import OutOfMemoryError
     from cnnbench.training import trainer
@@ -153,6 +227,12 @@ def test_a_race_drops_clear_losers_and_continues_when_needed():
     assert seeds[2] == 8
     assert 5 <= seeds[1] < 8
     assert f"Race: {8 + seeds[1]} of 16 seeds, " in done.stderr
+    assert "Trial 1 was dropped by the race: " in done.stdout
+    tried = invoke(*words, "--needed", "--dry-run").stdout.splitlines()
+    assert tried[0].endswith("; 2 of 2 are there already.")
+    assert tried[1:] == ["nothing to train: all known trials are finished"]
+    whole = invoke(*words[:-1], "--needed", "--dry-run").stdout.splitlines()
+    assert [line.split()[:3] for line in whole[1:]] == [["would", "try", "1:"]]
     again = invoke(*words, "--needed")
     assert again.exit_code == 0
     assert len(records()) == 2

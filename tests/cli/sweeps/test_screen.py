@@ -13,6 +13,7 @@ from rich.console import Console
 
 from cnnbench.cli.progress import Bars, Board, Lines, seed_line
 from cnnbench.cli.screen.tally import RunProgress, Tally, shortened
+from cnnbench.cli.sweeps.running import SweepBoard, SweepOptions
 from cnnbench.cli.sweeps.screen import SweepBars, TrialLog, trials_listening
 from cnnbench.runs.records import EpochRecord
 from cnnbench.spec.loader import load_experiment
@@ -72,6 +73,25 @@ def test_without_a_terminal_a_line_says_from_time_to_time_what_is_done_and_left(
     text = out.getvalue()
     assert text == approved("sweep_progress.txt", text)
     assert max(map(cell_len, text.splitlines())) <= 80
+
+
+def test_a_trial_that_left_a_race_counts_the_seeds_that_it_has() -> None:
+    """Also if it did so in an earlier command, and has no events in this one."""
+    shown, _ = board(terminal=False)
+    with trials_listening(shown, trials(), lambda *_: None, quiet=False, verbose=False) as some:
+        for listener in some:
+            listener.loaded(trials()[0].requests[0].load())
+        assert isinstance(some[0], TrialLog)
+        train(some[0], 0)
+        some[0].finished(Path("x"))
+        some[1].finished(Path("y"))
+        options = SweepOptions(None, None, {}, quiet=True)
+        planned: Any = SimpleNamespace(trials=trials(), number_of_all=3)
+        sweep = SweepBoard(shown.progress.console, planned, options)
+        sweep.bars = shown
+        assert shown.tally.text() == "2 of 3 trials, 3 of 5 seeds, 2:06 left"
+        sweep.dropped(trials()[1], 1)
+        assert shown.tally.text() == "2 of 3 trials, 2 of 4 seeds, 2:06 left"
 
 
 def test_lines_are_rare() -> None:

@@ -126,6 +126,16 @@ def test_a_trial_that_diverged_is_last() -> None:
     assert [row[1].strip() for row in rows][-1] == "1"
 
 
+def test_trials_that_left_a_race_are_named() -> None:
+    first, second, *others = ONE.rows
+    left = [replace(row, scores=row.scores[:2], seeds=row.seeds[:2]) for row in (first, second)]
+    text = shown(replace(ONE, rows=(*left, *others)))
+    assert "\nTrials 1 and 2 were dropped by the race: decided worse than the leader.\n" in text
+    assert "mean ± standard deviation over 2 to 3 seeds." in " ".join(text.split())
+    text = shown(replace(ONE, rows=(left[0], second, *others)))
+    assert "\nTrial 1 was dropped by the race: decided worse than the leader.\n" in text
+
+
 def test_trials_that_are_not_proposed_yet_are_missing() -> None:
     result = sweep({RATE: ("0.01", "0.1", "1.0")})
     stopped = replace(result, plan=replace(result.plan, number=12))
