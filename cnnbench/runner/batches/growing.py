@@ -4,7 +4,7 @@ Neither folder changes while the other trains, so that a kill at any time loses 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cnnbench.errors import UsageError
@@ -37,7 +37,8 @@ def growing(resumed: Request, record: RunRecord, seeds: str) -> list[Request]:
     wanted = dataclasses.replace(resumed, overrides=[*there, seeds]).load().experiment.seeds
     if lost := [str(seed) for seed in record.seeds if seed not in wanted]:
         message = f"--seeds: {path} also has seed{'s' * (len(lost) > 1)} {enumeration(lost)}"
-        most = max(len(wanted), len(record.seeds) + 1)
+        most = max(record.seeds) + 1
+        most += most == len(record.seeds)  # there are no others below
         raise UsageError(f"{message}; name all seeds that it is to have, such as --seeds {most}.")
     missing = [seed for seed in wanted if seed not in record.seeds]
     finished = record.status is Status.FINISHED
@@ -94,7 +95,16 @@ def united(requests: Sequence[Request], results: Sequence[RunResult]) -> list[Ru
     ]
     for request, result in zip(requests, results, strict=True):
         if request.grows:
-            parts = [read_run(request.grows), result]
+            parts = [read_run(request.grows), *_folders_of(result)]
             path, _ = merge_runs(parts, request.results_dir)
             found.append(read_run(path))
     return found
+
+
+def _folders_of(run: RunResult) -> Iterator[RunResult]:
+    """The runs whose seeds a run has, as their folders have them, so that all times are added."""
+    seeds: dict[Path, list[int]] = {}
+    for seed in run.record.seeds:
+        if path := run.folder(seed):
+            seeds.setdefault(path, []).append(seed)
+    return (read_run(path).only(tuple(own)) for path, own in seeds.items())

@@ -1,6 +1,7 @@
 """A run that gets more seeds is that of a training with all of them, also after a kill."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -120,11 +121,52 @@ def test_the_command_prints_the_run_with_all_seeds(whole: RunResult, tmp_path: P
     assert f"{message}; run --epochs first, then --seeds." in done.stderr
 
 
+@pytest.mark.parametrize("at", ["its own seeds", "new seeds"])
+def test_a_growth_that_was_interrupted_goes_on_with_more_seeds(tmp_path: Path, at: str) -> None:
+    """--seeds 4 after --seeds 3 was interrupted: nothing is lost, and nothing is trained twice."""
+    (asked,) = requests(tmp_path, tmp_path / "whole", "a")
+    (whole,), _ = train([dataclasses.replace(asked, overrides=("seeds=4",))])
+    run = part(tmp_path, 3 if at == "its own seeds" else None)
+    assert run.path
+    assert at == "its own seeds" or stopped(wanted(run), 2)
+    runs = tmp_path / "results" / "a"
+    before = {path: read_run(path).epochs for path in runs.iterdir()}
+    resume = ["run", "--resume", str(run.path), "--seeds", "4", "--engine", "plain", "--quiet"]
+    words = [*resume, "--results-dir", str(tmp_path / "results")]
+    dry = CliRunner().invoke(app, [*words, "--dry-run"]).stdout.replace("\n", " ")
+    left = ["1", "2, 3"] if at == "its own seeds" else ["2", "3"]
+    assert re.findall(r"would (\w+) .*?, seeds ([\d, ]*\d)", dry) == [
+        ("resume", left[0]),
+        ("train", left[1]),
+    ]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    found = read_run(Path(done.stdout.replace("\n", "").partition("Files: ")[2]))
+    assert numbers(found) == numbers(whole)
+    assert check_run(found.path) == check_run(whole.path)  # type: ignore[arg-type]
+    parts = [read_run(path) for path in runs.iterdir() if path != found.path]
+    assert sorted(seed for each in parts for seed in each.record.seeds) == [0, 1, 2, 3]
+    for path, epochs in before.items():  # with their times, but for those after a checkpoint
+        assert read_run(path).epochs[: len(epochs) - 1] == epochs[:-1]
+    times = [each.record.timing.train_s for each in [found, *parts] if each.record.timing]
+    assert times[0] == pytest.approx(sum(times[1:]))
+
+
 def test_seeds_are_not_taken_away(whole: RunResult) -> None:
     with pytest.raises(UsageError) as found:
         wanted(whole, "seeds=1")
     remedy = "name all seeds that it is to have, such as --seeds 4."
     assert str(found.value) == f"--seeds: {whole.path} also has seeds 1 and 2; {remedy}"
+
+
+def test_seeds_that_are_not_the_first_ones_are_named(tmp_path: Path) -> None:
+    """The remedy is a command that works: --seeds 8 has seeds 6 and 7, and six more."""
+    (asked,) = requests(tmp_path, tmp_path / "results", "a")
+    (run,), _ = train([dataclasses.replace(asked, overrides=("seeds=[6,7]",))])
+    with pytest.raises(UsageError) as found:
+        wanted(run)
+    remedy = "name all seeds that it is to have, such as --seeds 8."
+    assert str(found.value) == f"--seeds: {run.path} also has seeds 6 and 7; {remedy}"
 
 
 def test_a_run_that_a_rule_stopped_does_not_grow(tmp_path: Path) -> None:
