@@ -14,8 +14,10 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.graph.repeats import Loop
@@ -36,6 +38,7 @@ from cnnbench.nn.ops.batch_norm import (
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 from cnnbench.nn.scopes import layer_scope
+from cnnbench.system.devices import spans_processes
 
 LayerValues = dict[str, jax.Array]
 _Carry = tuple[LayerValues, dict[str, Sums]]
@@ -48,10 +51,13 @@ class Microbatching(NamedTuple):
     Args:
       row: images per row; divides the batch size.
       mesh: devices that share the rows; None for a single one.
+      packs: True if sums over devices are packed into few arrays, because the devices belong to
+        several processes, and gloo exchanges one array after another.
     """
 
     row: int
     mesh: Mesh | None
+    packs: bool = False
 
 
 class Layers(Protocol):
@@ -155,6 +161,9 @@ def sum_in_rows(
       head: maps the `Result` for some images, and their `others`, to a scalar.
       others: further inputs of `head`, such as targets, (n, ...) each.
     """
+    cut = _for_batch(cut, len(x), weights)
+    if cut.packs:
+        weights = _on_each_device(weights, cut)
     looped = {name for loop in net.loops for names in loop.names for name in names}
     alone = [node for node in net.plan.nodes if node.name not in looped]
     given: tuple[Any, ...] = (x, _drawn(alone, net.parts, len(x)), others)
@@ -168,6 +177,29 @@ def sum_in_rows(
         done = loop.stop
     rows.advance(early[done:])
     return _last(partial(_result, net, last, head), cut, *rows.inputs(last), fixed)
+
+
+def _for_batch(cut: Microbatching, n: int, weights: LayerParams) -> Microbatching:
+    """The micro-batching of `n` images: on one device if the devices would have unequal shares."""
+    if cut.mesh is None or n // cut.row % cut.mesh.size:
+        return cut._replace(mesh=None)
+    single = all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(weights))
+    return cut._replace(packs=single and spans_processes(cut.mesh))
+
+
+def _on_each_device(weights: LayerParams, cut: Microbatching) -> LayerParams:
+    """Copies of the weights for each device, along a new first axis, except those of batch norms.
+
+    The gradient of this function is the sum over all devices of the gradients of all weights: they
+    are exchanged once, as one array.
+    """
+    assert cut.mesh is not None
+    others, norms = _of_norms(weights)
+    values, unpack = ravel_pytree(others)
+    copies = jnp.broadcast_to(values, (cut.mesh.size, values.size))
+    spread = NamedSharding(cut.mesh, PartitionSpec(cut.mesh.axis_names))
+    copied: LayerParams = jax.vmap(unpack)(lax.with_sharding_constraint(copies, spread))
+    return {**copied, **norms}
 
 
 def _in_rows(values: Any, cut: Microbatching) -> Any:
@@ -222,7 +254,10 @@ class _Rows:
                 {name: rows.sums[loop.carried[name]] for name in sums},
             )
 
-        weights = {first: self.weights[first] for first in loop.columns}
+        weights: LayerParams = {first: self.weights[first] for first in loop.columns}
+        if self.cut.packs:  # (devices, repetitions, ...) to (repetitions, devices, ...)
+            others, norms = _of_norms(weights)
+            weights = jax.tree.map(lambda w: jnp.swapaxes(w, 0, 1), others) | norms
         after = repeat(loop, once, (values, sums), self.net.parts, weights)
         self.values.update({loop.after[name]: value for name, value in after[0].items()})
         self.sums.update({loop.after[name]: value for name, value in after[1].items()})
@@ -320,7 +355,22 @@ def _early(
         return lax.map(lambda row: one(row, weights), rows)
 
     given, found = _on_devices(share, (values, fixed), weights, cut)
+    found = _packed_sums(found) if cut.packs else found
     return given, {name: _sums(own, given[name]) for name, own in found.items()}
+
+
+def _packed_sums(rows: Any) -> Any:
+    """Sums over rows in float64, (rows, n) to (1, n) each, of several arrays as one."""
+    leaves, tree = jax.tree.flatten(rows)
+    if not leaves:
+        return rows
+    ends = np.cumsum([leaf.shape[1] for leaf in leaves])[:-1]
+    with jax.enable_x64(True):
+        every = jnp.concatenate([leaf.astype(jnp.float64) for leaf in leaves], axis=1)
+        parts = jnp.split(every.sum(0, keepdims=True), ends, axis=1)
+        pairs = zip(parts, leaves, strict=True)
+        summed = [part.astype(leaf.dtype) for part, leaf in pairs]
+        return jax.tree.unflatten(tree, summed)
 
 
 def _early_forward(
@@ -363,7 +413,9 @@ def _early_backward(
         for name, own in sums.items()
     }
     rows = values, fixed, given, change, of_rows
-    return *_with_gradients(back, rows, weights, cut), None
+    changed, sums, kept = _gradients(back, rows, weights, cut)
+    kept = _packed_sums(kept) if cut.packs else kept
+    return changed, _gradient(sums, kept, weights, cut), None
 
 
 _early.defvjp(_early_forward, _early_backward)
@@ -400,8 +452,10 @@ def _last_forward(
         number, (change, gradient) = both(*row, weights)
         return (number, change), gradient
 
-    (numbers, changes), gradient = _with_gradients(go, (values, fixed), weights, cut)
-    return numbers.sum(), (changes, gradient)
+    (numbers, changes), sums, kept = _gradients(go, (values, fixed), weights, cut)
+    if cut.packs:
+        kept, numbers = _packed_sums((kept, numbers[:, None]))
+    return numbers.sum(), (changes, _gradient(sums, kept, weights, cut))
 
 
 def _last_backward(
@@ -413,10 +467,15 @@ def _last_backward(
 _last.defvjp(_last_forward, _last_backward)
 
 
-def _with_gradients(
+def _gradients(
     function: Callable[..., Any], rows: Any, weights: LayerParams, cut: Microbatching
-) -> tuple[Any, Any]:
-    """Values of a function for all rows, and the sum of its gradients."""
+) -> tuple[Any, Any, Any]:
+    """Values of a function for all rows, and its gradients, which `_gradient` adds.
+
+    Returns:
+      The values, sums of the gradients of each device, (devices, ...), and gradients of batch norms
+      for each row, (rows, ...).
+    """
 
     def share(rows: Any, weights: LayerParams) -> Any:
         slotted = dense.with_slots(weights, cut.row)
@@ -432,8 +491,14 @@ def _with_gradients(
         return values, jax.tree.map(lambda g: g[None], dense.add_products(sums, slots)), kept
 
     values, sums, kept = _on_devices(share, rows, weights, cut)
-    gradient = jax.tree.map(lambda g: g.sum(0), sums) | jax.tree.map(sum_of_rows, kept)
-    return values, jax.tree.map(lambda g, w: g.astype(w.dtype), gradient, dict(weights))
+    return values, sums, kept
+
+
+def _gradient(sums: Any, kept: Any, weights: LayerParams, cut: Microbatching) -> Any:
+    """The gradient of all rows; if sums are packed, each device keeps its own until the end."""
+    summed = sums if cut.packs else jax.tree.map(lambda g: g.sum(0), sums)
+    gradient = summed | jax.tree.map(sum_of_rows, kept)
+    return jax.tree.map(lambda g, w: g.astype(w.dtype), gradient, dict(weights))
 
 
 def _of_norms(weights: LayerParams) -> tuple[Any, Any]:
@@ -449,11 +514,21 @@ def _wide_zeros(like: jax.Array) -> jax.Array:
 
 def _on_devices(share: Callable[..., Any], rows: Any, weights: Any, cut: Microbatching) -> Any:
     """Runs a function on the rows of each device, and concatenates the results."""
-    size = jax.tree.leaves(rows)[0].shape[0]
-    if cut.mesh is None or size % cut.mesh.size:
+    if cut.mesh is None:
         return share(rows, weights)
     spread = PartitionSpec(cut.mesh.axis_names)
-    specs = (spread, PartitionSpec())
+    own: Any = PartitionSpec()
+    if cut.packs:
+        norms = _of_norms(weights)[1]
+        own = {name: PartitionSpec() if name in norms else spread for name in weights}
+        share = partial(_with_own_weights, share)
+    specs = (spread, own)
     # The check does not support custom backward passes.
     shared = jax.shard_map(share, mesh=cut.mesh, in_specs=specs, out_specs=spread, check_vma=False)
     return shared(rows, weights)
+
+
+def _with_own_weights(share: Callable[..., Any], rows: Any, weights: LayerParams) -> Any:
+    """Calls a function with a device's copy of the weights, (1, ...) each."""
+    copies, norms = _of_norms(weights)
+    return share(rows, jax.tree.map(lambda w: w[0], copies) | norms)

@@ -23,6 +23,7 @@ from cnnbench.training.step import StepConfig, eval_step, gradients
 from cnnbench.training.strategy import has_batch_statistics
 from tests.support.oracles import make_plan
 from tests.support.paths import EXPERIMENTS
+from tests.support.processes import as_processes
 
 SHAPE, NUM_IMAGES, CLASSES = (6, 7, 4), 12, 3
 Layers = Mapping[str, Mapping[str, Any]]
@@ -140,10 +141,21 @@ def test_a_loop_equals_the_unrolled_layers(case: str, monkeypatch: pytest.Monkey
     assert num_loops(unrolled) == 0
     want = measured(unrolled, rules)
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(want[0])) > 0.1
+    jax.tree.map(equal, got, want)
 
-    def equal(one: Any, other: Any) -> None:
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * max(1, np.abs(other).max()))
 
+def equal(one: Any, other: Any) -> None:
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * max(1, np.abs(other).max()))
+
+
+@pytest.mark.parametrize("name", ["of vectors", "residual"])
+@pytest.mark.sampled(1)
+def test_sums_of_processes_are_packed_in_loops(name: str) -> None:
+    want = measured(*network_of(name, None, 1))
+    network, rules = network_of(name, 3, 2)
+    assert num_loops(network) == 1
+    with as_processes():
+        got = measured(network, rules)
     jax.tree.map(equal, got, want)
 
 

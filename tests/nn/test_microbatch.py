@@ -17,6 +17,7 @@ from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.system.devices import make_mesh, pick_devices
 from tests.support.oracles import make_plan
+from tests.support.processes import as_processes
 
 SHAPE, NUM_IMAGES, CLASSES = (6, 7, 2), 12, 3
 Layers = Mapping[str, Mapping[str, Any]]
@@ -96,19 +97,27 @@ def of_the_batch(name: str) -> Any:
     return measured(GRAPHS[name], None)
 
 
+def equal(one: Any, other: Any) -> None:
+    assert one.shape == other.shape
+    # A bias before a batch norm has gradient zero, and rounding is all that shows.
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("num_devices", [1, 2])
 @pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.sampled(4)
 def test_rows_have_the_statistics_of_the_batch(name: str, num_devices: int) -> None:
     mesh = make_mesh(pick_devices("cpu")[:num_devices])
-    want, got = of_the_batch(name), measured(GRAPHS[name], Microbatching(3, mesh))
+    jax.tree.map(equal, measured(GRAPHS[name], Microbatching(3, mesh)), of_the_batch(name))
 
-    def equal(one: Any, other: Any) -> None:
-        assert one.shape == other.shape
-        # A bias before a batch norm has gradient zero, and rounding is all that shows.
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
-    jax.tree.map(equal, got, want)
+@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.sampled(3)
+def test_packed_sums_of_processes_are_those_of_the_batch(name: str) -> None:
+    mesh = make_mesh(pick_devices("cpu")[:2])
+    with as_processes():
+        got = measured(GRAPHS[name], Microbatching(3, mesh))
+    jax.tree.map(equal, got, of_the_batch(name))
 
 
 def test_stages_end_where_a_batch_norm_needs_the_whole_batch() -> None:
