@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cnnbench.data.dataset import Dataset
 from cnnbench.data.splits import joined
-from cnnbench.data.streaming.schedule import BatchSchedule
+from cnnbench.data.streaming.schedule import ALL, BatchSchedule, Share
 from cnnbench.graph.autoencoder import code_layer
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import Conv
@@ -35,7 +35,7 @@ from cnnbench.system.compile_cache import (
     compiled_together,
     rare_collections,
 )
-from cnnbench.system.devices import make_mesh, own_device
+from cnnbench.system.devices import BATCH, make_mesh, own_device, spans_processes
 from cnnbench.system.host import num_cpus
 from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.feed.feed import Feed
@@ -273,10 +273,32 @@ class Executables:
         if self.feed is None:
             return self.arrays
         test: Any = self.job.dataset.test
-        shapes = [(number, *each.shape[1:]) for each in (test.images, test.labels)]
+        sizes = zip(
+            (self.feed.share.padded(number), number), (test.images, test.labels), strict=True
+        )
+        shapes = [(size, *each.shape[1:]) for size, each in sizes]
         zeros: Any = Arrays(*map(mapped, shapes, (np.uint8, test.labels.dtype)))  # type: ignore[arg-type]
-        arrays: Arrays = self.place(zeros)
-        return arrays
+        return _place_batch(zeros, self.mesh, self.job.device)
+
+    def gathering(self, function: Callable[..., Any], place: int) -> Callable[..., Any]:
+        """A function that takes a batch whose images are divided among processes.
+
+        Every device gets all of them, as 8-bit integers: which ones it needs depends on how rows
+        are cut and images mixed.
+
+        Args:
+          function: the function, of arrays with a whole batch.
+          place: place of the arrays among its arguments.
+        """
+        if self.feed is None or self.feed.share == ALL or self.mesh is None:
+            return function
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+
+        def gathered(*args: Any) -> Any:
+            arrays = lax.with_sharding_constraint(args[place], everywhere)
+            return function(*args[:place], arrays, *args[place + 1 :])
+
+        return gathered
 
     def arrays_with(self, indices: NDArray[np.int32]) -> tuple[Arrays, NDArray[np.int32]]:
         """Arrays that contain some images of the dataset, and their places there."""
@@ -312,7 +334,8 @@ def set_up(job: Job, strategy: Strategy) -> Executables:
     mesh = make_mesh(job.devices[: strategy.num_devices])
     place = partial(_place, mesh=mesh, first=job.device)
     if job.dataset.streamed:
-        feed = Feed(job.dataset, job.schedule, job.workers, job.watch, place)
+        batch = partial(_place_batch, mesh=mesh, first=job.device)
+        feed = Feed(job.dataset, job.schedule, job.workers, job.watch, batch, _share(mesh))
         setup = Executables(job, strategy, mesh, Arrays(*_NOTHING), feed=feed)
         return replace(setup, arrays=setup.arrays_for(job.batch_size))
     arrays = place(to_arrays(job.dataset))
@@ -324,6 +347,26 @@ def _place(tree: Any, mesh: Mesh | None, first: jax.Device) -> Any:
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
     return jax.tree.map(partial(_everywhere, sharding=sharding), tree)
+
+
+def _place_batch(batch: Arrays, mesh: Mesh | None, first: jax.Device) -> Arrays:
+    """Put a streamed batch on the devices; on those of several processes, each has a part."""
+    if _share(mesh) == ALL:
+        placed: Arrays = _place(batch, mesh, first)
+        return placed
+    assert mesh is not None
+    sharding, images = NamedSharding(mesh, PartitionSpec(BATCH)), np.asarray(batch.images)
+    parts = jax.make_array_from_process_local_data(sharding, images, images.shape)
+    return Arrays(parts, _place(batch.labels, mesh, first))
+
+
+def _share(mesh: Mesh | None) -> Share:
+    """The part of this process in a batch."""
+    if mesh is None or not spans_processes(mesh):
+        return ALL
+    devices = list(mesh.devices.flat)
+    own = [n for n, each in enumerate(devices) if each.process_index == jax.process_index()]
+    return Share(own[0], own[-1] + 1, len(devices))
 
 
 def _everywhere(leaf: Any, sharding: Sharding) -> jax.Array:
@@ -367,7 +410,7 @@ def lower_train(
     rules = setup.rules(training=True)
     step = partial(train_step, graphdef=network.training, optimizer=optimizer, rules=rules)
     own: Any = Arrays(None, 0) if setup.own_labels else None  # type: ignore[arg-type]
-    step = setup.each_seed(step, (0, own, 0))
+    step = setup.each_seed(setup.gathering(step, 1), (0, own, 0))
 
     def steps(state: TrainState, arrays: Arrays, indices: jax.Array) -> Any:
         if len(indices) == 1:  # convolutions inside a loop are slow on CPUs
@@ -427,7 +470,7 @@ def compile_evaluation(setup: Executables, network: Network, state: TrainState) 
 def _lower_evaluate(setup: Executables, network: Network, state: TrainState) -> Program:
     evaluate = partial(eval_step, graphdef=network.scoring, rules=setup.rules(training=False))
     own = 0 if setup.own_rows else None
-    evaluate = setup.each_seed(evaluate, (0, 0, None, own, own))
+    evaluate = setup.each_seed(setup.gathering(evaluate, 2), (0, 0, None, own, own))
     size = setup.job.eval_batch
     chunk = (setup.at_once, size) if setup.own_rows else size
     weights = np.ones(chunk, np.float32)
@@ -440,7 +483,7 @@ def _lower_outputs(setup: Executables, state: TrainState) -> Program:
     plain = replace(setup, strategy=replace(setup.strategy, form="plain", row=None))
     graphdef = plain.network(0).evaluation
     outputs = partial(outputs_of, graphdef=graphdef, rules=setup.rules(training=False))
-    outputs = setup.each_seed(outputs, (0, 0, None, None))
+    outputs = setup.each_seed(setup.gathering(outputs, 2), (0, 0, None, None))
     sample = np.zeros(min(NUM_SAMPLES, len(setup.job.dataset.test.labels)), np.int32)
     arguments = *state[:2], setup.arrays_for(len(sample)), sample
     return _lowered(setup, outputs, *arguments, quick=_quick(setup.job))
@@ -465,7 +508,7 @@ def _coder(setup: Executables) -> Callable[..., jax.Array] | None:
         given = activations_of(params, rest, arrays, indices, graphdef=graphdef, rules=rules)
         return given[layer]
 
-    return jax.jit(codes)
+    return jax.jit(setup.gathering(codes, 2))
 
 
 def _compiled(

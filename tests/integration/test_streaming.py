@@ -6,6 +6,7 @@ Trained by real processes with the users' settings.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -79,8 +80,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(folder: Path, *words: str, program: str = "-m cnnbench") -> subprocess.Popen[str]:
-    environment = without("XLA_FLAGS") | {"CNNBENCH_CACHE_DIR": str(folder / "cache")}
+def command(
+    folder: Path, *words: str, program: str = "-m cnnbench", **variables: str
+) -> subprocess.Popen[str]:
+    environment = without("XLA_FLAGS") | {"CNNBENCH_CACHE_DIR": str(folder / "cache")} | variables
     return subprocess.Popen(
         [sys.executable, *program.split(), "run", *words, "--device", "cpu", "--workers", "2"],
         cwd=folder,
@@ -134,6 +137,41 @@ def test_a_streamed_run_is_the_same_also_after_it_is_killed(
     assert outcome(run) == in_memory
     assert json.loads((run / "run.json").read_text())["dataset"]["streamed"]
     assert list(check_run(run)) == []
+
+
+@pytest.mark.slow
+def test_two_processes_stream_what_one_has_in_memory(
+    folder: Path, in_memory: tuple[list[dict[str, Any]], bytes, str]
+) -> None:
+    """Each decodes its part of every batch; killed in the second epoch, and resumed by both."""
+    words = ("dataset.streaming=true", "checkpoint.every_steps=2", "--results-dir", "two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    group = {"CNNBENCH_COORDINATOR": address, "CNNBENCH_NUM_PROCESSES": "2"}
+    first, second = (
+        command(folder, "own.yaml", *words, program=program, CNNBENCH_PROCESS_ID=place, **group)
+        for place, program in (("0", "dying.py"), ("1", "-m cnnbench"))
+    )
+    _, errors = first.communicate()
+    assert first.returncode == -signal.SIGKILL, errors
+    _, errors = second.communicate(timeout=120)
+    assert second.returncode > 0, errors
+    assert _ends(first.pid)
+    assert _ends(second.pid)
+    run = run_folder(folder, "two")
+    resumed = command(folder, "--resume", str(run), "--processes", "2")
+    _, errors = resumed.communicate()
+    assert resumed.returncode == 0, errors
+    assert "Traceback" not in errors
+    (wanted, _, digest), (found, _, own) = in_memory, outcome(run)
+    assert own == digest
+    for epoch, want in zip(found, wanted, strict=True):
+        losses = ("train_loss", "validation_loss")
+        assert [epoch[key] for key in losses] == pytest.approx([want[key] for key in losses], 1e-5)
+    record = json.loads((run / "run.json").read_text())
+    assert record["dataset"]["streamed"]
+    assert record["environment"]["num_processes"] == 2
 
 
 def _ends(group: int) -> bool:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args, get_type_hints
 
 import jax
@@ -17,6 +17,7 @@ from cnnbench.spec.optimizers import Optimizer
 from cnnbench.training.executables import Executables, Job, compile_train, lower_train, set_up
 from cnnbench.training.strategy import Strategy, candidates, requested_strategy, spread
 from tests.support.processes import as_processes
+from tests.support.streams import streamed
 from tests.training.test_trainer import CLASSES, Layers, make_dataset, make_job
 
 NORM = {"op": "batch_norm"}
@@ -79,6 +80,14 @@ def test_a_step_exchanges_few_arrays(layers: Layers, sums: int) -> None:
     job = job_of(layers, 2)
     with as_processes():
         assert exchanges(set_up(job, strategy_of(job, "direct"))) == {"all-reduce": sums}
+
+
+def test_a_streamed_step_also_exchanges_its_images() -> None:
+    job = job_of({**CONV, **TANH, **DENSE}, 2)
+    job = replace(job, dataset=streamed(job.dataset))
+    with as_processes():
+        found = exchanges(set_up(job, strategy_of(job, "direct")))
+    assert found == {"all-reduce": 1, "all-gather": 1}
 
 
 # Any recipe.

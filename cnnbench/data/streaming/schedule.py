@@ -33,6 +33,56 @@ class Batch(NamedTuple):
     size: int
 
 
+class Share(NamedTuple):
+    """The part of every batch that this process decodes, one of those that train together.
+
+    A batch is padded so that all devices have equal parts of it. The part of a process is that of
+    its devices, which are next to each other.
+
+    Args:
+      first: number of the first device of this process.
+      stop: number after its last device.
+      devices: number of devices of all processes.
+    """
+
+    first: int = 0
+    stop: int = 1
+    devices: int = 1
+
+    def padded(self, size: int) -> int:
+        """Number of images of a batch that is padded.
+
+        >>> Share(1, 2, 4).padded(10)
+        12
+        """
+        return -(-size // self.devices) * self.devices
+
+    def own(self, size: int) -> slice:
+        """Places of this process in a padded batch.
+
+        >>> Share(1, 2, 4).own(10)
+        slice(3, 6, None)
+        """
+        each = self.padded(size) // self.devices
+        return slice(self.first * each, self.stop * each)
+
+    def decoded(self, size: int, known: int) -> slice:
+        """The images that this process decodes; at least one, with which it fills its part.
+
+        Args:
+          size: images of a whole batch.
+          known: images that there are.
+
+        >>> [Share(place, place + 1, 4).decoded(10, 5) for place in range(4)]
+        [slice(0, 3, None), slice(3, 5, None), slice(4, 5, None), slice(4, 5, None)]
+        """
+        own = self.own(size)
+        return slice(min(own.start, known - 1), min(own.stop, known))
+
+
+ALL = Share()
+
+
 @dataclass(frozen=True, slots=True)
 class BatchSchedule:
     """All batches of a seed: in each epoch those for training and validation, at last for testing.
@@ -93,6 +143,10 @@ class BatchSchedule:
         start = number * size
         return Batch(split, epoch + 1, start, min(size, self.sizes[split] - start))
 
+    def whole(self, batch: Batch) -> int:
+        """Number of images that the program for a batch takes: chunks for evaluation are padded."""
+        return batch.size if batch.split == TRAIN else self.chunk
+
     def rows(self, batch: Batch) -> NDArray[np.int32]:
         """Numbers of the images of a batch in their split, (batch,)."""
         rows = slice(batch.start, batch.start + batch.size)
@@ -115,12 +169,14 @@ class BatchParts:
       reader: decodes images.
       places: numbers of the training, validation and test images for the reader, (n,) each.
       parts: parts of a batch.
+      share: the images of a batch that are decoded.
     """
 
     schedule: BatchSchedule
     reader: ImageReader
     places: Sequence[NDArray[np.integer[Any]]]
     parts: int
+    share: Share = ALL
 
     @classmethod
     def of(
@@ -128,10 +184,12 @@ class BatchParts:
         schedule: BatchSchedule,
         reader: ImageReader,
         places: Sequence[NDArray[np.integer[Any]]],
+        share: Share = ALL,
     ) -> "BatchParts":
         """Parts of moderate size, so that no process is far behind the others."""
-        largest = max(schedule.batch_size, schedule.chunk) * math.prod(reader.shape)
-        return cls(schedule, reader, places, math.ceil(largest / ITEM_BYTES))
+        own = share.own(max(schedule.batch_size, schedule.chunk))
+        largest = (own.stop - own.start) * math.prod(reader.shape)
+        return cls(schedule, reader, places, math.ceil(largest / ITEM_BYTES), share)
 
     def __len__(self) -> int:
         return len(self.schedule) * self.parts
@@ -139,7 +197,8 @@ class BatchParts:
     def __getitem__(self, number: int) -> TaskResult:
         place, part = divmod(number, self.parts)
         batch = self.schedule.batch(place)
-        ends = [batch.size * end // self.parts for end in (part, part + 1)]
-        rows = self.schedule.rows(batch)[slice(*ends)]
+        decoded = self.share.decoded(self.schedule.whole(batch), batch.size)
+        own = self.schedule.rows(batch)[decoded]
+        rows = own[slice(*(len(own) * end // self.parts for end in (part, part + 1)))]
         pixels = [self.reader.read(int(index)) for index in self.places[batch.split][rows]]
         return {"images": np.stack(pixels)} if pixels else {}

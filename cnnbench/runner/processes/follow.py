@@ -73,10 +73,11 @@ def _job(begin: Begin) -> Job:
     given = begin.given
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "resolved.yaml"
-        path.write_text(given.resolved, encoding="utf-8")
+        path.write_text(given.resolved, encoding="utf-8", errors="backslashreplace")
         loaded = load_experiment(path, data_dir=given.data_dir)
     options = StreamOptions(begin.options["workers"])
-    dataset = dataset_of(loaded.experiment.dataset, given.data_dir, _ignore, options)
+    spec = loaded.experiment.dataset.model_copy(update={"streaming": begin.streamed})
+    dataset = dataset_of(spec, given.data_dir, _ignore, options)
     devices = pick_devices(given.device)
     job = Job(
         loaded.experiment, loaded.plan, dataset=dataset, devices=devices, watch=Stopwatch(),

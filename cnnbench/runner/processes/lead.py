@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable
 
-from cnnbench.errors import UsageError
 from cnnbench.executors import processes
 from cnnbench.runner.open_run import model_source
 from cnnbench.runner.processes.messages import Begin, Close, Given, TrainSeeds
@@ -30,22 +29,16 @@ class LeadingTrainer(Trainer):
         self._given, self._number = given, next(_numbers)
 
     def prepare(self) -> None:
-        """Let all processes choose the strategy and compile.
-
-        Raises:
-          UsageError: the images are streamed.
-        """
+        """Let all processes choose the strategy and compile."""
         job = self.job
-        if job.dataset.streamed:
-            message = "--processes: each process would decode all images of a streamed dataset"
-            raise UsageError(f"{message}; write dataset.streaming=false, or train with one.")
         digests = job.experiment.digest(model_source(job.reference, job.folder)), job.dataset.digest
         options = {name: getattr(job, name) for name in _SAME}
         resume = None
         if job.resume:
             names = ("engine", "at_once", "epochs", "records", "steps")
             resume = {name: getattr(job.resume, name) for name in names}
-        processes.publish(Begin(self._number, self._given, digests, options, resume))
+        streamed = job.dataset.streamed
+        processes.publish(Begin(self._number, self._given, digests, options, resume, streamed))
         super().prepare()
 
     def train_seeds(self, seeds: tuple[int, ...]) -> None:

@@ -32,6 +32,7 @@ class Begin:
       digests: of the experiment and the dataset.
       options: other values of the job, by name.
       resume: values of `Resume` without `load`; None for a new run.
+      streamed: True if all processes stream the images, however much memory they have.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Begin:
     digests: tuple[str, str]
     options: dict[str, Any]
     resume: dict[str, Any] | None
+    streamed: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cnnbench.data.dataset import Dataset
 from cnnbench.data.splits import Rows, joined
 from cnnbench.data.streaming.loader import TaskResult, results
-from cnnbench.data.streaming.schedule import ITEM_BYTES, TRAIN, BatchParts, BatchSchedule
+from cnnbench.data.streaming.schedule import ALL, ITEM_BYTES, BatchParts, BatchSchedule, Share
 from cnnbench.system.arrays import Pixels
 from cnnbench.system.buffers import mapped
 from cnnbench.system.stopwatch import Stopwatch
@@ -29,7 +29,7 @@ from cnnbench.training.state import Arrays
 _AHEAD_BYTES = 64 * 2**20  # of batches that are prepared in advance
 _MOST_AHEAD = 3  # batches
 
-Place = Callable[[Any], Any]  # puts arrays on the devices
+Place = Callable[[Arrays], Arrays]  # puts images and labels on the devices
 Idle = Callable[[], object]  # waits until the device has finished all steps
 
 
@@ -37,7 +37,8 @@ class Fed(NamedTuple):
     """A batch on the device.
 
     Args:
-      arrays: its images and labels, padded to the size that the program was compiled for.
+      arrays: its images and labels, padded to the size that the program was compiled for. If
+        several processes train together, each has a part of the images on its devices.
       indices: their numbers among all images of the dataset, (batch,), without padding.
     """
 
@@ -73,6 +74,7 @@ class Feed:
       workers: number of worker processes.
       watch: measures what the device waited, as `data_s`.
       place: puts arrays on the devices.
+      share: the images of a batch that this process decodes.
     """
 
     def __init__(
@@ -82,9 +84,10 @@ class Feed:
         workers: int,
         watch: Stopwatch,
         place: Place,
+        share: Share = ALL,
     ) -> None:
         self._dataset, self._schedule, self._workers = dataset, schedule, workers
-        self._watch, self._place = watch, place
+        self._watch, self._place, self.share = watch, place, share
         every = joined(dataset.stored)
         self._images: Any = every.images  # StreamedImages
         self._labels = every.labels
@@ -132,9 +135,9 @@ class Feed:
         Args:
           indices: their numbers among all images of the dataset, (n,).
         """
-        pixels: Any = np.asarray(self._images[indices])
-        arrays: Arrays = self._place(Arrays(pixels, self._labels[indices]))  # type: ignore[arg-type]
-        return arrays
+        pixels = np.asarray(self._images[indices])
+        images, labels = _padded(pixels, self.share.padded(len(pixels))), self._labels[indices]
+        return self._place(Arrays(images, labels))  # type: ignore[arg-type]  # not placed yet
 
     def close(self) -> None:
         """Ends the thread and the worker processes."""
@@ -146,7 +149,7 @@ class Feed:
     def _prepared(self, schedule: BatchSchedule, start: int) -> Iterator[Iterator[Fed]]:
         rows, labels = self._dataset.rows(schedule.seed), self._dataset.labels(schedule.seed)
         places = [self._images.indices[own] for own in rows]
-        parts = BatchParts.of(schedule, self._images.reader, places)
+        parts = BatchParts.of(schedule, self._images.reader, places, self.share)
         sizes = {"item_bytes": 2 * ITEM_BYTES, "start": start * parts.parts}
         with results(parts, workers=self._workers, **sizes) as found:
             yield (
@@ -164,8 +167,9 @@ class Feed:
     ) -> Fed:
         batch = schedule.batch(place)
         indices = rows[batch.split][schedule.rows(batch)]
-        size = len(indices) if batch.split == TRAIN else schedule.chunk
-        images = _joined((part["images"] for part in parts if "images" in part), size)
+        size = schedule.whole(batch)
+        pixels = (part["images"] for part in parts if "images" in part)
+        images = _joined(pixels, self.share.padded(size), self.share.own(size))
         labels = _padded(every[indices], size)
         arrays: Any = Arrays(images, labels)  # type: ignore[arg-type]  # not on the device yet
         return Fed(jax.block_until_ready(self._place(arrays)), indices)
@@ -177,18 +181,24 @@ def _num_ahead(shape: Sequence[int], schedule: BatchSchedule) -> int:
     return max(1, min(_MOST_AHEAD, _AHEAD_BYTES // largest))
 
 
-def _joined(parts: Iterator[Pixels], size: int) -> Pixels:
+def _joined(parts: Iterator[Pixels], size: int, own: slice) -> Pixels:
     """The parts of a batch, with the last image repeated to a fixed number of images.
 
     Each part is copied as soon as it is decoded. JAX does not copy the result for devices that are
-    cores of the CPU: they share its memory.
+    cores of the CPU: they share its memory. Places of other processes are never written, and take
+    no memory.
+
+    Args:
+      parts: the images in parts.
+      size: number of images of the result.
+      own: places of this process.
     """
     first = next(parts)
-    images, end = mapped((size, *first.shape[1:]), np.uint8), 0
+    images, end = mapped((size, *first.shape[1:]), np.uint8), own.start
     for part in chain([first], parts):
         images[end : end + len(part)] = part
         end += len(part)
-    images[end:] = images[end - 1]
+    images[end : own.stop] = images[end - 1]
     return images
 
 

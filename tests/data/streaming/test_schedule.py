@@ -1,5 +1,6 @@
 """The order in which images are needed, against a list of all batches."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,14 @@ from hypothesis import strategies as st
 
 from cnnbench.data.batches import epoch_order
 from cnnbench.data.streaming import schedule
-from cnnbench.data.streaming.schedule import TEST, TRAIN, VALIDATION, BatchParts, BatchSchedule
+from cnnbench.data.streaming.schedule import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    BatchParts,
+    BatchSchedule,
+    Share,
+)
 from tests.support.streams import ArrayReader
 
 
@@ -80,3 +88,24 @@ def test_parts_of_batches_make_up_the_batches(plan: BatchSchedule, item_bytes: i
         assert [pixel for item in own if item for pixel in item["images"].ravel()] == indices
         assert max(sizes) <= item_bytes
     assert len(parts) == len(want) * parts.parts
+
+
+@given(schedules(), st.lists(st.integers(1, 3), min_size=1, max_size=4))
+def test_processes_decode_every_batch_together(plan: BatchSchedule, devices: list[int]) -> None:
+    """Each image once, except the last of a batch, which fills the places of processes without."""
+    reader = ArrayReader(np.arange(120, dtype=np.uint8).reshape(-1, 1, 1, 1))
+    places = [np.arange(30), np.arange(40, 70), np.arange(80, 110)]
+    ends = np.cumsum([0, *devices]).tolist()
+    shares = [Share(*pair, ends[-1]) for pair in pairwise(ends)]
+    parts = [BatchParts.of(plan, reader, places, share) for share in shares]
+    for place, known in enumerate(all_batches(plan)):
+        want = places[known.split][known.rows].tolist()
+        whole = [None] * (Share(0, 1, ends[-1]).padded(plan.whole(plan.batch(place))))
+        for share, own in zip(shares, parts, strict=True):
+            items = [own[place * own.parts + part] for part in range(own.parts)]
+            pixels = [pixel for item in items if item for pixel in item["images"].ravel()]
+            slots = share.own(plan.whole(plan.batch(place)))
+            room = slots.stop - slots.start
+            assert 0 < len(pixels) <= room
+            whole[slots] = [*pixels, *[pixels[-1]] * (room - len(pixels))]
+        assert whole == [*want, *[want[-1]] * (len(whole) - len(want))]

@@ -14,16 +14,17 @@ import pytest
 from cnnbench.data.adjustments import NONE, Adjustments, LabelNoise
 from cnnbench.data.splits import RandomSplit, joined
 from cnnbench.data.streaming.loader import TaskResult, Tasks
-from cnnbench.data.streaming.schedule import VALIDATION
+from cnnbench.data.streaming.schedule import TRAIN, VALIDATION, Share
 from cnnbench.errors import DataError
 from cnnbench.runs.records import EpochRecord
 from cnnbench.training import executables
 from cnnbench.training.events import Checkpoint, Event, StepDone
 from cnnbench.training.executables import Job, set_up
 from cnnbench.training.feed.ahead import Ahead
-from cnnbench.training.feed.feed import BatchPlace
+from cnnbench.training.feed.feed import BatchPlace, Feed
 from cnnbench.training.resume import Resume
 from cnnbench.training.strategy import Strategy
+from tests.support.processes import as_processes
 from tests.support.streams import in_process, streamed
 from tests.support.training import run_job
 from tests.training.test_resume import STATEFUL, engine_of, numbers
@@ -131,6 +132,42 @@ def test_devices_that_are_cores_share_the_images() -> None:
     assert len(set(places)) == 1
     np.testing.assert_array_equal(fed.arrays.images[:7], dataset.validation.images)
     np.testing.assert_array_equal(fed.arrays.labels[:7], dataset.validation.labels)
+
+
+@pytest.mark.parametrize(
+    ("split", "own", "want"),
+    [
+        (TRAIN, [0, 1, 2, 3], [0, 1, 2, 3]),  # 7 of 8 places of two devices each
+        (TRAIN, [4, 5, 6, 7], [4, 5, 6, 6]),
+        (VALIDATION, [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 4]),  # 5 images in a chunk of 11
+        (VALIDATION, [6, 7, 8, 9, 10, 11], [4] * 6),
+    ],
+)
+def test_a_process_decodes_its_part_of_a_batch(
+    split: int, own: list[int], want: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executables, "EVAL_BATCH", 11)
+    dataset = streamed(make_dataset(14, 5, 4))
+    job = make_job(DENSE, dataset, batch_size=7)
+    share = Share(2, 4, 4) if own[0] else Share(0, 2, 4)
+    place: Any = lambda batch: batch  # noqa: E731
+    feed = Feed(dataset, job.schedule, 1, job.watch, place, share)
+    (fed,) = feed.batches(BatchPlace(0, split, 1), 1, lambda: None)
+    feed.close()
+    pixels = np.asarray(joined(dataset.stored).images)[fed.indices[want]]
+    np.testing.assert_array_equal(fed.arrays.images[own], pixels)
+    assert not np.delete(np.asarray(fed.arrays.images), own, axis=0).any()
+    assert len(fed.arrays.labels) == (7 if split == TRAIN else 11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [DENSE, STATEFUL])
+def test_processes_stream_the_numbers_of_images_in_memory(layers: Layers) -> None:
+    """Images travel between devices; batches of 6, the last of 2, and chunks are padded."""
+    options: dict[str, Any] = {"batch_size": 6, "drop_last": False, "augment": {"mixup": {}}}
+    job = make_job(layers, make_dataset(20, 5, 3), num_devices=2, **options)
+    with as_processes():
+        assert_same(job)
 
 
 def test_without_validation_images_and_with_class_weights() -> None:
