@@ -1,6 +1,7 @@
 """A job array on a real SLURM of one machine: submitted, finished and merged."""
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -12,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cnnbench.runs.folder import read_run
 from tests.runner.batches.test_batches import SPEC, numbers
+from tests.runner.test_processes import TINY, curve, num_epochs, trained_here
 
 pytestmark = pytest.mark.slow
 DAEMONS = ("munged", "slurmctld", "slurmd")
@@ -147,6 +150,49 @@ def training_in(folder: Path) -> list[int]:
             if (place / "cwd").readlink() == folder and b"--shard" in command:
                 found.append(int(place.name))
     return found
+
+
+def tasks_in(folder: Path) -> dict[int, int]:
+    """Processes that `srun` has started in a folder, by their number."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            number = re.search(rb"SLURM_PROCID=(\d+)", (place / "environ").read_bytes())
+            command = (place / "cmdline").read_bytes()
+            if number and (place / "cwd").readlink() == folder and b"cnnbench" in command:
+                found[int(number[1])] = int(place.name)
+    return found
+
+
+@pytest.mark.parametrize(("number", "other"), [(2, 4), (4, 2)])
+def test_srun_trains_one_network_in_tasks_of_which_one_is_killed(
+    number: int, other: int, slurm: dict[str, str], tmp_path: Path
+) -> None:
+    """The others end, and the run is resumed by another number of tasks."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    words = ("tiny.yaml", "--epochs", "30", "--engine", "direct", "train.batch_size=64")
+
+    def srun(number: int, *words: str) -> "subprocess.Popen[str]":
+        line = ["srun", "--overcommit", f"--ntasks={number}", sys.executable, "-m", "cnnbench"]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen([*line, "run", *words], cwd=tmp_path, env=slurm, **pipes)
+
+    process = srun(number, *words, "--results-dir", "r")
+    until(lambda: num_epochs(tmp_path / "r") >= 2)
+    found = tasks_in(tmp_path)
+    assert sorted(found) == list(range(number))
+    os.kill(found[number - 1], signal.SIGKILL)
+    out, _ = process.communicate(timeout=180)
+    assert process.returncode, out
+    until(lambda: not tasks_in(tmp_path))
+    (path,) = (tmp_path / "r" / "tiny").iterdir()
+    again = srun(other, "--resume", str(path))
+    out, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, out
+    run = read_run(path)
+    assert len(run.record.resumed_at) == 1
+    one = trained_here(tmp_path, epochs=30, overrides={"train.batch_size": 64})
+    assert curve(run) == pytest.approx(curve(one), rel=1e-2)
 
 
 def test_a_task_at_its_time_limit_is_requeued_and_goes_on(
