@@ -148,7 +148,7 @@ def test_recipes_are_the_same_in_two_processes(tmp_path):
     for number in ("1", "2"):
         words = ("--engine", "direct", "--quiet", "--results-dir", number, "--processes", number)
         process = start(tmp_path, "run", *files, *words)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == 0, out + err
     for name, recipe in RECIPES.items():
         one, two = (

@@ -182,12 +182,12 @@ def test_srun_trains_one_network_in_tasks_of_which_one_is_killed(
     found = tasks_in(tmp_path)
     assert sorted(found) == list(range(number))
     os.kill(found[number - 1], signal.SIGKILL)
-    out, _ = process.communicate(timeout=180)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode, out
     until(lambda: not tasks_in(tmp_path))
     (path,) = (tmp_path / "r" / "tiny").iterdir()
     again = srun(other, "--resume", str(path))
-    out, _ = again.communicate(timeout=300)
+    out, _ = again.communicate(timeout=600)
     assert again.returncode == 0, out
     run = read_run(path)
     assert len(run.record.resumed_at) == 1
