@@ -27,6 +27,7 @@ from cnnbench.runner.recorder import Listener
 from cnnbench.runner.remote_run import RemoteRun
 from cnnbench.runner.run import Request, opened_runs, run_by_turns
 from cnnbench.runner.seed_task import (
+    Began,
     FirstEpochDone,
     FromSeed,
     Greeting,
@@ -36,7 +37,7 @@ from cnnbench.runner.seed_task import (
     WarmUp,
     WorkerFound,
 )
-from cnnbench.runs.records import Environment, EpochRecord, RunResult
+from cnnbench.runs.records import Environment, EpochRecord, Machine, RunResult
 from cnnbench.system import signals
 from cnnbench.system.host import load_per_cpu
 
@@ -179,6 +180,8 @@ class Driver:
         self._found: Environment | None = None
         self._told: set[str] = set()
         self._losses: Counter[tuple[int, int]] = Counter()
+        self._machines: dict[tuple[int, int], Machine] = {}  # on several: what trains each unit
+        self._ended: set[int] = set()  # runs
         self._error: Exception | None = None
 
     def train(self, number: int | None = None) -> None:
@@ -210,10 +213,12 @@ class Driver:
         self._submit(Greeting(self._device))
         self._drain()
         assert self._found is not None
-        for run in self._runs:
+        for number, run in enumerate(self._runs):
             self._executor.offer(*run.offer)
             run.begin(self._found)
-            self._finish(run)
+            if not self._executor.one_machine:
+                self._machines |= {(number, seed): own for seed, own in run.machines.items()}
+            self._finish(number)
 
     def _train_first(self) -> None:
         """Compiles on all workers, then trains an epoch of each run alone, for its times.
@@ -256,9 +261,13 @@ class Driver:
 
     def _blocks(self) -> Iterator[list[tuple[int, int]]]:
         """What can be the next task: on several machines, a seed of all runs, by turns."""
-        alone = self._executor.one_machine or len(self._runs) > MOST_TOGETHER
         for unit in self._waiting:
-            yield [unit] if alone else self._with_seed(unit[1])
+            yield self._with_seed(unit[1]) if self._in_pairs else [unit]
+
+    @property
+    def _in_pairs(self) -> bool:
+        """True if a worker trains a seed of all runs."""
+        return not self._executor.one_machine and len(self._runs) <= MOST_TOGETHER
 
     def _with_seed(self, seed: int) -> list[tuple[int, int]]:
         return [unit for unit in self._waiting if unit[1] == seed]
@@ -275,7 +284,7 @@ class Driver:
         for unit in units_:
             self._waiting.remove(unit)
         parts = tuple(self._runs[number].part(number, seed) for number, seed in units_)
-        self._submit(SeedTask(parts, timed), units_)
+        self._submit(SeedTask(parts, timed, self._machine_for(units_)), units_)
 
     def _submit(self, task: WorkerTask, seeds: Sequence[tuple[int, int]] = ()) -> None:
         number = next(self._numbers)
@@ -298,16 +307,20 @@ class Driver:
         match self._executor.receive(WAIT_S):
             case Emitted(number=number, value=FromSeed() as sent):
                 self._from_part(self._tasks[number], sent)
+            case Emitted(number=number, value=Began(machine=machine)):
+                self._began(self._tasks[number], machine)
             case Emitted(value=WorkerFound(environment=found)):
                 self._found = found
             case Emitted(value=Note(text=text)):
                 self._tell(self._runs[0], text)
             case Completed(number=number):
                 del self._tasks[number]
+                self._finish_pairs()
             case Failed(error=error):
                 raise error
             case Lost(number=number, reason=reason):
                 self._resubmit(self._tasks.pop(number), reason)
+                self._finish_pairs()
 
     def _tell(self, run: RemoteRun, text: str) -> None:
         """Tells the user what several workers may say."""
@@ -331,11 +344,67 @@ class Driver:
                 task.beside = self._beside()
             case event:
                 run.receive(event)
-                self._finish(run)
+                self._finish(sent.number)
 
-    def _finish(self, run: RemoteRun) -> None:
-        if self._done and run.complete:
+    def _finish(self, number: int) -> None:
+        """Ends a run that is complete, unless one of its pairs may have to start over."""
+        run = self._runs[number]
+        if self._done and run.complete and number not in self._ended and not self._waits(number):
+            self._ended.add(number)
             self._done(run.finish())
+
+    def _finish_pairs(self) -> None:
+        """Ends the runs that waited for the end of a task."""
+        for number in range(len(self._runs)) if self._in_pairs else ():
+            self._finish(number)
+
+    def _waits(self, number: int) -> bool:
+        """True if another run is still trained with a seed that this run has."""
+        if not self._in_pairs:
+            return False
+        tasks = (seed for task in self._tasks.values() for _, seed in task.seeds)
+        busy = {*tasks, *(seed for _, seed in self._waiting)}
+        return any((number, seed) in self._machines for seed in busy)
+
+    def _began(self, task: _Task, machine: Machine) -> None:
+        """Notes what trains the seeds of a task, or starts over with those of another machine."""
+        assert isinstance(task.task, SeedTask)
+        if self._executor.one_machine:
+            return
+        self._machines |= dict.fromkeys(task.seeds, machine)
+        if (before := task.task.machine) and (changed := before.changed(machine)):
+            self._start_over(task, changed)
+
+    def _start_over(self, task: _Task, changed: str) -> None:
+        """Trains a seed from scratch that hardware of another kind would continue.
+
+        All of its epochs, in all runs, then have the same hardware.
+        """
+        lost = self._pair(task.seeds[0])
+        for number, seed in lost:
+            del self._machines[number, seed]
+            self._runs[number].start_over(seed)
+            text = f"seed {seed} would continue with {changed}; it starts over there"
+            self._runs[number].note(f"{text}, so that no pair has different hardware")
+        task.seeds.clear()  # its worker trains nothing
+        self._waiting = [*lost, *self._waiting]
+
+    def _pair(self, unit: tuple[int, int]) -> list[tuple[int, int]]:
+        """What must have the same hardware as a unit, itself included, if it has begun."""
+        runs = range(len(self._runs)) if self._in_pairs else unit[:1]
+        pair = ((number, unit[1]) for number in runs if not self._runs[number].failed)
+        return [each for each in pair if each in self._machines]
+
+    def _machine_for(self, block: Sequence[tuple[int, int]]) -> Machine | None:
+        """What has trained a part of a block or of its pair.
+
+        None if nothing of them is kept, or if no epoch is missing: any machine can test weights.
+        """
+        if not any(self._runs[number].lacks_epochs(seed) for number, seed in block):
+            return None
+        pair = self._pair(block[0])
+        kept = (each for each in pair if self._runs[each[0]].has_part(each[1]))
+        return next((self._machines[each] for each in kept), None)
 
     def _refuse(self, number: int, error: Exception) -> None:
         """Gives up a run.

@@ -110,6 +110,18 @@ class Recorder:
         path = self.folder.path
         return RunResult(finished, summary(self._work, self._collected), found, path=path)
 
+    def forget(self, seed: int) -> None:
+        """Forgets everything of a seed, which is trained from scratch.
+
+        Raises:
+          StoreError: the disk cannot be read or written.
+        """
+        self._checkpoints.forget(seed)  # first, so that no process resumes from them
+        epochs, _ = read_epochs(self.folder.path)
+        self.folder.write_epochs([epoch for epoch in epochs if epoch.seed != seed])
+        seeds = self._collected.seeds
+        self._collected.seeds = tuple(known for known in seeds if known.seed != seed)
+
     def stop_at(self, looks: Looks) -> None:
         """Reduces the run to the seeds that are trained, and records why."""
         self._record = dataclasses.replace(self._record.of_seeds(self.num_seeds), looks=looks)
@@ -229,8 +241,8 @@ def keep(event: Event, folder: RunFolder, checkpoints: Checkpoints, collected: C
             collected.engine = event.engine
         case EpochRecord():
             folder.append_epoch(event)
-        case Checkpoint(seed=seed, epoch=epoch, values=values, step=step):
-            checkpoints.save(seed, epoch, values, step)
+        case Checkpoint(seed=seed, epoch=epoch, values=values, step=step, machine=machine):
+            checkpoints.save(seed, epoch, values, step, machine)
         case SeedDone():
             trained = dataclasses.replace(event.summary, weights_digest=digest(event.weights))
             others = (seed for seed in collected.seeds if seed.seed != trained.seed)

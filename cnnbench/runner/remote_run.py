@@ -17,7 +17,8 @@ from cnnbench.runner.seed_task import SeedPart, SentExperiment
 from cnnbench.runner.trackers.choice import TENSORBOARD
 from cnnbench.runner.work import RunWork
 from cnnbench.runs.folder import read_run
-from cnnbench.runs.records import EngineRecord, Environment, EpochRecord
+from cnnbench.runs.records import EngineRecord, Environment, EpochRecord, Machine
+from cnnbench.runs.selection import is_active
 from cnnbench.system.host import load_per_cpu
 from cnnbench.system.stopwatch import Timing
 from cnnbench.training.events import Compiled, Event, Resumed, SeedDone, Trained
@@ -62,6 +63,15 @@ class RemoteRun(TrainingRun):
     def offer(self) -> tuple[str, Callable[[], bytes]]:
         """The digest of its images, and a function that packs them for machines without them."""
         return self._dataset.digest, partial(sent_images.packed, self._dataset)
+
+    @property
+    def machines(self) -> dict[int, Machine]:
+        """What trained the seeds of a resumed run so far, as far as it is known."""
+        return {
+            seed: resume.machines[seed]
+            for seed, resume in self._resumes.items()
+            if seed in resume.machines
+        }
 
     def is_missing(self, seed: int) -> bool:
         """True if a seed has to be trained, or at least its network measured."""
@@ -120,8 +130,14 @@ class RemoteRun(TrainingRun):
             return part
         epochs, step = resume.epochs[seed], resume.steps.get(seed, 0)
         values = resume.load(seed, epochs, *[step] * bool(step)) if epochs or step else {}
-        records = resume.records[seed]
-        return dataclasses.replace(part, epochs=epochs, step=step, records=records, values=values)
+        return dataclasses.replace(
+            part,
+            epochs=epochs,
+            step=step,
+            records=resume.records[seed],
+            values=values,
+            machine=resume.machines.get(seed, resume.machine),
+        )
 
     def receive(self, event: Event) -> None:
         """Records an event of a worker; those of other workers that compile are not new.
@@ -162,6 +178,37 @@ class RemoteRun(TrainingRun):
         folder.write_epochs([*(e for e in run.epochs if e.seed != seed), *resume.kept])
         self._resumes[seed] = resume
         return resume.epochs[seed]
+
+    def has_part(self, seed: int) -> bool:
+        """True if some of a seed is trained and kept."""
+        resume = self._resumes.get(seed)
+        return not self.is_missing(seed) or bool(
+            resume and (resume.epochs[seed] or resume.steps.get(seed))
+        )
+
+    def lacks_epochs(self, seed: int) -> bool:
+        """True unless all epochs of a seed are trained and kept, so that it is only tested."""
+        resume, train = self._resumes.get(seed), self._loaded.experiment.train
+        return self.is_missing(seed) and (
+            resume is None
+            or (resume.epochs[seed] < train.epochs and is_active(train, resume.records[seed]))
+        )
+
+    def start_over(self, seed: int) -> None:
+        """Forgets what is trained of a seed.
+
+        Raises:
+          StoreError: the disk cannot be read or written.
+        """
+        assert self.recorder is not None
+        assert self._trainer is not None
+        with self._turn():
+            self.recorder.forget(seed)
+        self._resumes.pop(seed, None)
+        seeds = self._loaded.experiment.seeds
+        self._measured &= seed != seeds[0]
+        waiting = {seed, *self.waiting}
+        self._trainer.remaining = [(known,) for known in seeds if known in waiting]
 
     def fail(self, error: Exception) -> Exception:
         """Records that the run cannot be trained.

@@ -22,7 +22,7 @@ from cnnbench.executors.interface import Emit
 from cnnbench.runner import sent_images
 from cnnbench.runner.run import Request, device_memory, make_job
 from cnnbench.runs.folder import RESOLVED_FILE
-from cnnbench.runs.records import EngineRecord, Environment, EpochRecord
+from cnnbench.runs.records import EngineRecord, Environment, EpochRecord, Machine
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.system import settings
 from cnnbench.system.arrays import NamedArrays
@@ -31,6 +31,8 @@ from cnnbench.training.events import Event, Resumed
 from cnnbench.training.resume import Resume, recorded_strategy
 
 if TYPE_CHECKING:
+    import jax
+
     from cnnbench.training.trainer import Trainer
 
 MOST_KEPT = 8  # compiled experiments of a worker
@@ -86,6 +88,7 @@ class SeedPart:
       step: number of finished steps of the next epoch.
       records: the finished epochs; fewer if the seed diverged.
       values: the checkpoint after them.
+      machine: what trained them; None if unknown.
     """
 
     number: int
@@ -96,12 +99,13 @@ class SeedPart:
     step: int = 0
     records: tuple[EpochRecord, ...] = ()
     values: NamedArrays = field(default_factory=dict)
+    machine: Machine | None = None
 
     def resume(self) -> Resume:
         """The finished part, for a trainer."""
         steps = {self.seed: self.step} if self.step else {}
         own = {self.seed: self.epochs}, {self.seed: self.records}
-        return Resume(self.engine, None, *own, self._load, steps)
+        return Resume(self.engine, None, *own, self._load, steps, self.machine)
 
     def _load(self, *_: int) -> NamedArrays:
         return self.values
@@ -127,6 +131,17 @@ class Note:
     """
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A worker has started with a `SeedTask`.
+
+    Args:
+      machine: what it trains on. If the task asks for another one, it trains nothing.
+    """
+
+    machine: Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +188,9 @@ class Greeting:
     def __call__(self, emit: Emit) -> None:
         """Emits `WorkerFound`."""
         from cnnbench.runs.environment import environment
-        from cnnbench.system.devices import pick_devices, use_all_cores
 
-        notes: list[str] = []
-        settings.start(notes.append)
-        use_all_cores(notes.append)
-        for note in notes:
-            emit(Note(note))
-        emit(WorkerFound(environment(pick_devices(self.device), ())))
+        settings.start(lambda text: emit(Note(text)))
+        emit(WorkerFound(environment(_devices(self.device, emit), ())))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,14 +218,23 @@ class SeedTask:
       parts: the seed of each of them.
       timed: True if nothing else runs until the first epoch of each part is trained and its network
         is measured.
+      machine: what has trained the seed so far; a worker on another kind of machine trains nothing.
+        None if any may train.
     """
 
     parts: tuple[SeedPart, ...]
     timed: bool = False
+    machine: Machine | None = None
 
     def __call__(self, emit: Emit) -> None:
-        """Emits the events of training."""
+        """Emits `Began` and the events of training."""
+        from cnnbench.runs.environment import machine
+
         with _session(emit):
+            own = machine(_devices(self.parts[0].arm.device, emit))
+            emit(Began(own))
+            if self.machine and self.machine.changed(own):
+                return
             turns = [_Turn(part, emit) for part in self.parts]
             for turn in turns if self.timed else ():
                 turn.run(_Turn.begin)
@@ -274,6 +293,14 @@ class _Turn:
     def _send(self, value: Any) -> None:
         if not isinstance(value, Resumed):  # the driver knows
             self._emit(FromSeed(self._part.number, self._part.seed, value))
+
+
+def _devices(kind: str, emit: Emit) -> "tuple[jax.Device, ...]":
+    """The devices of this worker."""
+    from cnnbench.system.devices import pick_devices, use_all_cores
+
+    use_all_cores(lambda text: emit(Note(text)))
+    return pick_devices(kind)
 
 
 @contextmanager

@@ -1,22 +1,24 @@
 """Checkpoints of a run: `checkpoints/seed-N/epoch-M.safetensors`.
 
 Those within an epoch are `epoch-M-step-K.safetensors`: M epochs and K steps of the next one are
-finished. The metadata of each file contain its SHA-256 and the order of the images in the next
-epoch.
+finished. The metadata of each file contain its SHA-256, the order of the images in the next epoch,
+and the machine that trained.
 """
 
+import json
 import re
 import shutil
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.data.batches import epoch_order
 from cnnbench.errors import StoreError
 from cnnbench.runs.folder import RunFolder, disk
+from cnnbench.runs.records import Machine
 from cnnbench.system.array_files import DamagedFileError, decode, encode
 from cnnbench.system.arrays import NamedArrays
 
@@ -44,7 +46,14 @@ class Checkpoints:
     num_images: int
     keep: int = 1
 
-    def save(self, seed: int, epoch: int, values: NamedArrays, step: int = 0) -> None:
+    def save(
+        self,
+        seed: int,
+        epoch: int,
+        values: NamedArrays,
+        step: int = 0,
+        machine: Machine | None = None,
+    ) -> None:
         """Writes the training state, and removes other checkpoints of the seed.
 
         Of those between epochs, the newest `keep` are kept; of those within one, only this one.
@@ -56,12 +65,15 @@ class Checkpoints:
           epoch: number of finished epochs.
           values: the state.
           step: number of finished steps of the next epoch.
+          machine: what trained the seed; None if unknown.
 
         Raises:
           StoreError: the disk refuses.
         """
-        order = {"order": self._order(seed, epoch + 1)}
-        self.run.write(_name(seed, epoch, step), *encode(values, order))
+        metadata = {"order": self._order(seed, epoch + 1)}
+        if machine:
+            metadata["machine"] = json.dumps(asdict(machine))
+        self.run.write(_name(seed, epoch, step), *encode(values, metadata))
         whole = [(known, 0) for known in self.epochs(seed) if known <= epoch][-self.keep :]
         self._remove_others(seed, [*whole, (epoch, step)])
 
@@ -102,15 +114,24 @@ class Checkpoints:
         path = self.run.path / _name(seed, epoch, step)
         if path.with_suffix(".json").exists() and not path.exists():
             raise OrbaxCheckpointError(_orbax(path.with_suffix("")))
-        with disk(path, "read"):
-            content = path.read_bytes()
-        try:
-            values, metadata = decode(content)
-        except DamagedFileError as error:
-            raise _unusable(path, str(error)) from None
+        values, metadata = _decoded(path)
         if metadata.get("order") != self._order(seed, epoch + 1):
             raise _unusable(path, "this NumPy shuffles the images in another order")
         return values
+
+    def machine(self, seed: int, epoch: int, step: int = 0) -> Machine | None:
+        """What trained a seed up to a checkpoint; None if there is none, or an older version.
+
+        Raises:
+          StoreError: the checkpoint cannot be read or is damaged.
+        """
+        if not epoch and not step:
+            return None
+        _, metadata = _decoded(self.run.path / _name(seed, epoch, step))
+        try:
+            return Machine(**json.loads(metadata["machine"]))
+        except (KeyError, TypeError):  # of a version with other fields
+            return None
 
     def keep_last(self, seeds: Sequence[int]) -> None:
         """Removes all but the newest checkpoint of each seed, from which a run can be extended.
@@ -120,6 +141,10 @@ class Checkpoints:
         """
         for seed in seeds:
             self._remove_others(seed, self.points(seed)[-1:])
+
+    def forget(self, seed: int) -> None:
+        """Removes all checkpoints of a seed, which is trained from scratch."""
+        self._remove_others(seed, [])
 
     def clear(self) -> None:
         """Removes all checkpoints, once no training can continue from them."""
@@ -147,6 +172,15 @@ class Checkpoints:
 def _name(seed: int, epoch: int, step: int) -> str:
     within = f"-step-{step}" if step else ""
     return f"{FOLDER}/seed-{seed}/epoch-{epoch}{within}.safetensors"
+
+
+def _decoded(path: Path) -> "tuple[dict[str, NDArray[Any]], dict[str, str]]":
+    with disk(path, "read"):
+        content = path.read_bytes()
+    try:
+        return decode(content)
+    except DamagedFileError as error:
+        raise _unusable(path, str(error)) from None
 
 
 def _unusable(path: Path, reason: str) -> StoreError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from cnnbench.data.splits import RandomSplit
-from cnnbench.formatting import clean, diverged_text, epochs_text, seconds_text
+from cnnbench.formatting import clean, diverged_text, enumeration, epochs_text, seconds_text
 from cnnbench.runs.cost import Cost
 from cnnbench.spec.metrics import heading, metric_text
 from cnnbench.statistics.estimates import mean
@@ -316,6 +316,22 @@ class Machine:
     optax: str
     numpy: str
     cnnbench: str
+
+    def changed(self, now: "Machine") -> str:
+        """What another machine has that can change the numbers, in words; empty if nothing.
+
+        Args:
+          now: the other machine.
+        """
+        names = [f.name for f in fields(Machine) if f.name != "processor"]
+        return enumeration(
+            [
+                f"{name.removeprefix('num_').replace('_', ' ')} {getattr(now, name)}"
+                f" instead of {getattr(self, name)}"
+                for name in names
+                if getattr(now, name) != getattr(self, name)
+            ]
+        )
 
     @property
     def device_model(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cnnbench.runs.cost import Cost
-from cnnbench.runs.records import EngineRecord, EpochRecord, SeedSummary
+from cnnbench.runs.records import EngineRecord, EpochRecord, Machine, SeedSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +81,14 @@ class Checkpoint:
       values: parameters, other model state and optimizer state, by name; within an epoch also its
         losses and times so far.
       step: number of finished steps of the next epoch.
+      machine: what trained the seed up to it; None if unknown.
     """
 
     seed: int
     epoch: int
     values: Mapping[str, NDArray[Any]]
     step: int = 0
+    machine: Machine | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class Resume:
       load: (seed, epoch), and the step unless it is zero, to the checkpoint to resume from.
       steps: number of finished steps of the next epoch by seed; none if they are all zero.
       machine: what started the run; None if unknown.
+      machines: what trained each seed so far; none for checkpoints of older versions.
     """
 
     engine: EngineRecord | None
@@ -38,6 +39,7 @@ class Resume:
     load: Callable[..., NamedArrays]
     steps: Mapping[int, int] = field(default_factory=dict)
     machine: Machine | None = None
+    machines: Mapping[int, Machine] = field(default_factory=dict)
 
     @property
     def strategy(self) -> Strategy | None:
@@ -156,8 +158,17 @@ def plan_resume(
         seed: tuple(e for e in run.epochs if e.seed == seed and e.epoch <= epochs[seed])
         for seed in run.record.seeds
     }
-    machine = run.record.environment.machine
-    return Resume(run.record.engine, at_once, epochs, records, checkpoints.load, steps, machine)
+    places = {seed: checkpoints.machine(seed, *point) for seed, point in points.items()}
+    return Resume(
+        run.record.engine,
+        at_once,
+        epochs,
+        records,
+        checkpoints.load,
+        steps,
+        run.record.environment.machine,
+        {seed: machine for seed, machine in places.items() if machine},
+    )
 
 
 def _common(

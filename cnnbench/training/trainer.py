@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -378,6 +379,10 @@ class Trainer:
         if is_kept(self.job.experiment, epoch, records):
             self._emit_checkpoints(state, kept, tuple(records), epoch)
 
+    @cached_property
+    def _own_machine(self) -> Machine:
+        return machine(self.job.devices)
+
     def _emit_checkpoints(
         self,
         state: TrainState,
@@ -393,7 +398,7 @@ class Trainer:
             zip(seeds, unstack(state, number), best, strict=True)
         ):
             values = values_of(one, own) | (begun.values(place) if begun else {})
-            self.emit(Checkpoint(seed, epoch, values, step))
+            self.emit(Checkpoint(seed, epoch, values, step, self._own_machine))
 
     def _emit_results(
         self,
@@ -457,9 +462,11 @@ class Trainer:
 
 def _machine(job: Job, seed: int) -> Machine:
     """The machine that trained the last epoch of a seed, maybe before an interruption."""
-    resume = job.resume
-    if resume and resume.machine and resume.epochs[seed] >= job.experiment.train.epochs:
-        return resume.machine
+    resume, train = job.resume, job.experiment.train
+    if resume and (
+        resume.epochs[seed] >= train.epochs or not is_active(train, resume.records[seed])
+    ):
+        return resume.machines.get(seed) or resume.machine or machine(job.devices)
     return machine(job.devices)
 
 

@@ -81,6 +81,17 @@ def test_the_machine_of_an_environment_is_that_of_its_seeds():
     assert environment().machine == machine(jax.devices())
 
 
+def test_what_differs_between_machines_is_named():
+    one = machine(jax.devices()[:1])
+    assert one.changed(one) == ""
+    assert one.changed(replace(one, processor="Other")) == ""  # `device` is what trains
+    other = replace(one, device="H100", num_devices=4, jax="0.1")
+    assert one.changed(other) == (
+        f"device H100 instead of {one.device}, devices 4 instead of 1 and jax 0.1 instead of"
+        f" {one.jax}"
+    )
+
+
 def test_a_machine_of_several_devices_says_how_many():
     one = machine(jax.devices()[:1])
     assert one.model == host.processor()

@@ -15,6 +15,7 @@ import pytest
 
 from cnnbench.errors import StoreError
 from cnnbench.runs.checkpoints import Checkpoints
+from cnnbench.runs.environment import machine
 from cnnbench.runs.folder import RunFolder, read_run
 from cnnbench.runs.records import EngineRecord, EpochRecord
 from cnnbench.runs.verify import check_run
@@ -258,6 +259,16 @@ def test_values_round_trip(tmp_path: Path) -> None:
     ]
     checkpoints.clear()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_names_the_machine(tmp_path: Path) -> None:
+    checkpoints, own = Checkpoints(RunFolder(tmp_path), num_images=10), machine(jax.devices())
+    checkpoints.save(0, 1, make_values(), machine=own)
+    checkpoints.save(1, 1, make_values())  # of an older version
+    assert [checkpoints.machine(seed, 1) for seed in (0, 1)] == [own, None]
+    assert checkpoints.machine(2, 0) is None
+    checkpoints.forget(0)
+    assert [checkpoints.points(seed) for seed in (0, 1)] == [[], [(1, 0)]]
 
 
 @pytest.fixture
