@@ -288,9 +288,9 @@ class RayExecutor:
         if room >= (self._most or 1):
             return
         most = {name: _most_of(self._nodes(), name) for name in ("CPU", "GPU")}
-        have = f"{most['CPU']:g} CPUs and {most['GPU']:g} GPUs"
+        have = f"{_counted(most['CPU'], 'CPU')} and {_counted(most['GPU'], 'GPU')}"
         if room:
-            message = f"--on ray:{self._most}: the cluster has room for {room} workers"
+            message = f"--on ray:{self._most}: the cluster has room for {_counted(room, 'worker')}"
             raise UsageError(f"{message} of {_needs(self._wanted)}; write --on ray:{room}.")
         message = f"--on ray: a task needs {_needs(self._wanted)}, but the largest machine has"
         raise UsageError(f"{message} {have}; reduce --cpus or --gpus, or add a machine.")
@@ -467,9 +467,12 @@ def _needs(wanted: Wanted) -> str:
     >>> _needs(Wanted(2, 0.5))
     '2 CPUs and 0.5 GPUs'
     """
-    cpus = "1 CPU" if wanted.cpus == 1 else f"{wanted.cpus} CPUs"
-    gpus = "1 GPU" if wanted.gpus == 1 else f"{wanted.gpus:g} GPUs"
-    return f"{cpus} and {gpus}" if wanted.gpus else cpus
+    cpus = _counted(wanted.cpus, "CPU")
+    return f"{cpus} and {_counted(wanted.gpus, 'GPU')}" if wanted.gpus else cpus
+
+
+def _counted(number: float, name: str) -> str:
+    return f"{number:g} {name}{'s' * (number != 1)}"
 
 
 def other_versions(hello: Hello, own: Mapping[str, str]) -> str:

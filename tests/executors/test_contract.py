@@ -14,8 +14,7 @@ from cnnbench.executors.interface import Completed, Emitted, Executor, Failed, L
 from cnnbench.executors.local import LocalExecutor, WorkerPlace
 from cnnbench.executors.ray import RayExecutor
 from tests.executors import toys
-
-PATIENCE_S = 60.0
+from tests.support.limits import PATIENCE_S
 
 Start = Callable[[], AbstractContextManager[Any]]  # of an executor with two slots
 

@@ -15,7 +15,8 @@ from cnnbench.executors.cores import available_cores, divided
 from cnnbench.executors.interface import Emitted
 from cnnbench.executors.local import LocalExecutor, WorkerPlace
 from tests.executors import toys
-from tests.executors.test_contract import PATIENCE_S, ended, messages
+from tests.executors.test_contract import ended, messages
+from tests.support.limits import PATIENCE_S
 
 
 def test_workers_have_cores_of_their_own() -> None:
@@ -112,7 +113,7 @@ executor.submit(0, toys.Sleep())
 executor.submit(1, toys.Sleep())
 pids = executor.pids
 for _ in range(2):
-    pids += executor.receive(60).value
+    pids += executor.receive(600).value
 print(*pids, flush=True)
 executor.receive(600)
 """

@@ -11,6 +11,7 @@ from pathlib import Path
 from cnnbench.errors import ModelError
 from cnnbench.executors.interface import Emit
 from cnnbench.executors.worker import fetch
+from tests.support.limits import PATIENCE_S
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,23 @@ class Meet:
 
     def __call__(self, emit: Emit) -> None:
         (self.folder / str(os.getpid())).touch()
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE_S
         while len(list(self.folder.iterdir())) < self.number:
             assert time.monotonic() < until, "the others have not started"
             time.sleep(0.01)
         emit(os.getpid())
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Emits variables of its environment while the tasks of several workers run."""
+
+    meet: Meet
+    names: tuple[str, ...]
+
+    def __call__(self, emit: Emit) -> None:
+        self.meet(lambda _: None)
+        emit(tuple(os.environ.get(name) for name in self.names))
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from cnnbench.executors.cores import available_cores
 from cnnbench.executors.interface import Completed, Emit, Executor, Failed, Message, WorkerTask
 from cnnbench.executors.local import LocalExecutor, WorkerPlace
 from cnnbench.runner.distributed import PRELOAD
+from tests.support.limits import PATIENCE_S
 
 CORE = available_cores()[:1]
-PATIENCE_S = 600.0  # a busy machine is slow; a test that hangs fails all the same
 
 
 def two_workers() -> On:

@@ -1,4 +1,4 @@
-"""Time limits, in CPU time, which other programs on the machine hardly change."""
+"""Time limits: in CPU time, which other programs on the machine hardly change, or generous."""
 
 import resource
 import subprocess
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from tests.support.environments import without
 
+PATIENCE_S = 600.0  # for what happens however slow the machine is; what hangs fails all the same
 DONT_WRITE = "PYTHONDONTWRITEBYTECODE"
 
 
