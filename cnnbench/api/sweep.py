@@ -42,6 +42,7 @@ from cnnbench.report.sweeps.files import csv_sweep, json_sweep
 from cnnbench.report.sweeps.table import terminal_sweep
 from cnnbench.runner.run import Request, check_all
 from cnnbench.runner.sweeps.space import SweepAxis, parse_axes, with_file_sweep
+from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.sweeps.plans import trained_runs
 
@@ -228,7 +229,8 @@ def _trained(
     board.say(cost_text(sweep, needed=requests[0].needed))
     failures = train_with(planned, board, options)
     plan, results_dir = board.sweep.plan, sweep.results_dir
-    found = [entry for row in trained_runs(plan, results_dir) for entry in row if entry]
+    entries = list_runs(results_dir).entries
+    found = [entry for row in trained_runs(plan, entries) for entry in row if entry]
     failed = {failure.trial.label: failure.reason for failure in failures}
     if not found:
         label, reason = next(iter(failed.items()))

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cnnbench.cli.options import Format, option_overrides
 from cnnbench.cli.terminal import print_document, stdout, warn
@@ -15,7 +16,6 @@ from cnnbench.formatting import enumeration
 from cnnbench.report.over.files import csv_over, json_over
 from cnnbench.report.over.latex import latex_over
 from cnnbench.report.over.table import markdown_over, terminal_over
-from cnnbench.runner.run import Request
 from cnnbench.runs.find import Selection
 from cnnbench.runs.folder import RESOLVED_FILE, read_run
 from cnnbench.runs.over import (
@@ -33,6 +33,9 @@ from cnnbench.runs.records import RunRecord, RunResult
 from cnnbench.runs.settings import read_settings, settings_of
 from cnnbench.spec.shipped import find_shipped
 from cnnbench.system import commands
+
+if TYPE_CHECKING:  # comparisons must not wait for it
+    from cnnbench.runner.run import Request
 
 _SHOWN = 4  # missing runs in a message
 
@@ -111,7 +114,7 @@ def _selection(found: OverRuns, groups: Sequence[Sequence[RunResult]]) -> Select
     return Selection(tuple(run for row in groups for run in row), (), paths)
 
 
-def over_requests(requests: Sequence[Request], text: str) -> list[Request]:
+def over_requests(requests: "Sequence[Request]", text: str) -> "list[Request]":
     """Requests for each experiment at each value, value by value.
 
     Each records a command line with its own value only.
@@ -152,7 +155,7 @@ def _sets(override: str, key: str) -> bool:
     return override.partition("=")[0].strip() in {key, key.removesuffix(".name")}
 
 
-def _key_in(request: Request, key: str) -> str:
+def _key_in(request: "Request", key: str) -> str:
     settings = settings_of(request.load().experiment.model_dump(mode="json"))
     return full_key(key, settings, str(request.path))
 

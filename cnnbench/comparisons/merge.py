@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cnnbench.errors import UsageError
 from cnnbench.runs.find import list_runs
-from cnnbench.runs.folder import read_run
+from cnnbench.runs.folder import RunEntry, read_run
 from cnnbench.runs.records import Facts, RunRecord, RunResult, Status
 
 
@@ -102,7 +102,7 @@ def _folds(parts: Sequence[tuple[RunResult, Sequence[int]]]) -> tuple[int, ...]:
     return tuple(folds[seed] for _, own in parts for seed in own if seed in folds)
 
 
-def batches_of(run: RunResult, results_dir: Path) -> list[RunResult]:
+def batches_of(run: RunResult, entries: Sequence[RunEntry]) -> list[RunResult]:
     """Finished runs that have further seeds of the experiment of a run, and the run itself.
 
     Of runs that share seeds, the newer one counts. Runs that planned looks or a sweep stopped, and
@@ -110,7 +110,7 @@ def batches_of(run: RunResult, results_dir: Path) -> list[RunResult]:
 
     Args:
       run: a finished run.
-      results_dir: folder of all runs.
+      entries: all runs, oldest first.
 
     Returns:
       The runs, oldest first.
@@ -121,7 +121,7 @@ def batches_of(run: RunResult, results_dir: Path) -> list[RunResult]:
     if not is_batch(run.record):
         return [run]
     found, known = [run], set(run.record.seeds)
-    for entry in reversed(list_runs(results_dir).entries):
+    for entry in reversed(entries):
         if _is_like(entry.facts, run.record) and not known.intersection(entry.facts.seeds):
             other = read_run(entry.path)
             if is_batch(other.record):
@@ -171,7 +171,8 @@ def pooled(runs: Sequence[RunResult], results_dir: Path) -> tuple[list[RunResult
     Raises:
       StoreError: a folder cannot be read.
     """
-    parts = [batches_of(run, results_dir) for run in runs]
+    entries = list_runs(results_dir).entries
+    parts = [batches_of(run, entries) for run in runs]
     whole = [merged(own) for own in parts]
     if len({frozenset(run.record.seeds) for run in whole}) > 1:
         return list(runs), []

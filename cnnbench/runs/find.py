@@ -25,7 +25,7 @@ from cnnbench.runs.folder import (
     read_run_entry,
 )
 from cnnbench.runs.index.entries import read_entries
-from cnnbench.runs.index.resolved import read_recipe, read_resolved
+from cnnbench.runs.index.resolved import read_recipe, read_recipes
 from cnnbench.runs.records import TRIAL, RunRecord, RunResult, Status
 from cnnbench.system import commands
 
@@ -477,9 +477,9 @@ def _setup_keys(entries: Sequence[RunEntry]) -> _Keys:
 
 def _recipe_keys(entries: Sequence[RunEntry]) -> _Keys:
     setups = _setup_keys(entries)
+    recipes = read_recipes(list(setups))
     return {
-        path: (setup, resolved.recipe)
-        for (path, setup), resolved in zip(setups.items(), read_resolved(list(setups)), strict=True)
+        path: (setup, recipe) for (path, setup), recipe in zip(setups.items(), recipes, strict=True)
     }
 
 

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from cnnbench.statistics.estimates import Interval
+from cnnbench.statistics.roots import root_between
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def improvement(
       None if a value is not finite, or there are none.
 
     >>> improvement([0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8])
-    Improvement(share=1.0, interval=Interval(low=0.5822840455834828, high=1.0))
+    Improvement(share=1.0, interval=Interval(low=0.5822840455834578, high=1.0))
     """
     values = (base, other)
     if not all(each and all(map(math.isfinite, each)) for each in values):
@@ -102,21 +104,17 @@ def improvement_interval(share: float, m: int, n: int, level: float = 0.95) -> I
       statistic. Part 2", Statistics in Medicine 25, 2006.
 
     >>> improvement_interval(1.0, 4, 4)
-    Interval(low=0.5822840455834828, high=1.0)
+    Interval(low=0.5822840455834578, high=1.0)
     """
-    from scipy.special import ndtri
-
-    z = float(ndtri((1 + level) / 2))
+    z = NormalDist().inv_cdf((1 + level) / 2)
     return Interval(_lower(share, m, n, z), 1 - _lower(1 - share, m, n, z))
 
 
 def _lower(share: float, m: int, n: int, z: float) -> float:
-    from scipy.optimize import brentq
-
     if share <= 0:
         return 0.0
     # The end is a little below `share`, since at 1 the variance is 0.
-    return float(brentq(lambda t: share - t - z * _deviation(t, m, n), 0, share * (1 - 1e-9)))
+    return root_between(lambda t: share - t - z * _deviation(t, m, n), 0, share * (1 - 1e-9))
 
 
 def _deviation(t: float, m: int, n: int) -> float:

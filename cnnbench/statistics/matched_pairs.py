@@ -5,8 +5,11 @@ They generalize to other images, not to other seeds.
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from statistics import NormalDist
 
 from cnnbench.statistics.estimates import Interval
+from cnnbench.statistics.roots import root_between
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +104,7 @@ def tango_interval(number: int, one: int, other: int, level: float = 0.95) -> In
     >>> round(found.low, 4), round(found.high, 4)
     (0.0018, 0.1656)
     """
-    from scipy.optimize import brentq
-    from scipy.special import ndtri
-
-    quantile, center = float(ndtri((1 + level) / 2)), (one - other) / number
+    quantile, center = NormalDist().inv_cdf((1 + level) / 2), (one - other) / number
 
     def beyond(difference: float, sign: int) -> float:
         error = number * (center - difference)
@@ -112,10 +112,12 @@ def tango_interval(number: int, one: int, other: int, level: float = 0.95) -> In
 
     # At the center itself, both terms of `beyond` are zero if all pairs agree.
     ends = [
-        center if sign * center == -1 else brentq(beyond, center - sign * 1e-9, -sign, (sign,))
+        center
+        if sign * center == -1
+        else root_between(partial(beyond, sign=sign), center - sign * 1e-9, -sign)
         for sign in (1, -1)
     ]
-    return Interval(*map(float, ends))
+    return Interval(*ends)
 
 
 def _null_std(number: int, one: int, other: int, difference: float) -> float:

@@ -42,6 +42,7 @@ from cnnbench.report.sweeps.files import csv_sweep, json_sweep, latex_sweep, mar
 from cnnbench.report.sweeps.page import sweep_page
 from cnnbench.report.sweeps.table import failures, next_steps, terminal_sweep
 from cnnbench.report.table import terminal_grid
+from cnnbench.runs.find import list_runs
 from cnnbench.runs.sweeps.plans import find_plan, read_plans, trained_runs
 
 sweep_app = App(help="List sweeps, and show their trials ranked.", no_args_is_help=True)
@@ -64,9 +65,9 @@ def sweep_list(results_dir: ResultsDir = Path("results")) -> None:
     if not plans:
         tell(f"no sweeps in {results_dir}")
         return
-    rows = []
+    rows, entries = [], list_runs(results_dir).entries
     for plan in plans:
-        found = [entry for row in trained_runs(plan, results_dir) for entry in row]
+        found = [entry for row in trained_runs(plan, entries) for entry in row]
         done = f"{sum(entry is not None for entry in found)} of {len(found)}"
         at = f"{plan.created_at:%Y-%m-%d %H:%M}"
         rows.append([plan.sweep, at, done, " ".join(plan.names), " ".join(plan.short_keys)])

@@ -32,6 +32,7 @@ from cnnbench.runner.sweeps.proposing import (
 from cnnbench.runner.sweeps.race import check_race, racing, run_race
 from cnnbench.runner.sweeps.space import SweepAxis
 from cnnbench.runner.sweeps.training import Failure, run_side_by_side, run_sweep
+from cnnbench.runs.find import list_runs
 from cnnbench.runs.sweeps.plans import trained_runs
 from cnnbench.spec.metrics import words
 from cnnbench.system.signals import handle_signals
@@ -184,7 +185,7 @@ def _trial_lines(sweep: PlannedSweep) -> Iterator[str]:
     """The trials that would be trained; with `--needed`, without those that are finished."""
     needed = sweep.trials[0].requests[0].needed
     known = sweep if needed or not sweep.plan.sampler else first_trials(sweep)
-    lefts = left_of_trials(known) if needed else []
+    lefts = left_of_trials(known, list_runs(known.results_dir).entries) if needed else []
     for trial, own in zip_longest(known.trials, lefts):
         verb = "resume" if own and any(left.resumed for left in own) else "try"
         if own is None or any(left.seeds for left in own):
@@ -230,7 +231,8 @@ def train_with(
 def _saved(sweep: PlannedSweep) -> str:
     """How many seeds a race has not trained; without trials that failed, which save nothing."""
     runs = [run for trial in sweep.plan.trials for run in trial.runs]
-    found = chain.from_iterable(trained_runs(sweep.plan, sweep.results_dir))
+    entries = list_runs(sweep.results_dir).entries
+    found = chain.from_iterable(trained_runs(sweep.plan, entries))
     pairs = [(run, entry) for run, entry in zip(runs, found, strict=True) if entry]
     planned = sum(len(run.seeds) for run, _ in pairs)
     trained = sum(len(entry.facts.seeds) for _, entry in pairs)

@@ -9,10 +9,11 @@ from cnnbench.comparisons.comparability import TEST, finished_runs, run_path, va
 from cnnbench.comparisons.labels import short_setting
 from cnnbench.comparisons.tuning import Trial, TunedArm
 from cnnbench.errors import UsageError, did_you_mean, or_list, quoted
-from cnnbench.runs.folder import read_run
+from cnnbench.runs.find import list_runs
+from cnnbench.runs.folder import RunEntry, read_run
 from cnnbench.runs.over import in_order
 from cnnbench.runs.records import Direction, RunResult
-from cnnbench.runs.sweeps.plans import SweepPlan, failed_runs, read_plans, trained_runs
+from cnnbench.runs.sweeps.plans import SweepPlan, failed_runs, known_plan, trained_runs
 from cnnbench.statistics.best_of import expected_best
 
 
@@ -171,12 +172,16 @@ def read_sweep(plan: SweepPlan, results_dir: Path, metric: str | None = None) ->
     Raises:
       CnnbenchError: as `sweep_result`.
     """
-    entries = trained_runs(plan, results_dir)
-    runs = [[read_run(entry.path) if entry else None for entry in row] for row in entries]
+    return _read_sweep(plan, list_runs(results_dir).entries, metric)
+
+
+def _read_sweep(plan: SweepPlan, entries: Sequence[RunEntry], metric: str | None) -> SweepResult:
+    trained = trained_runs(plan, entries)
+    runs = [[read_run(entry.path) if entry else None for entry in row] for row in trained]
     result = sweep_result(plan, runs, metric)
-    return (
-        result if all(map(all, entries)) else _with_errors(result, failed_runs(plan, results_dir))
-    )
+    if all(map(all, trained)):
+        return result
+    return _with_errors(result, failed_runs(plan, entries))
 
 
 def sweeps_of(
@@ -193,11 +198,9 @@ def sweeps_of(
       CnnbenchError: as `read_sweep`, or a plan is damaged.
     """
     names = dict.fromkeys(run.record.sweep.sweep for run in runs if run.record.sweep)
-    plans = {plan.sweep: plan for plan in read_plans(results_dir)} if names else {}
-    return {
-        name: read_sweep(plans[name], results_dir, metric) if name in plans else None
-        for name in names
-    }
+    plans = {name: known_plan(name, results_dir) for name in names}
+    entries = list_runs(results_dir).entries if any(plans.values()) else ()
+    return {name: plan and _read_sweep(plan, entries, metric) for name, plan in plans.items()}
 
 
 def _with_errors(result: SweepResult, errors: Mapping[tuple[str, str], str]) -> SweepResult:

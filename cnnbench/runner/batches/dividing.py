@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from cnnbench.comparisons.merge import is_batch, merged, same_experiment
 from cnnbench.formatting import enumeration
@@ -70,10 +71,11 @@ def with_interrupted(requests: Sequence[Request]) -> DividedRequests:
       StoreError: a run cannot be read.
     """
     parts = DividedRequests([], [], [])
+    listed = cache(lambda results_dir: list_runs(results_dir).entries)
     for number, request in enumerate(requests):
         own, notes = [request], list[str]()
         if request.needed and not (request.resume or request.looks or request.sweep):
-            groups, notes = _groups(request)
+            groups, notes = _groups(request, listed(request.results_dir))
             if groups != [request.load().experiment.seeds]:
                 own = [_part(request, group) for group in groups]
         parts.requests.extend(own)
@@ -89,10 +91,12 @@ def _part(request: Request, seeds: Sequence[int]) -> Request:
     )
 
 
-def _groups(request: Request) -> tuple[list[tuple[int, ...]], list[str]]:
+def _groups(
+    request: Request, entries: Sequence[RunEntry]
+) -> tuple[list[tuple[int, ...]], list[str]]:
     """The seeds of each interrupted run, then all others; and what cannot be continued."""
     spec = request.load().experiment
-    runs = _runs_of(spec, request)
+    runs = _runs_of(spec, request, entries)
     if any(run.facts.seeds == spec.seeds and not is_held(run.path) for run in runs):
         return [spec.seeds], []  # a run of all seeds is found later
     done = {seed for run in runs if _is_finished(run) for seed in run.facts.seeds}
@@ -117,14 +121,22 @@ def _note(run: RunEntry, left: Sequence[int], text: str) -> list[str]:
     return [f"{run.path} ({run.facts.status}, {some}) {text}"] if common else []
 
 
-def _runs_of(spec: Experiment, request: Request) -> list[RunEntry]:
-    """Runs of the experiment of a request; none without an interrupted one."""
-    named = [run for run in list_runs(request.results_dir).entries if run.facts.name == spec.name]
-    if all(map(_is_finished, named)):
-        return []
+def _runs_of(spec: Experiment, request: Request, entries: Sequence[RunEntry]) -> list[RunEntry]:
+    """Runs of seeds of a request; none without an interrupted one.
+
+    Records are read last, and only of those few: there may be thousands of runs of the name.
+    """
+    named = [run for run in entries if run.facts.name == spec.name]
+    own = [run for run in named if set(run.facts.seeds) & set(spec.seeds)]
+    stopped = alike(spec, [run for run in own if not _is_finished(run)])
+    digests = {run.facts.spec_digest for run in stopped}
     asked = request.engine, request.device
     return [
-        run for run in alike(spec, named) if is_batch(run.record) and is_usable(run.record, *asked)
+        run
+        for run in own
+        if run.facts.spec_digest in digests
+        and is_batch(run.record)
+        and is_usable(run.record, *asked)
     ]
 
 

@@ -1,7 +1,8 @@
 """What a sweep will cost, from earlier runs of the same experiments."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from statistics import median
 
 from cnnbench.runner.batches.left import Left, left_of
@@ -65,12 +66,13 @@ def sweep_cost(sweep: PlannedSweep, *, needed: bool) -> SweepCost:
     Raises:
       StoreError: the folder of results cannot be read.
     """
-    lefts = [left for own in left_of_trials(sweep) for left in own]
+    entries = list_runs(sweep.results_dir).entries
+    lefts = [left for own in left_of_trials(sweep, entries) for left in own]
     requests = [request for trial in sweep.trials for request in trial.requests]
     for _ in range(len(sweep.plan.trials), sweep.number):  # proposed later
         requests += sweep.trials[0].requests
         lefts += [Left(r.load().experiment.seeds) for r in sweep.trials[0].requests]
-    rates = _rates(sweep)
+    rates = _rates(sweep, entries)
     total, known = 0.0, sum(not left.seeds for left in lefts)
     for left, request in zip(lefts, requests, strict=True):
         spec = request.load().experiment
@@ -83,18 +85,19 @@ def sweep_cost(sweep: PlannedSweep, *, needed: bool) -> SweepCost:
     return SweepCost(len(requests), same, known, total if rates and total else None)
 
 
-def left_of_trials(sweep: PlannedSweep) -> list[tuple[Left, ...]]:
+def left_of_trials(sweep: PlannedSweep, entries: Iterable[RunEntry]) -> list[tuple[Left, ...]]:
     """What `--needed` leaves of the runs of each trial that is known.
 
     Args:
       sweep: the trials.
+      entries: all runs, oldest first.
 
     Raises:
       StoreError: a run cannot be read.
     """
     by_digest: dict[str, list[RunEntry]] = {}
     planned = sweep.plan.trials
-    for entry in list_runs(sweep.results_dir).entries:
+    for entry in entries:
         by_digest.setdefault(entry.facts.spec_digest, []).append(entry)
     return [
         tuple(
@@ -105,12 +108,18 @@ def left_of_trials(sweep: PlannedSweep) -> list[tuple[Left, ...]]:
     ]
 
 
-def _rates(sweep: PlannedSweep) -> dict[str, tuple[float, float]]:
+def _rates(sweep: PlannedSweep, entries: Sequence[RunEntry]) -> dict[str, tuple[float, float]]:
     """For each experiment with earlier runs: seconds of a run, and of an epoch of a seed."""
-    done = [e for e in list_runs(sweep.results_dir).entries if e.facts.status is Status.FINISHED]
-    entries = [e for e in done if e.facts.name in sweep.plan.names and e.record.timing]
-    own = {name: [e for e in entries if e.facts.name == name] for name in sweep.plan.names}
-    return {name: _rate(found[-_NEWEST:]) for name, found in own.items() if found}
+    newest = {name: list(islice(_timed(name, entries), _NEWEST)) for name in sweep.plan.names}
+    return {name: _rate(found) for name, found in newest.items() if found}
+
+
+def _timed(name: str, entries: Sequence[RunEntry]) -> Iterator[RunEntry]:
+    """Finished runs of an experiment that recorded times, newest first; read one by one."""
+    for entry in reversed(entries):
+        facts = entry.facts
+        if facts.status is Status.FINISHED and facts.name == name and entry.record.timing:
+            yield entry
 
 
 def _rate(entries: Sequence[RunEntry]) -> tuple[float, float]:

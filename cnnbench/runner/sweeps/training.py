@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from cnnbench.errors import CnnbenchError
@@ -12,7 +11,8 @@ from cnnbench.runner.recorder import Listener
 from cnnbench.runner.run import Request
 from cnnbench.runner.sweeps.planning import PlannedSweep, TrialRequests
 from cnnbench.runs.find import list_runs
-from cnnbench.runs.records import RunResult
+from cnnbench.runs.folder import RunEntry
+from cnnbench.runs.records import RunResult, Status
 from cnnbench.runs.sweeps.plans import trained_runs, write_plan
 
 OUT_OF_MEMORY = "out of memory"
@@ -120,11 +120,12 @@ def run_side_by_side(
     try:
         run_requests(requests, listeners, _Collected(sweep, watcher).add)
     except CnnbenchError as error:
-        found = trained_runs(sweep.plan, sweep.results_dir)
+        entries = list_runs(sweep.results_dir).entries
+        found = trained_runs(sweep.plan, entries)
         if not any(entry for row in found for entry in row):
             raise
         failures = [
-            Failure(trial, _reason(trial, sweep.results_dir) or str(error))
+            Failure(trial, _reason(trial, entries) or str(error))
             for trial in sweep.trials
             if not all(found[trial.number - 1])
         ]
@@ -167,8 +168,9 @@ class _Collected:
             self._watcher.trained(self._trials[number], [runs[key] for key in sorted(runs)])
 
 
-def _reason(trial: TrialRequests, results_dir: Path) -> str:
+def _reason(trial: TrialRequests, entries: Sequence[RunEntry]) -> str:
     """Why the newest run of a trial failed."""
     wanted = trial.requests[0].sweep
-    found = [e.record.error for e in list_runs(results_dir).entries if e.record.sweep == wanted]
-    return next((error for error in reversed(found) if error), "")
+    failed = (entry for entry in reversed(entries) if entry.facts.status is Status.FAILED)
+    found = (entry.record.error for entry in failed if entry.record.sweep == wanted)
+    return next(filter(None, found), "")

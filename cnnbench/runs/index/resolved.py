@@ -27,11 +27,9 @@ class Resolved:
 
     Args:
       text: the settings as JSON: dotted paths and texts, also of those that are not set.
-      recipe: equal for runs whose training and preprocessing are equal but for the epochs.
     """
 
     text: str
-    recipe: str
 
     @property
     def settings(self) -> Mapping[str, str]:
@@ -43,6 +41,15 @@ class Resolved:
 def read_resolved(folders: Sequence[Path]) -> list[Resolved]:
     """Reads the settings of runs, in the order of their folders."""
     return look_up(folders, SETTINGS)
+
+
+def read_recipes(folders: Sequence[Path]) -> list[str]:
+    """Texts that are equal for runs whose training and preprocessing are, but for the epochs.
+
+    Args:
+      folders: the folders of the runs.
+    """
+    return look_up(folders, RECIPES)
 
 
 def read_recipe(folder: Path, epochs: int) -> dict[str, str]:
@@ -71,16 +78,11 @@ def _data(folder: Path) -> Mapping[str, object]:
 
 
 def _read(folder: Path) -> Resolved:
-    data = _data(folder)
-    recipe = _recipe(data)
-    recipe.pop("train.epochs", None)
-    digest = hashlib.blake2b(json.dumps(sorted(recipe.items())).encode(), digest_size=16)
-    text = json.dumps(settings_of(data), separators=(",", ":"))
-    return Resolved(text, digest.hexdigest() if data else "")
+    return Resolved(json.dumps(settings_of(_data(folder)), separators=(",", ":")))
 
 
 def _encoded(found: Resolved) -> list[Any]:
-    return [found.text, found.recipe]
+    return [found.text]
 
 
 def _decoded(_: Path, row: list[Any]) -> Resolved:
@@ -90,9 +92,29 @@ def _decoded(_: Path, row: list[Any]) -> Resolved:
 SETTINGS: Indexed[Resolved] = Indexed(
     name="settings",
     verb="indexed the settings of",
-    schema="settings, recipe",
+    schema="settings",
     files=(RESOLVED_FILE,),
     read=_read,
     encode=_encoded,
     decode=_decoded,
+)
+
+
+def _read_digest(folder: Path) -> str:
+    data = _data(folder)
+    recipe = _recipe(data)
+    recipe.pop("train.epochs", None)
+    digest = hashlib.blake2b(json.dumps(sorted(recipe.items())).encode(), digest_size=16)
+    return digest.hexdigest() if data else ""
+
+
+# Apart from the settings, which are long: a comparison needs these of all runs.
+RECIPES: Indexed[str] = Indexed(
+    name="recipes",
+    verb="indexed the settings of",
+    schema="recipe",
+    files=(RESOLVED_FILE,),
+    read=_read_digest,
+    encode=lambda digest: [digest],
+    decode=lambda _, row: str(row[0]),
 )

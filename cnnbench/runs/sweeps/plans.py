@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cnnbench.errors import UsageError, quoted
 from cnnbench.runs import codec
-from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import RunEntry, disk
 from cnnbench.runs.records import Status
 from cnnbench.system import commands
@@ -129,19 +128,26 @@ def read_plans(results_dir: Path) -> list[SweepPlan]:
     folder = results_dir / FOLDER
     with disk(folder, "read"):
         paths = sorted(folder.glob("*.json"))
-        contents = [path.read_bytes() for path in paths]
-    pairs = zip(paths, contents, strict=True)
-    plans = [codec.decode_document(SweepPlan, content, str(path)) for path, content in pairs]
-    return sorted(plans, key=lambda plan: (plan.created_at, plan.sweep))
+    return sorted(map(_read_plan, paths), key=lambda plan: (plan.created_at, plan.sweep))
 
 
 def known_plan(sweep: str, results_dir: Path) -> SweepPlan | None:
     """The plan of a sweep by its id; None if there is none.
 
     Raises:
-      StoreError: as `read_plans`.
+      StoreError: the plan is damaged, or the disk cannot be read.
     """
-    return next((plan for plan in read_plans(results_dir) if plan.sweep == sweep), None)
+    path = results_dir / FOLDER / f"{sweep}.json"
+    with disk(path, "read"):
+        if not path.exists():
+            return None
+    return _read_plan(path)
+
+
+def _read_plan(path: Path) -> SweepPlan:
+    with disk(path, "read"):
+        content = path.read_bytes()
+    return codec.decode_document(SweepPlan, content, str(path))
 
 
 def find_plan(word: str | None, results_dir: Path) -> SweepPlan:
@@ -176,15 +182,18 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def trained_runs(plan: SweepPlan, results_dir: Path) -> tuple[tuple[RunEntry | None, ...], ...]:
+def trained_runs(
+    plan: SweepPlan, entries: Iterable[RunEntry]
+) -> tuple[tuple[RunEntry | None, ...], ...]:
     """The newest finished run of each trial and experiment; None where there is none.
 
-    Raises:
-      StoreError: the folder of results cannot be read.
+    Args:
+      plan: the sweep.
+      entries: all runs, oldest first.
     """
     wanted = {run.spec_digest for trial in plan.trials for run in trial.runs}
     known: dict[str, list[RunEntry]] = {}
-    for entry in list_runs(results_dir).entries:
+    for entry in entries:
         facts = entry.facts
         if facts.status is Status.FINISHED and facts.spec_digest in wanted:
             known.setdefault(facts.spec_digest, []).append(entry)
@@ -194,16 +203,17 @@ def trained_runs(plan: SweepPlan, results_dir: Path) -> tuple[tuple[RunEntry | N
     )
 
 
-def failed_runs(plan: SweepPlan, results_dir: Path) -> Mapping[tuple[str, str], str]:
+def failed_runs(plan: SweepPlan, entries: Iterable[RunEntry]) -> Mapping[tuple[str, str], str]:
     """Why the newest run that failed did so, by the name and the digest of an experiment.
 
-    Raises:
-      StoreError: the folder of results cannot be read.
+    Args:
+      plan: the sweep.
+      entries: all runs, oldest first.
     """
     wanted = {(run.name, run.spec_digest) for trial in plan.trials for run in trial.runs}
     return {
         key: entry.record.error or "failed"
-        for entry in list_runs(results_dir).entries
+        for entry in entries
         if entry.facts.status is Status.FAILED
         and (key := (entry.facts.name, entry.facts.spec_digest)) in wanted
     }

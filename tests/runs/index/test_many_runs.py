@@ -11,27 +11,34 @@ from typer.testing import CliRunner
 from cnnbench.cli.app import app
 from cnnbench.cli.commands import list as list_command
 from cnnbench.cli.console import LegibleConsole
+from cnnbench.runner.batches.dividing import with_interrupted
+from cnnbench.runner.run import Request
+from cnnbench.runs import folder
 from cnnbench.runs.find import list_runs
-from cnnbench.runs.index import lookup
+from cnnbench.runs.index import entries, lookup
 from cnnbench.runs.index.resolved import read_resolved
 from cnnbench.system.progress import CountDone, FileWork, shown_by
 from tests.support.limits import can_take
 from tests.support.many_runs import write_runs
+from tests.support.paths import EXPERIMENTS
 
 NUM = 70
+RATES = "train.optimizer.learning_rate=0.01,0.1"
+SWEEP = ("run", str(EXPERIMENTS / "standard.yaml"), RATES, "--needed", "--dry-run")
 ASKED = (
     ("list",),
     ("list", "--where", "test_accuracy > 0.98"),
     ("list", "--where", "learning_rate < 0.001", "--sort-by", "accuracy"),
     ("compare",),
+    SWEEP,
 )
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("many")
-    write_runs(folder, NUM)
-    return folder
+    found = tmp_path_factory.mktemp("many")
+    write_runs(found, NUM)
+    return found
 
 
 class Recorded:
@@ -53,8 +60,7 @@ def test_indexing_is_shown(results: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(lookup, "MIN_SHOWN", 60)
     display = Recorded()
     with shown_by(display):
-        entries = list_runs(results).entries
-        read_resolved([entry.path for entry in entries])
+        read_resolved([entry.path for entry in list_runs(results).entries])
     of = f"{NUM} of {NUM} runs"
     assert display.lines == [f"indexed {of}", f"indexed the settings of {of}"]
     with shown_by(display):
@@ -99,13 +105,42 @@ def terminal() -> LegibleConsole:
     return LegibleConsole(force_terminal=True, width=90, color_system=None)
 
 
+@pytest.fixture
+def read(results: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The runs whose record is read from now on; all are indexed."""
+    monkeypatch.setattr(lookup, "SETTLED_S", -1.0)
+    monkeypatch.setattr(lookup, "MIN_NEW", 1)
+    monkeypatch.setattr(entries, "SETTLED_RUNNING_S", -1.0)
+    list_runs(results)
+    found: list[Path] = []
+    files = folder._read_files
+    monkeypatch.setattr(folder, "_read_files", lambda path: found.append(path) or files(path))
+    return found
+
+
+def test_the_cost_of_a_sweep_is_from_the_newest_runs(results: Path, read: list[Path]) -> None:
+    words = [*SWEEP, "--results-dir", str(results)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "2 trainings x 1 seed, about " in done.stdout
+    assert len(read) == 5  # of 24
+
+
+def test_needed_reads_runs_of_the_experiment_only(results: Path, read: list[Path]) -> None:
+    request = Request(EXPERIMENTS / "standard.yaml", results_dir=results, needed=True)
+    assert with_interrupted([request]).requests == [request]
+    assert read == []
+
+
 @pytest.mark.slow
-def test_ten_thousand_runs_take_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CPU time of a whole command with an index: two seconds, twice that on a busy machine."""
+def test_ten_thousand_runs_take_two_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CPU time of a whole command with an index."""
     monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "cache"))
     write_runs(tmp_path / "results", 10_000)
     place = ("--results-dir", str(tmp_path / "results"))
     for words in ASKED:
         code = f"import sys; sys.argv[1:] = {[*words, *place]}"
         code += "; from cnnbench.cli.app import main; main()"
-        assert can_take(code, 4.0), words
+        assert can_take(code, 2.0), words
