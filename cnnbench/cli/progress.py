@@ -320,12 +320,14 @@ class Board:
             self.progress.update(each.id, description=text, rate=rate, curve=curve)
 
     def _show_running(self) -> None:
-        """Hides the bars of runs that wait, if there are many."""
-        if len(self._runs) <= MOST_BARS:
-            return
-        busy = [task for task, work in self._runs.items() if work.running][:MOST_BARS]
-        for task in self._runs:
-            self.progress.update(task, visible=task in busy)
+        """Hides the bars of runs that wait, if there are many, or few lines on the terminal."""
+        most = max(1, min(MOST_BARS, self.progress.console.height - 2))
+        shown = list(self._runs)
+        if len(shown) > most:
+            shown = [task for task, work in self._runs.items() if work.running][:most]
+        for task in self.progress.tasks:
+            if task.id in self._runs and task.visible != (task.id in shown):
+                self.progress.update(task.id, visible=task.id in shown)
 
     def _update_seeds(self, left: str) -> None:
         assert self._seeds is not None

@@ -36,9 +36,11 @@ def trials(number: int = 3) -> Any:
     ]
 
 
-def board(*, terminal: bool, number: int = 3, every: float = 60.0) -> tuple[Board, io.StringIO]:
+def board(
+    *, terminal: bool, number: int = 3, every: float = 60.0, height: int = 24
+) -> tuple[Board, io.StringIO]:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=80, color_system=None)
+    console = Console(file=out, force_terminal=terminal, width=80, height=height, color_system=None)
     return Board(
         console, Tally([RunProgress(2, 3, trial=n + 1) for n in range(number)], every)
     ), out
@@ -123,6 +125,19 @@ def test_a_terminal_shows_the_trials_that_are_trained_and_the_counts_of_all() ->
     assert texts[-1] == "1 of 20 trials, 1 failed, 2 of 40 seeds, 2 running"
     assert [text.partition(":")[0] for text in texts[:-1]] == LABELS[1:]
     assert shown.progress.tasks == []
+
+
+def test_a_terminal_of_few_lines_keeps_the_counts() -> None:
+    shown, _ = board(terminal=True, number=6, height=5)
+    fail = lambda *_: None  # noqa: E731
+    with trials_listening(shown, trials(6), fail, quiet=False, verbose=False) as listeners:
+        for listener in listeners:
+            listener.loaded(trials()[0].requests[0].load())
+            listener.event(StepDone(0, 1, 5, 10))
+        assert sum(task.visible for task in shown.progress.tasks) == 4
+        shown.progress.console.height = 24
+        listeners[0].event(StepDone(0, 1, 6, 10))
+        assert sum(task.visible for task in shown.progress.tasks) == 7
 
 
 @pytest.mark.parametrize(
