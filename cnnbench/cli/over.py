@@ -140,6 +140,7 @@ def over_requests(requests: "Sequence[Request]", text: str) -> "list[Request]":
             request,
             overrides=[*request.overrides, *_changes(key, value)],
             command=_narrowed(request.command, f"{key}={value}"),
+            again=commands.with_needed(request.command),
         )
         for value in over.values
         for request, key in zip(requests, keys, strict=True)

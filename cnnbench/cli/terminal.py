@@ -182,6 +182,22 @@ def warn(warnings: Sequence[str]) -> None:
         tell(f"warning: {warning}")
 
 
+@contextmanager
+def continued_by(again: str) -> Iterator[None]:
+    """Says how to continue after an interrupt, unless a run that was stopped has said it.
+
+    Args:
+      again: the command line.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not getattr(stop, "__notes__", ()):
+            stop.add_note(again)
+            tell(f"interrupted; continue with: {again}")
+        raise
+
+
 def start_jax(device: str = "auto") -> None:
     """Imports JAX for a command that computes; call it after all cheaper checks.
 

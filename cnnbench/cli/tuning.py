@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cnnbench.cli.progress import Board, Lines, Silent, TrialBars, listening
-from cnnbench.cli.terminal import print_document, stderr, stdout, tell
+from cnnbench.cli.terminal import continued_by, print_document, stderr, stdout, tell
 from cnnbench.cli.tuned_text import json_tuning, terminal_tuning, trial_line
 from cnnbench.comparisons.comparability import TEST
 from cnnbench.comparisons.comparison import JUDGED
@@ -131,7 +131,7 @@ def tune_experiments(
         _show_plan(plan)
         return
     check_all(requests)
-    with handle_signals():
+    with continued_by(commands.command_line(requests[0].command)), handle_signals():
         tuned = train_tuned(plan, options.criteria, stderr(), display)
     _print(tuned, options.criteria, display)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 RESULTS_DIR = Path("results")  # where runs are, unless a command says otherwise
 # Options of `run` that a run does not record and that resuming it needs again.
-_KEPT = ("--data-dir", "--device", "--on", "--cores", "--cpus", "--gpus")
+_KEPT = ("--data-dir", "--device", "--on", "--cores", "--cpus", "--gpus", "--processes")
 _KEPT_FLAGS = ("--allow-python",)
 
 

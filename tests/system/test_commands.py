@@ -93,6 +93,7 @@ def test_a_file_is_not_an_option() -> None:
             ["--data-dir=d", "--device", "cpu"],
         ),
         (("cnnbench", "run", "a.yaml", "--allow-python", "--seeds", "3"), ["--allow-python"]),
+        (("cnnbench", "run", "a.yaml", "--processes", "2"), ["--processes", "2"]),
         (("cnnbench", "run", "a.yaml", "--data-dir"), []),
     ],
 )

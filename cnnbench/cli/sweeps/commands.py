@@ -1,5 +1,6 @@
 """``cnnbench sweep`` shows the trials of a sweep; ``cnnbench confirm`` trains its winner again."""
 
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -194,6 +195,7 @@ def confirm(  # noqa: PLR0913, PLR0917 - one parameter per option
         device=device.value,
         engine=engine.value,
         allow_python=allow_python,
+        again=["cnnbench", *sys.argv[1:]],
     )
     requests = confirming_requests(result, against, fresh_seeds(plan, seeds), make)
     check_all(requests)

@@ -12,7 +12,7 @@ import typer
 from cnnbench.cli.progress import Board, print_line
 from cnnbench.cli.screen.tally import Tally
 from cnnbench.cli.sweeps.screen import trials_listening, works_of
-from cnnbench.cli.terminal import print_document, stderr, stdout, tell
+from cnnbench.cli.terminal import continued_by, print_document, stderr, stdout, tell
 from cnnbench.comparisons.sweeps.results import read_sweep, sweep_result
 from cnnbench.errors import UsageError
 from cnnbench.report.sweeps.files import json_sweep
@@ -112,13 +112,8 @@ def train_sweep(
     check_all(requests)
     board = SweepBoard(stderr(), sweep, options)
     try:
-        with handle_signals():
+        with continued_by(sweep.again), handle_signals():
             failures = train_with(planned, board, options)
-    except KeyboardInterrupt as stop:
-        if not getattr(stop, "__notes__", ()):
-            stop.add_note(sweep.again)
-            tell(f"interrupted; continue with: {sweep.again}")
-        raise
     finally:
         _print(board.sweep, json=options.json)
     if failures:

@@ -1,4 +1,4 @@
-"""A sweep that is stopped or killed in the middle of a trial goes on; trials that are proposed."""
+"""A sweep that is killed in the middle of a trial goes on; trials that are proposed."""
 
 import json
 import math
@@ -68,45 +68,35 @@ def at_epoch(monkeypatch, actions: dict[int, Callable[[], object]]) -> list[int]
     return count
 
 
-def stop() -> None:
-    raise KeyboardInterrupt
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [OPTUNA, SWEEP], ids=["optuna", "quasi-random"])
-def test_a_sweep_that_was_stopped_or_killed_goes_on(monkeypatch, words):
+def test_a_sweep_that_was_killed_goes_on(monkeypatch, words):
     """A copy of the results in the middle of a training is what SIGKILL leaves."""
-    assert invoke(*words, "--results-dir", "whole").exit_code == 0
     copy = lambda: shutil.copytree("results", "killed")  # noqa: E731
-    at_epoch(monkeypatch, {5: copy, 7: stop})  # in the middle of the third and fourth trial
-    stopped = invoke(*words)
-    assert stopped.exit_code == 130
-    for results, left in (("results", 1), ("killed", 3)):
-        count = at_epoch(monkeypatch, {})
-        known = set(epochs(results))
-        assert invoke(*words, "--needed", "--results-dir", results).exit_code == 0
-        assert left <= count[0] <= left + 1  # the epoch that was not saved yet
-        assert trials(results) == trials("whole")
-        assert known <= set(epochs(results))
-        assert list(epochs(results).values()) == [[(0, 1), (0, 2)]] * 4
+    at_epoch(monkeypatch, {5: copy})  # in the middle of the third trial
+    assert invoke(*words).exit_code == 0
+    count, known = at_epoch(monkeypatch, {}), set(epochs("killed"))
+    assert invoke(*words, "--needed", "--results-dir", "killed").exit_code == 0
+    assert count[0] in {3, 4}  # and perhaps the epoch that was not saved yet
+    assert trials("killed") == trials("results")
+    assert known <= set(epochs("killed"))
+    assert list(epochs("killed").values()) == [[(0, 1), (0, 2)]] * 4
 
 
 @pytest.mark.slow
-def test_a_race_that_was_stopped_or_killed_goes_on(monkeypatch):
+def test_a_race_that_was_killed_goes_on(monkeypatch):
     rates = "train.optimizer.learning_rate=0.0001,0.3"
     words = ("run", "a.yaml", rates, "train.epochs=10", "--seeds", "8", "--race", "-q")
-    assert invoke(*words, "--results-dir", "whole").exit_code == 0
-    whole = trials("whole")
     copy = lambda: shutil.copytree("results", "killed")  # noqa: E731
-    at_epoch(monkeypatch, {35: copy, 75: stop})  # in the middle of the second and fourth seed
-    assert invoke(*words).exit_code == 130
+    at_epoch(monkeypatch, {35: copy})  # in the middle of the second seed
+    assert invoke(*words).exit_code == 0
+    whole = trials("results")
     assert sorted(len(scores) for _, _, scores in whole) != [8, 8]  # one is dropped
-    for results in ("results", "killed"):
-        at_epoch(monkeypatch, {})
-        assert invoke(*words, "--needed", "--results-dir", results).exit_code == 0
-        assert trials(results) == whole
-        for found in epochs(results).values():
-            assert len(set(found)) == len(found)
+    at_epoch(monkeypatch, {})
+    assert invoke(*words, "--needed", "--results-dir", "killed").exit_code == 0
+    assert trials("killed") == whole
+    for found in epochs("killed").values():
+        assert len(set(found)) == len(found)
 
 
 @pytest.mark.slow
@@ -244,6 +234,13 @@ def test_proposals_do_not_depend_on_where_the_sweep_was_stopped(monkeypatch):
     trained, stop_at = [], 0
     run_proposals(proposals(14, 1, needed=True), Watcher(), train)
     assert values(proposals(14, 1)) == whole
+
+
+def test_a_damaged_plan_of_another_sweep_does_not_matter():
+    plan = Path("results/.sweeps/0123abcd.json")
+    plan.parent.mkdir(parents=True)
+    plan.write_text("{")
+    assert invoke(*OPTUNA, "--dry-run").exit_code == 0
 
 
 @pytest.mark.parametrize(
