@@ -63,11 +63,10 @@ def count_event(work: RunProgress, event: Event) -> None:
     match event:
         case Resumed(records=records):
             work.done = len(records)
+        case Compiled(compile_s=compile_s):
+            work.compile_s = compile_s
         case EpochRecord(seed=seed):
-            work.running.add(seed)
-            work.done += 1
-            work.seconds += event.train_s + event.eval_s
-            work.timed += 1
+            work.add_epoch(seed, event.train_s + event.eval_s, monotonic())
         case SeedDone(summary=summary):
             work.running.discard(summary.seed)
             work.seeds_done += 1

@@ -243,6 +243,9 @@ def test_the_time_left_is_that_of_all_runs() -> None:
     )
     resumed = RunProgress(2, 10, done=19.0, seconds=4.0, timed=1)
     assert seconds_left([resumed]) == 4
+    compiled = dataclasses.replace(begun, compile_s=7.0)
+    waiting, ended = RunProgress(2, 10), RunProgress(2, 10, ended=True)
+    assert seconds_left([compiled, waiting, ended]) == 15 * 2 + 20 * 2 + 7
 
 
 def test_the_bar_of_all_seeds_knows_every_run() -> None:

@@ -12,13 +12,15 @@ class RunProgress:
       seeds: number of seeds.
       epochs: epochs of each seed.
       done: epochs trained, over all seeds; the last one in part.
-      seconds: training and evaluation of `timed` epochs.
+      seconds: what `timed` epochs took, with the writing of checkpoints between two of them.
       timed: epochs trained by this command.
       running: seeds that are trained at this time, with `--on` several.
       trial: number of the trial of a sweep; 0 without one.
       seeds_done: number of seeds that are trained.
       ended: True if nothing is left, also because it failed.
       failed: True if it cannot be trained.
+      compile_s: seconds of compilation; None before it.
+      recorded: when the last epoch of each seed was recorded, in seconds on any clock.
     """
 
     seeds: int
@@ -31,6 +33,8 @@ class RunProgress:
     seeds_done: int = 0
     ended: bool = False
     failed: bool = False
+    compile_s: float | None = None
+    recorded: dict[int, float] = field(default_factory=dict)
 
     @property
     def left(self) -> float:
@@ -41,6 +45,26 @@ class RunProgress:
     def share(self) -> float:
         """Seeds that are done, the last ones in part."""
         return self.done / self.epochs if self.epochs else 0.0
+
+    def add_epoch(self, seed: int, seconds: float, now: float) -> None:
+        """Counts an epoch.
+
+        Args:
+          seed: its seed.
+          seconds: training and evaluation.
+          now: the time.
+
+        >>> work = RunProgress(1, 9)
+        >>> work.add_epoch(0, 2.0, now=50.0), work.add_epoch(0, 2.0, now=52.5)
+        (None, None)
+        >>> work.seconds
+        4.5
+        """
+        self.running.add(seed)
+        self.done += 1
+        self.timed += 1
+        self.seconds += max(seconds, now - self.recorded.get(seed, now))
+        self.recorded[seed] = now
 
     def finish(self, seeds: int | None = None) -> None:
         """Records that nothing is left.
@@ -67,7 +91,7 @@ class RunProgress:
 def seconds_left(works: Iterable[RunProgress]) -> float | None:
     """Estimates the time left from the epochs so far; None before the first of them.
 
-    A run that has not started is assumed to be as fast as the others.
+    A run that has not started is assumed to be as fast as the others, also to compile.
 
     >>> seconds_left([RunProgress(2, 10, done=5, seconds=10.0, timed=5), RunProgress(1, 10)])
     50.0
@@ -79,8 +103,12 @@ def seconds_left(works: Iterable[RunProgress]) -> float | None:
     if not rates:
         return None
     usual = sum(rates) / len(rates)
+    compiled = [work.compile_s for work in works if work.compile_s is not None]
+    waiting = sum(work.left > 0 and work.compile_s is None for work in works)
+    fixed = waiting * sum(compiled) / len(compiled) if compiled else 0.0
     at_a_time = max(1, sum(len(work.running) for work in works))
-    return sum(w.left * (w.seconds / w.timed if w.timed else usual) for w in works) / at_a_time
+    epochs = sum(w.left * (w.seconds / w.timed if w.timed else usual) for w in works)
+    return (fixed + epochs) / at_a_time
 
 
 def left_text(seconds: float | None) -> str:

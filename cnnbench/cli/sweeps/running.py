@@ -270,7 +270,7 @@ class SweepBoard:
         return self.together([trial])
 
     def trained(self, trial: TrialRequests, runs: "Sequence[RunResult]") -> None:
-        """Prints the value of each run, and the time left."""
+        """Prints the value of each run, and the time left unless a bar shows it."""
         self.done += 1
         rows = sweep_result(self.sweep.plan, [runs] * len(self.sweep.plan.trials))
         values = [
@@ -281,7 +281,8 @@ class SweepBoard:
         name = words(rows.metric if rows.by_test else f"validation_{rows.metric}")
         left = self.sweep.number - self.done - len(self.told)
         seconds = (monotonic() - self.started) / self.done * left
-        time = f"; about {duration_text(seconds)} left" if left else ""
+        has_bar = self.console.is_terminal and not self.options.verbose
+        time = f"; about {duration_text(seconds)} left" if left and not has_bar else ""
         self.say(f"{self._place(trial)}: {name} {', '.join(values)}{time}")
 
     def _place(self, trial: TrialRequests) -> str:
