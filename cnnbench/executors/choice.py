@@ -138,6 +138,25 @@ def _gpus() -> list[str]:
     return sorted(p.name.removeprefix("nvidia") for p in Path("/dev").glob("nvidia[0-9]*"))
 
 
+def num_workers(text: str, device: str, cpus: int | None, gpus: float | None) -> int | None:
+    """Number of workers of a value of `--on`; None for as many as a cluster has room for.
+
+    Args:
+      text: the value.
+      device: kind of device.
+      cpus: number of cores of a worker on Ray.
+      gpus: number of GPUs of a worker on Ray.
+
+    Raises:
+      UsageError: as `parse_on`.
+
+    >>> num_workers("local:1", "auto", None, None)
+    1
+    """
+    on = parse_on(text, device, cpus, gpus)
+    return len(on.places) if isinstance(on, On) else on.workers
+
+
 def _beside_gpus(gpus: Sequence[str], workers: int) -> list[WorkerPlace]:
     if workers > len(gpus):
         have = "1 GPU" if len(gpus) == 1 else f"{len(gpus)} GPUs"

@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import median
 
+from cnnbench.executors.choice import num_workers
 from cnnbench.runner.batches.left import Left, left_of
+from cnnbench.runner.run import Request
 from cnnbench.runner.sweeps.planning import PlannedSweep
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import RunEntry
-from cnnbench.runs.records import Status
+from cnnbench.runs.records import Status, Timing
 
 _NEWEST = 5  # runs that an estimate is from
 
@@ -82,7 +84,15 @@ def sweep_cost(sweep: PlannedSweep, *, needed: bool) -> SweepCost:
             total += fixed + each * number * spec.train.epochs
     seeds = {len(request.load().experiment.seeds) for request in requests}
     same = seeds.pop() if len(seeds) == 1 else None
-    return SweepCost(len(requests), same, known, total if rates and total else None)
+    seconds = total / _at_a_time(requests[0]) if rates and total else None
+    return SweepCost(len(requests), same, known, seconds)
+
+
+def _at_a_time(request: Request) -> int:
+    """Number of trainings at a time; 1 if it is not known."""
+    if not request.on:
+        return 1
+    return num_workers(request.on, request.device, request.cpus, request.gpus) or 1
 
 
 def left_of_trials(sweep: PlannedSweep, entries: Iterable[RunEntry]) -> list[tuple[Left, ...]]:
@@ -122,12 +132,19 @@ def _timed(name: str, entries: Sequence[RunEntry]) -> Iterator[RunEntry]:
             yield entry
 
 
+def _fixed(command: Sequence[str], timing: Timing) -> float:
+    """Seconds of a run apart from its epochs; on workers, it is open while others are trained."""
+    if any(word.partition("=")[0] == "--on" for word in command):
+        return timing.data_s + timing.compile_s
+    return max(0.0, timing.total_s - timing.train_s - timing.eval_s)
+
+
 def _rate(entries: Sequence[RunEntry]) -> tuple[float, float]:
     fixed, each = [], []
     for entry in entries:
         record, timing = entry.record, entry.record.timing
         assert timing
         trained = timing.train_s + timing.eval_s
-        fixed.append(max(0.0, timing.total_s - trained))
+        fixed.append(_fixed(record.environment.command, timing))
         each.append(trained / max(1, record.epochs * len(record.seeds)))
     return median(fixed), median(each)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cnnbench.comparisons.comparability import finished_runs, values
 from cnnbench.errors import CnnbenchError, SpecError, UsageError
-from cnnbench.executors.choice import On, parse_on
+from cnnbench.executors.choice import num_workers
 from cnnbench.runner.distributed import run_requests
 from cnnbench.runner.recorder import Listener
 from cnnbench.runner.run import Request
@@ -141,8 +141,7 @@ def _at_once(request: Request) -> int:
     """
     if not request.on:
         return 1
-    on = parse_on(request.on, request.device, request.cpus, request.gpus)
-    number = len(on.places) if isinstance(on, On) else on.workers
+    number = num_workers(request.on, request.device, request.cpus, request.gpus)
     if number is None:
         message = "--sampler optuna: proposes as many trials at a time as there are workers"
         raise UsageError(f"{message}; write their number, such as --on {request.on}:4.")
