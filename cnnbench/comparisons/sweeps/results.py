@@ -200,7 +200,9 @@ def sweeps_of(
     names = dict.fromkeys(run.record.sweep.sweep for run in runs if run.record.sweep)
     plans = {name: known_plan(name, results_dir) for name in names}
     entries = list_runs(results_dir).entries if any(plans.values()) else ()
-    return {name: plan and _read_sweep(plan, entries, metric) for name, plan in plans.items()}
+    return {
+        name: _read_sweep(plan, entries, metric) if plan else None for name, plan in plans.items()
+    }
 
 
 def _with_errors(result: SweepResult, errors: Mapping[tuple[str, str], str]) -> SweepResult:

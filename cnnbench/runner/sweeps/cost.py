@@ -11,7 +11,8 @@ from cnnbench.runner.run import Request
 from cnnbench.runner.sweeps.planning import PlannedSweep
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import RunEntry
-from cnnbench.runs.records import Status, Timing
+from cnnbench.runs.records import Status
+from cnnbench.system.stopwatch import Timing
 
 _NEWEST = 5  # runs that an estimate is from
 

@@ -197,7 +197,8 @@ def copy_all(results: Path, number: int) -> None:
 def damage_index(results: Path, number: int) -> None:
     for path in files(results):
         content = bytearray(path.read_bytes())
-        content[number * len(content) // 40] ^= 1
+        if content:
+            content[number * len(content) // 40] ^= 1
         rewrite(path, bytes(content))
 
 

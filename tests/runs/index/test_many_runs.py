@@ -114,7 +114,12 @@ def read(results: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     list_runs(results)
     found: list[Path] = []
     files = folder._read_files
-    monkeypatch.setattr(folder, "_read_files", lambda path: found.append(path) or files(path))
+
+    def read_files(path: Path) -> Any:
+        found.append(path)
+        return files(path)
+
+    monkeypatch.setattr(folder, "_read_files", read_files)
     return found
 
 
