@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from cnnbench.statistics.estimates import Interval
-from cnnbench.statistics.roots import root_between
+from cnnbench.statistics.estimates import Interval, root_between
 
 
 @dataclass(frozen=True, slots=True)

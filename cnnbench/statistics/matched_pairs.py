@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
 
-from cnnbench.statistics.estimates import Interval
-from cnnbench.statistics.roots import root_between
+from cnnbench.statistics.estimates import Interval, root_between
 
 
 @dataclass(frozen=True, slots=True)
