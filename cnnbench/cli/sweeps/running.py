@@ -115,7 +115,7 @@ def train_sweep(
         with continued_by(sweep.again), handle_signals():
             failures = train_with(planned, board, options)
     finally:
-        _print(board.sweep, json=options.json)
+        _print(board, json=options.json)
     if failures:
         _report(failures, board.sweep)
         raise typer.Exit(1)
@@ -241,7 +241,7 @@ class SweepBoard:
     def __init__(self, console: "Console", sweep: PlannedSweep, options: SweepOptions) -> None:
         self.console, self.sweep, self.options = console, sweep, options
         self.started, self.done = monotonic(), 0
-        self.told: set[int] = set()  # trials that failed
+        self.reasons: dict[int, str] = {}  # of the trials that failed
         self.bars = Board(console, Tally(works_of(sweep.trials)))
 
     def together(
@@ -279,7 +279,7 @@ class SweepBoard:
             if row.number == trial.number
         ]
         name = words(rows.metric if rows.by_test else f"validation_{rows.metric}")
-        left = self.sweep.number - self.done - len(self.told)
+        left = self.sweep.number - self.done - len(self.reasons)
         seconds = (monotonic() - self.started) / self.done * left
         has_bar = self.console.is_terminal and not self.options.verbose
         time = f"; about {duration_text(seconds)} left" if left and not has_bar else ""
@@ -290,9 +290,9 @@ class SweepBoard:
 
     def failed(self, failure: Failure) -> None:
         """Prints why a trial failed, once."""
-        if failure.trial.number in self.told:
+        if failure.trial.number in self.reasons:
             return
-        self.told.add(failure.trial.number)
+        self.reasons[failure.trial.number] = failure.reason
         self.bars.tally.fail(failure.trial.number)
         text = f"{self._place(failure.trial)}: failed: {failure.reason}"
         print_line(self.console, text, "red")
@@ -309,8 +309,9 @@ class SweepBoard:
             print_line(self.console, text)
 
 
-def _print(sweep: PlannedSweep, *, json: bool) -> None:
-    result = read_sweep(sweep.plan, sweep.results_dir)
+def _print(board: SweepBoard, *, json: bool) -> None:
+    sweep = board.sweep
+    result = read_sweep(sweep.plan, sweep.results_dir).with_errors(board.reasons)
     if json:
         print_document(json_sweep(result), "json")
         return

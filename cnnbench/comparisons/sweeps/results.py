@@ -112,6 +112,14 @@ class SweepResult:
         """True if the test images rank, since there are no validation images."""
         return self.metric.startswith(TEST)
 
+    def with_errors(self, reasons: Mapping[int, str]) -> "SweepResult":
+        """The sweep with the errors of trials that have no results, by number."""
+        rows = (
+            row if row.scores else replace(row, error=reasons.get(row.number, row.error))
+            for row in self.rows
+        )
+        return replace(self, rows=tuple(rows))
+
     def of(self, title: str) -> tuple[SweepRow, ...]:
         """The trials of one experiment that are trained."""
         return tuple(row for row in self.trained if row.title == title)

@@ -183,7 +183,8 @@ def next_steps(result: SweepResult, results_dir: Path) -> list[str]:
     number = max(len(result.rows), result.plan.number)  # with trials that are not proposed yet
     if missing := number - len(result.trained):
         again = commands.command_line(commands.with_needed(result.plan.command))
-        lines.append(f"{missing} of {number} are not trained; train them with: {again}")
+        verb, them = ("is", "it") if missing == 1 else ("are", "them")
+        lines.append(f"{missing} of {number} {verb} not trained; train {them} with: {again}")
     if result.best is not None and len(result.trained) > 1:
         confirm = commands.cnnbench("confirm", result.plan.sweep, *where)
         lines.append(f"Confirm it with fresh seeds: {confirm}")

@@ -10,6 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
+from cnnbench.data import dataset
+from cnnbench.errors import DataError
+from cnnbench.runner import run
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import RunFolder
 from cnnbench.runs.records import RunRecord, Status
@@ -207,12 +210,30 @@ def test_a_trial_that_fails_does_not_stop_the_others(monkeypatch):
         "1 of 2 trials failed:\n"
         "  trial 1, learning_rate=0.01: out of memory; use smaller batches.\n"
     )
-    assert "1 of 2 are not trained; train them with: cnnbench " in done.stdout
+    assert "1 of 2 is not trained; train it with: cnnbench " in done.stdout
     assert [str(record.status) for record in records()] == ["failed", "finished"]
     shown = invoke("sweep", "show").stdout
     assert "|              failed |" in shown
     assert "\nTrial 1 failed: out of memory; use smaller batches.\n" in shown
     monkeypatch.undo()
+
+
+def test_a_trial_that_has_no_run_failed_too(monkeypatch):
+    """Its images cannot be read, so there is no folder that says why."""
+    read = dataset.dataset_of
+
+    def lost(wanted, *options):
+        if wanted.train_examples == 50:
+            raise DataError("there are no images; download them.")
+        return read(wanted, *options)
+
+    monkeypatch.setattr(run, "dataset_of", lost)
+    done = invoke("run", "a.yaml", "dataset.train_examples=50,100", "--seeds", "1")
+    assert done.exit_code == 1
+    assert "|              failed |" in done.stdout
+    assert done.stderr.endswith(
+        "  trial 1, train_examples=50: there are no images; download them.\n"
+    )
 
 
 def test_a_race_drops_clear_losers_and_continues_when_needed():
