@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -106,7 +107,7 @@ def start(folder: Path, *words: str, **variables: str) -> "subprocess.Popen[str]
 def trained(folder: Path, *words: str) -> RunResult:
     """The run of a command line."""
     process = start(folder, "run", "tiny.yaml", "--quiet", "--results-dir", "r", *words)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, out + err
     return read_run(list_runs(folder / "r").entries[-1].path)
 
@@ -133,6 +134,48 @@ def curve(run: RunResult) -> list[float]:
     ]
 
 
+# The part of each process: a message of the first, a meeting, and a sum over all devices.
+MEMBER = """
+import sys
+from cnnbench.executors import processes
+place, address = int(sys.argv[1]), sys.argv[2]
+processes.join(processes.ProcessGroup(2, place, address, "test"), print)
+import jax
+from jax.sharding import PartitionSpec
+from cnnbench.system.devices import make_mesh, pick_devices, spans_processes
+devices = pick_devices("cpu")
+mesh, everywhere = make_mesh(devices), PartitionSpec()
+options = dict(mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False)
+total = jax.jit(jax.shard_map(lambda x: jax.lax.psum(x, "batch"), **options))
+said = processes.shared(lambda: f"from {place}")
+processes.meet()
+same = int(jax.device_get(total(jax.numpy.ones((), int)))) == len(devices)
+print(processes.num_processes(), processes.leads(), said, spans_processes(mesh), same)
+processes.leave()
+"""
+
+
+def test_processes_exchange_messages_and_sums():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    group = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEMBER, str(place), address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        for place in range(2)
+    ]
+    said = [member.communicate(timeout=600) for member in group]
+    assert [out for out, _ in said] == [
+        f"2 {leads} from 0 True True\n" for leads in (True, False)
+    ], said
+
+
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path):
     two = trained(tmp_path, "--engine", "direct", "--processes", "2")
     assert two.record.engine
