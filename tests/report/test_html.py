@@ -22,9 +22,11 @@ from cnnbench.data.dataset import dataset_of
 from cnnbench.report.html import report_page, table_page
 from cnnbench.report.run_artifacts import RunArtifacts, read_artifacts
 from cnnbench.report.side_by_side import MOST
+from cnnbench.report.sweeps.page import sweep_page
 from cnnbench.runs.folder import read_run, read_weights
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.weights import encode_weights
+from tests.report.sweeps.test_table import TWO
 from tests.support.golden import approved
 from tests.support.oracles import calibration_error
 from tests.support.samples import make_run, on_device, on_other, save
@@ -490,6 +492,26 @@ def test_a_browser_shows_the_page(
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
     assert tab.evaluate(broken) == 0
+    found = Axe().run(tab, options={"runOnly": RULES}).response["violations"]
+    assert [(issue["id"], issue["nodes"][0]["html"]) for issue in found] == []
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_sweep_fits_a_phone(browser: Any, tmp_path: Path, width: int) -> None:
+    """Parallel coordinates of two keys are seen whole; tables scroll beside the result at most."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    file = tmp_path / "sweep.html"
+    file.write_text(sweep_page(TWO, Path("results")))
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab.goto(file.as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    ends = "e => Math.round(e.getBoundingClientRect().right)"
+    assert tab.locator(".coordinates").evaluate(ends) <= width
+    assert tab.locator(".trials tbody tr:first-child td:nth-child(4)").evaluate(ends) <= width
+    tab.locator(".trials button").first.click()
+    assert tab.locator(".trials tbody td").first.inner_text() == "1"
     found = Axe().run(tab, options={"runOnly": RULES}).response["violations"]
     assert [(issue["id"], issue["nodes"][0]["html"]) for issue in found] == []
     tab.close()

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
@@ -116,7 +117,7 @@ def _words(result: SweepResult) -> str:
 def _table(result: SweepResult) -> str:
     header, *rows = sweep_grid(result)
     heads = "".join(
-        f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in header
+        f'<th scope="col"><button type="button">{_breakable(name)}</button></th>' for name in header
     )
     lines = "".join(
         f'<tr data-trial="{_name(result, row)}" tabindex="0">{"".join(_cells(row, texts))}</tr>\n'
@@ -128,6 +129,15 @@ def _table(result: SweepResult) -> str:
         f'{_scroll(name)}<table class="trials">'
         f"{caption}<thead><tr>{heads}</tr></thead>\n<tbody>{lines}</tbody></table></div>"
     )
+
+
+def _breakable(name: str) -> str:
+    """A name as HTML, which narrow screens break after its parts.
+
+    >>> _breakable("conv1.filters")
+    'conv1.<wbr>filters'
+    """
+    return re.sub(r"([._])", r"\1<wbr>", escape(name))
 
 
 def _cells(row: SweepRow, texts: Sequence[str]) -> Iterator[str]:
