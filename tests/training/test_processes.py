@@ -53,14 +53,18 @@ def job_of(layers: Layers, num_devices: int, **options: Any) -> Job:
 
 # Exchanges.
 
-EXCHANGE = re.compile(r" (all-\w+|collective-permute|reduce-scatter)(?:-start)?\(")
+EXCHANGE = re.compile(r" = (.*) (all-\w+|collective-permute|reduce-scatter)(?:-start)?\(")
+ARRAY = re.compile(r"\w+\[")  # in the type of a result, which may be a tuple
 
 
 def exchanges(setup: Executables) -> Counter[str]:
-    """Exchanges between processes in a compiled step, by kind."""
+    """Arrays that processes exchange in a compiled step, by kind."""
     network = setup.network(0)
     lowered, _ = lower_train(setup, network, setup.state(network))
-    return Counter(EXCHANGE.findall(str(lowered.compile().as_text())))
+    counts: Counter[str] = Counter()
+    for result, kind in EXCHANGE.findall(str(lowered.compile().as_text())):
+        counts[kind] += len(ARRAY.findall(result))
+    return counts
 
 
 @pytest.mark.parametrize(
