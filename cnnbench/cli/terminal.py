@@ -198,11 +198,12 @@ def continued_by(again: str) -> Iterator[None]:
         raise
 
 
-def start_jax(device: str = "auto") -> None:
+def start_jax(device: str = "auto", *, all_cores: bool = False) -> None:
     """Imports JAX for a command that computes; call it after all cheaper checks.
 
     Args:
       device: the kind of device that is required.
+      all_cores: True for a command that trains in this process, with a device for each core.
 
     Raises:
       UsageError: JAX rejects an environment variable, or there is no such device.
@@ -210,8 +211,10 @@ def start_jax(device: str = "auto") -> None:
     from cnnbench.system import settings
 
     settings.start(lambda text: warn([text]))
-    from cnnbench.system.devices import pick_devices
+    from cnnbench.system.devices import pick_devices, use_all_cores
 
+    if all_cores:
+        use_all_cores(lambda text: warn([text]))
     pick_devices(device)
 
 

@@ -31,12 +31,15 @@ def step_ns(plan: Plan, form: EngineName, row: int) -> float:
     return sum(costs) + sum(_other_ns(node) for node in plan.nodes)
 
 
-def leaves_to_xla(plan: Plan) -> bool:
-    """True if there are convolutions that every engine leaves to XLA, grouped or dilated ones."""
-    return any(
-        not conv.shifts(plan.by_name[name].in_shapes[0][2], _kernel(plan, name))
-        for name, conv in Fused(plan, "direct").grouped.items()
+def xla_share(plan: Plan) -> float:
+    """Share of the multiply-adds in grouped and dilated convolutions that engines leave to XLA."""
+    nodes = [(plan.by_name[name], conv) for name, conv in Fused(plan, "direct").grouped.items()]
+    left = sum(
+        node.layout.multiply_adds
+        for node, conv in nodes
+        if not conv.shifts(node.in_shapes[0][2], _kernel(plan, node.name))
     )
+    return left / plan.multiply_adds if left else 0.0
 
 
 def _kernel(plan: Plan, name: str) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from cnnbench._version import __version__
 from cnnbench.executors.processes import leads, num_processes, shared
 from cnnbench.graph.plan import Plan
 from cnnbench.graph.repeats import shortened
-from cnnbench.nn.step_cost import leaves_to_xla, step_ns
+from cnnbench.nn.step_cost import step_ns, xla_share
 from cnnbench.runs.records import EngineRecord
 from cnnbench.system.cache import cache_dir
 from cnnbench.system.compile_cache import Program, compiled_together
@@ -35,13 +35,14 @@ from cnnbench.training.optim.optimizer import build_optimizer
 from cnnbench.training.strategy import Strategy, candidates, convolves, requested_strategy, spread
 
 STEPS = 3  # timed steps per candidate, after one warm-up step
+MOST_XLA = 0.5  # share of the multiply-adds that every engine leaves to XLA; `plain` may win above
 DOUBT = 1.1  # goes on timing while the second is slower by less than this
 MOST_S, MOST_STEPS = 3.0, 30  # of timing, also in doubt
 LONG_S = 1.0  # steps that take longer are not timed again once warm
 HOPELESS = 3.0  # stop timing a candidate this many times slower than the best
 COLD_S = 3.0  # a first step may take longer, but not so much
 MARGIN = 1.05  # speedup required of `fast`, which has larger rounding errors
-CLEAR = 1.2  # estimated speedup of `fast` that need not be confirmed by measurement
+CLEAR = 1.2  # estimated speedup required of `fast`, without a measurement
 IDLE = 0.2  # load per CPU: a choice made when the machine was `BUSY` is measured again when idle
 SLOWER = 1.5  # a step that takes this many times as long as promised casts doubt on the choice
 
@@ -154,19 +155,16 @@ def _candidates(job: Job) -> tuple[Strategy, ...]:
 def promising(plan: Plan, found: Sequence[Strategy]) -> tuple[Strategy, ...]:
     """The candidates for a CPU that may be the fastest by their estimated cost.
 
-    `plain` is only faster without convolutions, or with some that all engines leave to XLA (grouped
-    or dilated, but not depthwise ones with small kernels). Where no layer gains by Winograd's
-    algorithm, `fast` is the same program as `direct`.
+    `plain` is only faster without convolutions, or if most of the work is in convolutions that all
+    engines leave to XLA (grouped or dilated, but not depthwise ones with small kernels). To compile
+    and time `fast` and `direct` would take longer than most networks could gain by it.
     """
     kept = {strategy.form: strategy for strategy in found}
-    if len(kept) > 1 and convolves(plan) and not leaves_to_xla(plan):
+    if len(kept) > 1 and convolves(plan) and xla_share(plan) < MOST_XLA:
         kept.pop("plain", None)
     if {"fast", "direct"} <= kept.keys():
         fast, direct = (step_ns(plan, s.form, s.row or 1) for s in (kept["fast"], kept["direct"]))
-        if direct < MARGIN * fast:
-            del kept["fast"]
-        elif direct > CLEAR * fast:
-            del kept["direct"]
+        del kept["direct" if direct > CLEAR * fast else "fast"]
     return tuple(kept.values())
 
 

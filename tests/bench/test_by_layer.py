@@ -1,6 +1,9 @@
 """Time by layer: attribution of a profile to layers, the roofline, and what is printed."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from cnnbench.cli.app import app
 from cnnbench.data.splits import Split
 from cnnbench.graph.flops import layer_flops, training_flops
 from cnnbench.spec.loader import load_experiment
+from cnnbench.system.host import num_cpus
 
 PROGRAM = """
 %body (x: f32[8]) -> f32[8] {
@@ -168,6 +172,25 @@ def test_json_has_derived_values() -> None:
     assert conv["peak_share"] == pytest.approx(0.8e9 / 0.0165 / 100e9)
     assert (conv["bound_by"], conv["flops_per_byte"]) == ("products", 40.0)
     assert network["roofline"] == {"peak_flops": 100e9, "bandwidth": 10e9}
+
+
+@pytest.mark.slow
+def test_the_command_measures_on_all_cores(tmp_path: Path) -> None:
+    """As `run` trains: in a process of its own, where nothing has started JAX before."""
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    words = ["bench", "tiny.yaml", "--by-layer", "--format", "json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cnnbench", *words],
+        cwd=tmp_path,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (network,) = json.loads(done.stdout)["networks"]
+    cores = min(2, num_cpus())  # of 20 images, in rows of 10
+    assert network["strategy"] == f"fast, micro-batch 10{', 2 devices' if cores > 1 else ''}"
 
 
 def test_other_frameworks_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cnnbench.spec.loader import load_experiment
 from cnnbench.training import autotune
 from cnnbench.training.autotune import (
     MARGIN,
@@ -27,6 +28,7 @@ from cnnbench.training.events import Compiled, Remark, Trained, Tuning
 from cnnbench.training.executables import Job
 from cnnbench.training.strategy import ROW, SMALL_ROW, Strategy, candidates, requested_strategy
 from tests.support.oracles import make_plan
+from tests.support.paths import EXPERIMENTS
 from tests.support.training import run_job
 from tests.training.test_trainer import CLASSES, CONV, LINEAR, SHAPE, make_dataset, make_job
 
@@ -213,7 +215,7 @@ def test_fast_has_to_be_clearly_faster() -> None:
         ({"conv": {"op": "conv", "filters": 16, "kernel": 7, "groups": 8}}, "direct plain"),
         ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "groups": 4}}, "direct plain"),
         ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "dilation": 2}}, "direct plain"),
-        ({"conv": {"op": "conv", "filters": 16, "kernel": 3}, "norm": NORM["norm"]}, "fast direct"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 3}, "norm": NORM["norm"]}, "direct"),
         ({"flat": {"op": "flatten"}}, "direct plain"),
     ],
     ids=[
@@ -225,6 +227,15 @@ def test_auto_only_considers_engines_that_may_be_the_fastest(layers: Any, forms:
     plan = make_plan(layers | {"out": {"op": "dense", "units": 3}}, (12, 12, 8), (3,))
     found = candidates(plan, 100, 10, 2, accelerator=False)
     assert [strategy.form for strategy in promising(plan, found)] == forms.split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((EXPERIMENTS / "zoo").glob("*.yaml")), ids=lambda p: p.stem)
+def test_no_network_of_the_zoo_is_compiled_for_a_choice(path: Path) -> None:
+    plan = load_experiment(path).plan
+    assert plan is not None
+    found = candidates(plan, 32, 10, 2, accelerator=False)
+    assert len(promising(plan, found)) == 1
 
 
 def test_the_only_engine_that_fits_in_memory_is_never_ruled_out() -> None:

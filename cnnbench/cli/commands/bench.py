@@ -111,7 +111,7 @@ def _by_layer(
     if against:
         message = "--against: cannot be combined with --by-layer, which measures cnnbench alone"
         raise UsageError(f"{message}; remove one of them.")
-    start_jax()
+    start_jax(all_cores=True)
     found = []
     for loaded in experiments:
         found.append(measure_by_layer(session.make_task(loaded, data_dir, _note)))
