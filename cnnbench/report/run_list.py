@@ -234,8 +234,8 @@ def rows_parquet(rows: Sequence[RunRow]) -> bytes:
 
 
 def column_names(rows: Sequence[RunRow]) -> list[str]:
-    """Lists the names of all columns, in the order of their first rows."""
-    return list(dict.fromkeys(name for row in rows for name in row))
+    """Lists the names of all columns, in the order of their first rows; some without any row."""
+    return list(dict.fromkeys(name for row in rows for name in row)) or list(RECORDED)
 
 
 def _flat(value: Value) -> Any:

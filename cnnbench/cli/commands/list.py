@@ -79,13 +79,14 @@ def list_runs(  # noqa: PLR0913, PLR0917 - one parameter per option
     found = _searched(asked, results_dir)
     if found is None:
         return
+    is_table = output is None and format is Format.TABLE
+    if not found.entries:
+        tell(f"no run matches {where}; {found.known}", err=not is_table)
     if output is not None:
         write_runs("--output", output, found, per)
-    elif format is not Format.TABLE:
+    elif not is_table:
         print_document(_text(found, per, format.value), format.value)
-    elif not found.entries:
-        tell(f"no run matches {where}; {found.known}", err=False)
-    else:
+    elif found.entries:
         _print(found, asked)
 
 

@@ -332,6 +332,23 @@ def test_the_columns_that_were_asked_for_are_shown(results: Path) -> None:
     assert nothing.stdout == "no run matches seeds > 100; seeds is 6\n"
 
 
+@pytest.mark.parametrize("form", ["csv", "json", "parquet"])
+def test_tables_without_a_run_have_their_columns(form: str, results: Path, tmp_path: Path) -> None:
+    """A program reads them as any other; why they are empty is said beside."""
+    file = tmp_path / f"none.{form}"
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    words = ["list", "--where", "seeds > 100", "--output", str(file)]
+    done = invoke(*words, "--results-dir", str(results))
+    assert done.exit_code == 0
+    assert done.stderr == f"no run matches seeds > 100; seeds is 6\nwrote {file}\n"
+    if form == "json":
+        assert json.loads(file.read_text()) == []
+        return
+    found = pd.read_csv(file) if form == "csv" else pd.read_parquet(file)
+    assert (len(found), list(found)[:3]) == (0, ["run", "name", "title"])
+
+
 def test_options_that_do_not_fit(results: Path) -> None:
     done = invoke("list", "--per", "seed")
     assert (done.exit_code, done.stderr) == (
