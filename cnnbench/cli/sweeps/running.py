@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from cnnbench.cli.progress import Board, print_line
-from cnnbench.cli.screen.tally import Tally
+from cnnbench.cli.screen.tally import Tally, seconds_left
 from cnnbench.cli.sweeps.screen import trials_listening, works_of
 from cnnbench.cli.terminal import continued_by, print_document, stderr, stdout, tell
 from cnnbench.comparisons.sweeps.results import read_sweep, sweep_result
@@ -279,11 +279,17 @@ class SweepBoard:
             if row.number == trial.number
         ]
         name = words(rows.metric if rows.by_test else f"validation_{rows.metric}")
-        left = self.sweep.number - self.done - len(self.reasons)
-        seconds = (monotonic() - self.started) / self.done * left
+        seconds = self._seconds_left(trial)
         has_bar = self.console.is_terminal and not self.options.verbose
-        time = f"; about {duration_text(seconds)} left" if left and not has_bar else ""
+        time = f"; about {duration_text(seconds)} left" if seconds and not has_bar else ""
         self.say(f"{self._place(trial)}: {name} {', '.join(values)}{time}")
+
+    def _seconds_left(self, trial: TrialRequests) -> float | None:
+        """The time left: by trials, or by epochs if several trials are trained side by side."""
+        if trial.requests[0].on:
+            return seconds_left(self.bars.tally.works)
+        left = self.sweep.number - self.done - len(self.reasons)
+        return (monotonic() - self.started) / self.done * left
 
     def _place(self, trial: TrialRequests) -> str:
         return f"trial {trial.number} of {self.sweep.number_of_all}, {trial.label}"
