@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.errors import UsageError
@@ -17,20 +18,27 @@ Scored = tuple[TrialValues, float]
 """The values of a finished trial, and its loss: smaller is better; infinite if it diverged."""
 
 
-def require_optuna() -> Any:
+def require_optuna() -> None:
+    """Checks that Optuna is installed, without importing it, which takes long.
+
+    Raises:
+      UsageError: it is not.
+    """
+    if find_spec("optuna") is None:
+        install = commands.pip_install("cnnbench[optuna]")
+        message = f"--sampler optuna: Optuna is not installed; run {install}"
+        raise UsageError(f"{message}, or remove --sampler.")
+
+
+def _optuna() -> Any:
     """Optuna, silenced.
 
     Raises:
       UsageError: it is not installed.
     """
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        if error.name != "optuna":
-            raise
-        install = commands.pip_install("cnnbench[optuna]")
-        message = f"--sampler optuna: Optuna is not installed; run {install}"
-        raise UsageError(f"{message}, or remove --sampler.") from None
+    require_optuna()
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -61,7 +69,7 @@ def propose(
     """
     import numpy as np
 
-    optuna = require_optuna()
+    optuna = _optuna()
     spaces = {axis.key: _distribution(axis) for axis in axes}
     states = optuna.trial.TrialState
     told: list[tuple[TrialValues, float | None, Any]]

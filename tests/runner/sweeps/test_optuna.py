@@ -1,6 +1,5 @@
 """Trials proposed by Optuna: their values, what they depend on, and that they learn."""
 
-import builtins
 import math
 
 import numpy as np
@@ -85,14 +84,7 @@ def different(points) -> int:
 
 
 def test_without_optuna(monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name == "optuna":
-            raise ModuleNotFoundError("No module named 'optuna'", name="optuna")
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setattr("cnnbench.runner.sweeps.optuna.find_spec", lambda _: None)
     with pytest.raises(UsageError) as error:
         propose(AXES, (0,), ())
     assert str(error.value) == (
