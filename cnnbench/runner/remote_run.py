@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cnnbench.data.streaming.source import StreamOptions
-from cnnbench.errors import ModelError
+from cnnbench.errors import ModelError, UsageError
 from cnnbench.runner import sent_images, tensorboard
 from cnnbench.runner.open_run import checkpoints_of, source_of
 from cnnbench.runner.recorder import Listener
@@ -103,7 +103,13 @@ class RemoteRun(TrainingRun):
 
         Args:
           found: what the workers run on.
+
+        Raises:
+          UsageError: they have GPUs for themselves that JAX does not find.
         """
+        if self._request.gpus and found.device_kind == "cpu":
+            message = f"--gpus {self._request.gpus:g}: JAX finds no GPU on a worker of the cluster"
+            raise UsageError(f"{message}; install JAX for CUDA there, or leave out --gpus.")
         with self._turn():
             self._started = time.monotonic()
             self._work = self._described(found)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnnbench.errors import UsageError
 from cnnbench.executors.interface import Completed, Emitted, Lost, Message, WorkerTask
 from cnnbench.runner.distributed import run_on
 from cnnbench.runner.run import Request
@@ -241,6 +242,17 @@ class InOrder(Random):
 
     def random(self) -> float:
         return 1.0
+
+
+def test_workers_with_gpus_that_jax_does_not_find(trainings: Trainings, tmp_path: Path) -> None:
+    asked = [replace(each, gpus=0.5) for each in requests(tmp_path, 1, 1)]
+    with pytest.raises(UsageError) as caught:
+        run_on(asked, diaries(1), Scripted(1, InOrder(), trainings))
+    assert str(caught.value) == (
+        "--gpus 0.5: JAX finds no GPU on a worker of the cluster; install JAX for CUDA there, or leave"
+        " out --gpus."
+    )
+    assert not (tmp_path / "results").exists()
 
 
 @settings(max_examples=6)
