@@ -709,28 +709,30 @@ def _dry_run(requests: "Sequence[Request]") -> None:
     from cnnbench.cli.commands.show import show_layers
     from cnnbench.runner.batches.dividing import alike, with_interrupted
     from cnnbench.runner.batches.left import left_of
+    from cnnbench.runner.open_run import model_source
     from cnnbench.runs.find import list_runs
     from cnnbench.runs.folder import read_run
     from cnnbench.training.resume import require_epochs
 
     first: Loaded | None = None
-    shown = set[object]()
+    sources: dict[object, bytes] = {}
     parts = with_interrupted(requests)
     entries = list_runs(requests[0].results_dir).entries if any(r.needed for r in requests) else ()
     for number, request in zip(parts.origins, parts.requests, strict=True):
         whole = requests[number]
         run = request.resume or request.grows or number  # a run and its new seeds are one network
-        if run not in shown:
-            shown.add(run)
+        if run not in sources:
             data = whole.data_dir
-            loaded, _ = show_layers(
+            loaded, outline = show_layers(
                 whole.path, whole.overrides, data, first, allow_python=whole.allow_python
             )
             first = first or loaded
+            reference = str(loaded.experiment.model.python or "") if outline else ""
+            sources[run] = model_source(reference, whole.path.resolve().parent)
         spec = request.load().experiment
         if request.resume:
             require_epochs(read_run(request.resume), request.resume, spec)
-        tell(_left_text(spec, left_of(request, alike(spec, entries))), err=False)
+        tell(_left_text(spec, left_of(request, alike(spec, entries, sources[run]))), err=False)
     parts.tell(tell)
 
 

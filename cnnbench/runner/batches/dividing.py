@@ -140,25 +140,26 @@ def _runs_of(spec: Experiment, request: Request, entries: Sequence[RunEntry]) ->
     ]
 
 
-def alike(spec: Experiment, runs: Sequence[RunEntry]) -> list[RunEntry]:
+def alike(spec: Experiment, runs: Sequence[RunEntry], source: bytes = b"") -> list[RunEntry]:
     """The runs that seem to be of an experiment, whose images are not read yet.
 
-    A Python model is known by the name of the run alone: its digest would need JAX.
+    Without its source, a Python model is known by the name of the run alone: it would need JAX.
 
     Args:
       spec: the experiment.
       runs: any runs.
+      source: source code of a Python model; empty if it is not read, or there is none.
     """
-    digest, name = spec.digest(), spec.name
+    digest, name, unread = spec.digest(source), spec.name, spec.model.python and not source
     return [
         run
         for run in runs
         if run.facts.spec_digest == digest
-        or (run.facts.name == name and (spec.model.python or _is_like(run, spec)))
+        or (run.facts.name == name and (unread or _is_like(run, spec, source)))
     ]
 
 
-def _is_like(run: RunEntry, spec: Experiment) -> bool:
+def _is_like(run: RunEntry, spec: Experiment, source: bytes) -> bool:
     """True if a run is of an experiment but for numbers that are computed from the images."""
     if not spec.depends_on_images:
         return False
@@ -173,7 +174,7 @@ def _is_like(run: RunEntry, spec: Experiment) -> bool:
         )
         for part, own in keys.items()
     }
-    return spec.model_copy(update=filled).digest() == run.facts.spec_digest
+    return spec.model_copy(update=filled).digest(source) == run.facts.spec_digest
 
 
 def _is_open(spec: Experiment, key: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from cnnbench.comparisons.labels import short_setting
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.data.streaming.source import StreamOptions
-from cnnbench.errors import SpecError, UsageError
+from cnnbench.errors import ModelError, SpecError, UsageError
 from cnnbench.runner.open_run import model_source
 from cnnbench.runner.run import Request
 from cnnbench.runner.sweeps.space import SweepAxis, TrialValues, choose_points
@@ -305,5 +305,22 @@ class _Images:
 
 def _run_plan(request: Request, title: str, images: _Images) -> RunPlan:
     spec = images.with_numbers(request)
-    source = model_source(spec.model.python or "", request.path.resolve().parent)
+    reference, folder = spec.model.python or "", request.path.resolve().parent
+    if reference and not request.allow_python:
+        _require_trust(request, reference, folder)
+    source = model_source(reference, folder)
     return RunPlan(spec.name, title, spec.digest(source), spec.seeds)
+
+
+def _require_trust(request: Request, reference: str, folder: Path) -> None:
+    """Refuses to import a Python model from anywhere, as a run does.
+
+    Raises:
+      SpecError: it is not in the folder of the experiment.
+    """
+    from cnnbench.nn.python_model import require_trust
+
+    try:
+        require_trust(reference, folder)
+    except ModelError as error:
+        raise error.at(request.load().place(error.key)) from None

@@ -236,6 +236,20 @@ def test_a_trial_that_has_no_run_failed_too(monkeypatch):
     )
 
 
+def test_a_model_of_another_folder_is_not_imported(tmp_path, monkeypatch):
+    """Planning needs its source, and must not run code that a training would refuse to run."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "untrusted_net.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(folder))
+    own = NET[: NET.index("model:")] + 'model: {python: "untrusted_net:Net"}\ntrain: {epochs: 1}\n'
+    Path("p.yaml").write_text(own)
+    done = invoke("run", "p.yaml", RATES, "--dry-run")
+    assert done.exit_code == 2
+    assert "untrusted_net" in done.stderr
+    assert "--allow-python" in done.stderr
+
+
 def test_a_race_drops_clear_losers_and_continues_when_needed():
     rates = "train.optimizer.learning_rate=0.0001,0.3"
     larger = ("train.epochs=20", "model.params.units=32")
