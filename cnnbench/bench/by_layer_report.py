@@ -95,6 +95,8 @@ def notes(found: ByLayer) -> list[str]:
     """Notes below the table."""
     roofline = found.roofline
     profiled = found.profiled_s / found.step_s
+    above = any(layer.peak_share(roofline) > 1 for layer in found.layers)
+    fewer = " Above 100%, Winograd computes fewer than are counted." if above else ""
     return [
         "Fwd, Bwd: milliseconds of the forward and the backward pass in a step as profiled, scaled"
         f" to a step without the profiler (with it, a step takes {profiled:.2f}x as long).",
@@ -102,7 +104,7 @@ def notes(found: ByLayer) -> list[str]:
         " among all rows in proportion, so that they add up to a step.",
         f"{REST}: loss, optimizer, augmentation and copies.",
         f"Peak: FLOPs of the products, relative to {roofline.peak_flops / 1e9:,.0f} GFLOP/s,"
-        " measured by a large matrix product.",
+        f" measured by a large matrix product.{fewer}",
         "FLOP/B: FLOPs per byte that the layer reads and writes at least. Below"
         f" {roofline.ridge:.0f}, its limit is the memory ({roofline.bandwidth / 1e9:.1f} GB/s),"
         " above it the products.",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,15 @@ def test_what_the_terminal_shows() -> None:
         console.print(terminal_by_layer(FOUND))
     lines = [line.rstrip() for line in captured.get().strip().split("\n")]
     assert "\n".join(lines) + "\n" == SHOWN
+
+
+def test_more_than_the_peak_is_explained() -> None:
+    """800 MFLOP in 5 ms are 160 GFLOP/s."""
+    quick = replace(FOUND.layers[0], forward_s=0.002, backward_s=0.003)
+    text = markdown_by_layer(replace(FOUND, layers=(quick,)))
+    assert "| 160% |" in text
+    assert "matrix product. Above 100%, Winograd computes fewer than are counted." in text
+    assert "Winograd" not in markdown_by_layer(FOUND)
 
 
 def test_markdown_has_the_same_rows() -> None:
