@@ -249,8 +249,8 @@ def test_workers_with_gpus_that_jax_does_not_find(trainings: Trainings, tmp_path
     with pytest.raises(UsageError) as caught:
         run_on(asked, diaries(1), Scripted(1, InOrder(), trainings))
     assert str(caught.value) == (
-        "--gpus 0.5: JAX finds no GPU on a worker of the cluster; install JAX for CUDA there, or leave"
-        " out --gpus."
+        "--gpus 0.5: JAX finds no GPU on a worker of the cluster; install JAX for CUDA there, or"
+        " leave out --gpus."
     )
     assert not (tmp_path / "results").exists()
 
