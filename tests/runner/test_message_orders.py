@@ -255,6 +255,7 @@ def test_workers_with_gpus_that_jax_does_not_find(trainings: Trainings, tmp_path
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(
     st.integers(1, 3),
