@@ -419,11 +419,8 @@ class Bars(Lines):
                 for record in records:
                     self.curve = self._curve(record)
                 self._update()
-            case StepDone(seed=seed, epoch=epoch, step=step):
-                part = step / self.num_steps
-                self.parts[seed] = part * event.at_once
-                self._count(seed)
-                self._move(seed, epoch, epoch - 1 + part)
+            case StepDone():
+                self._step(event)
             case EpochRecord(seed=seed, epoch=epoch):
                 self._epoch(event)
                 self._move(seed, epoch, epoch)
@@ -471,6 +468,14 @@ class Bars(Lines):
 
     def _logs_seeds(self, summary: SeedSummary) -> bool:  # noqa: ARG002
         return self.verbose
+
+    def _step(self, done: StepDone) -> None:
+        seed, part = done.seed, done.step / self.num_steps
+        self.parts[seed] = part * done.at_once
+        if seed not in self.work.running:  # what is shown is of an earlier seed
+            self.value, self.curve = "", self.curve if seed in self.curves else ""
+        self._count(seed)
+        self._move(seed, done.epoch, done.epoch - 1 + part)
 
     def _epoch(self, record: EpochRecord) -> None:
         self.value, self.curve = headline(record), self._curve(record)

@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from cnnbench.errors import UsageError
+from cnnbench.formatting import enumeration
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import RunEntry, read_run
 from cnnbench.runs.records import Facts, RunRecord, RunResult, Status
@@ -159,7 +160,9 @@ def covering(
 
 
 def pooled(runs: Sequence[RunResult], results_dir: Path) -> tuple[list[RunResult], list[str]]:
-    """Unites each run with the batches of its experiment, if all runs then have equal seeds.
+    """Unites each run with the batches of its experiment, as far as all experiments have them.
+
+    All runs then have equal seeds. They stay as they are if that would leave no more seeds.
 
     Args:
       runs: finished runs of different experiments.
@@ -173,15 +176,27 @@ def pooled(runs: Sequence[RunResult], results_dir: Path) -> tuple[list[RunResult
     """
     entries = list_runs(results_dir).entries
     parts = [batches_of(run, entries) for run in runs]
-    whole = [merged(own) for own in parts]
-    if len({frozenset(run.record.seeds) for run in whole}) > 1:
+    whole = [{seed for part in own for seed in part.record.seeds} for own in parts]
+    shared = set.intersection(*whole)
+    equal = all(seeds == shared for seeds in whole)
+    if not equal and len(shared) <= max(len(run.record.seeds) for run in runs):
         return list(runs), []
-    notes = [
-        f"{run.record.name}: {len(run.record.seeds)} seeds of {len(own)} runs"
-        for run, own in zip(whole, parts, strict=True)
-        if len(own) > 1
-    ]
-    return whole, notes
+    found, notes = [], []
+    for own, seeds in zip(parts, whole, strict=True):
+        kept = [part for part in (_shared(part, shared) for part in own) if part.record.seeds]
+        found.append(merged(kept))
+        if len(kept) > 1:
+            others = enumeration([str(seed) for seed in sorted(seeds - shared)])
+            without = f"; without seeds {others}, which not all have" if others else ""
+            name = own[0].record.name
+            notes.append(f"{name}: {len(shared)} seeds pooled from {len(kept)} runs{without}")
+    return found, notes
+
+
+def _shared(run: RunResult, seeds: set[int]) -> RunResult:
+    """A run with only some of its seeds."""
+    own = tuple(seed for seed in run.record.seeds if seed in seeds)
+    return run if own == run.record.seeds else run.only(own)
 
 
 def is_batch(record: RunRecord) -> bool:

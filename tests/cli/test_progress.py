@@ -110,6 +110,22 @@ def test_bars_draw_the_course_of_a_seed(encoding, curve):
     bars.close()
 
 
+def test_the_value_of_a_seed_is_not_that_of_the_one_before():
+    bars = Bars(Board(console(terminal=True)[0]))
+    bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml", ["seeds=[1,2]"]))
+    bars.started(make_run(seeds=(1, 2)).record, 10)
+    bars.event(StepDone(1, 1, 1, 10))
+    for number in (1, 2, 3):
+        bars.event(dataclasses.replace(EPOCH, seed=1, epoch=number))
+    summary = make_run(seeds=(1,)).summary
+    assert summary is not None
+    bars.event(SeedDone(summary.seeds[0], np.empty(0), None, {}))
+    assert bars.value == ", accuracy 90.00%"
+    bars.event(StepDone(2, 1, 1, 10))
+    assert (bars.value, bars.curve) == ("", "")
+    bars.close()
+
+
 @pytest.mark.parametrize(
     ("width", "line"),
     [

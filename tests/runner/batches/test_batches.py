@@ -154,10 +154,10 @@ def test_compare_takes_batches_as_one(machines: Path, tmp_path: Path) -> None:
         shutil.copytree(machines / each, tmp_path, dirs_exist_ok=True)
     found = CliRunner().invoke(app, ["compare", *ARMS, "--results-dir", str(tmp_path)])
     assert found.exit_code == 0
-    assert "a: 3 seeds of 2 runs" in found.stderr
+    assert "a: 3 seeds pooled from 2 runs" in found.stderr
     assert "over 3 seeds" in found.stdout
     runs, notes = pooled([only(machines / "m2", name) for name in ARMS], tmp_path)
-    assert notes == ["a: 3 seeds of 2 runs", "b: 3 seeds of 2 runs"]
+    assert notes == ["a: 3 seeds pooled from 2 runs", "b: 3 seeds pooled from 2 runs"]
     whole = [only(machines / "whole", name) for name in ARMS]
     (ours,), (theirs,) = compare(runs).verdicts, compare(whole).verdicts
     assert (ours.difference, ours.p) == (theirs.difference, theirs.p)
@@ -257,3 +257,17 @@ def test_runs_with_unequal_seeds_after_pooling_stay_apart(tmp_path: Path) -> Non
     assert pooled(runs, tmp_path) == (runs, [])
     save(make_run("modified", seeds=(2, 3), run_id=SECOND), tmp_path)
     assert [len(run.record.seeds) for run in pooled(runs, tmp_path)[0]] == [4, 4]
+
+
+def test_seeds_that_only_one_experiment_has_do_not_prevent_pooling(tmp_path: Path) -> None:
+    """Such as those of the baseline of `confirm`, on fresh seeds."""
+    runs = [make_run(seeds=(0, 1)), make_run("modified", seeds=(0, 1))]
+    for name in ("standard", "modified"):
+        save(make_run(name, seeds=(2, 3), run_id=SECOND), tmp_path)
+    save(make_run(seeds=(5000, 5001), run_id="20260103T000000Z-0003"), tmp_path)
+    found, notes = pooled(runs, tmp_path)
+    assert [sorted(run.record.seeds) for run in found] == [[0, 1, 2, 3]] * 2
+    assert notes == [
+        "standard: 4 seeds pooled from 2 runs; without seeds 5000 and 5001, which not all have",
+        "modified: 4 seeds pooled from 2 runs",
+    ]
