@@ -53,8 +53,8 @@ from cnnbench.runs.checkpoints import Checkpoints
 save = Checkpoints.save
 
 
-def save_and_die(self, seed, epoch, values, step=0):
-    save(self, seed, epoch, values, step)
+def save_and_die(self, seed, epoch, values, step=0, machine=None):
+    save(self, seed, epoch, values, step, machine)
     if (epoch, step) == (1, 2):
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -17,7 +17,7 @@ def random_bits(keys: jax.Array, size: int) -> jax.Array:
     straight-line code, they stay in registers.
 
     Args:
-      keys: typed keys of Threefry, (n,).
+      keys: typed keys, (n,); those of another generator than Threefry are left to JAX.
       size: values per key.
 
     Returns:
@@ -27,6 +27,8 @@ def random_bits(keys: jax.Array, size: int) -> jax.Array:
     >>> bool((random_bits(key[None], 3) == jax.random.bits(key, 3)).all())
     True
     """
+    if str(jax.random.key_impl(keys)) != "threefry2x32":
+        return jax.vmap(lambda key: jax.random.bits(key, size, jnp.uint32))(keys)
     key = jax.random.key_data(keys)
     places = lax.iota(jnp.uint32, size)
     first, second = _threefry2x32((key[:, :1], key[:, 1:]), (jnp.zeros_like(places), places))
