@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import jax
@@ -179,7 +181,11 @@ def compile_seconds(n: int) -> float:
 
 @pytest.mark.slow
 def test_compile_time_does_not_grow_with_depth() -> None:
-    """Unrolled, a ResNet-56 takes 2.6 times as long as a ResNet-20."""
-    compile_seconds(1)  # also loads what every first compilation loads
-    short, long = (min(compile_seconds(n) for _ in range(2)) for n in (3, 9))
-    assert long < 1.5 * short
+    """Unrolled, a ResNet-56 takes 2.6 times as long as a ResNet-20.
+
+    In a new process, since traces and garbage of earlier tests would count.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        # The first one also loads what every first compilation loads.
+        _, *found = pool.map(compile_seconds, [1, 3, 9, 3, 9])
+    assert min(found[1::2]) < 1.5 * min(found[::2])
