@@ -28,7 +28,7 @@ def random_bits(keys: jax.Array, size: int) -> jax.Array:
     True
     """
     if str(jax.random.key_impl(keys)) != "threefry2x32":
-        return jax.vmap(lambda key: jax.random.bits(key, size, jnp.uint32))(keys)
+        return jax.vmap(lambda key: jax.random.bits(key, (size,), jnp.uint32))(keys)
     key = jax.random.key_data(keys)
     places = lax.iota(jnp.uint32, size)
     first, second = _threefry2x32((key[:, :1], key[:, 1:]), (jnp.zeros_like(places), places))

@@ -22,7 +22,7 @@ def test_bits_are_those_of_jax(words, size) -> None:
 
 def test_bits_of_other_generators_are_those_of_jax() -> None:
     keys = jax.random.split(jax.random.key(0, impl="rbg"), 2)
-    expected = jax.vmap(lambda key: jax.random.bits(key, 5, jnp.uint32))(keys)
+    expected = jax.vmap(lambda key: jax.random.bits(key, (5,), jnp.uint32))(keys)
     np.testing.assert_array_equal(threefry.random_bits(keys, 5), expected)
 
 
