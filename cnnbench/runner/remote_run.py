@@ -18,7 +18,6 @@ from cnnbench.runner.trackers.choice import TENSORBOARD
 from cnnbench.runner.work import RunWork
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import EngineRecord, Environment, EpochRecord, Machine
-from cnnbench.runs.selection import is_active
 from cnnbench.system.host import load_per_cpu
 from cnnbench.system.stopwatch import Timing
 from cnnbench.training.events import Compiled, Event, Resumed, SeedDone, Trained
@@ -142,7 +141,7 @@ class RemoteRun(TrainingRun):
             step=step,
             records=resume.records[seed],
             values=values,
-            machine=resume.machines.get(seed, resume.machine),
+            machine=resume.machine_of(seed),
         )
 
     def receive(self, event: Event) -> None:
@@ -195,10 +194,7 @@ class RemoteRun(TrainingRun):
     def lacks_epochs(self, seed: int) -> bool:
         """True unless all epochs of a seed are trained and kept, so that it is only tested."""
         resume, train = self._resumes.get(seed), self._loaded.experiment.train
-        return self.is_missing(seed) and (
-            resume is None
-            or (resume.epochs[seed] < train.epochs and is_active(train, resume.records[seed]))
-        )
+        return self.is_missing(seed) and not (resume and resume.is_trained(seed, train))
 
     def start_over(self, seed: int) -> None:
         """Forgets what is trained of a seed.

@@ -51,6 +51,14 @@ class Resume:
         """The finished epochs, in the order of the seeds."""
         return tuple(record for seed in self.records for record in self.records[seed])
 
+    def is_trained(self, seed: int, train: TrainSpec) -> bool:
+        """True if a seed has no further epochs."""
+        return self.epochs[seed] >= train.epochs or not is_active(train, self.records[seed])
+
+    def machine_of(self, seed: int) -> Machine | None:
+        """What trained a seed so far; None if unknown."""
+        return self.machines.get(seed, self.machine)
+
 
 def recorded_strategy(engine: EngineRecord | None) -> Strategy | None:
     """The training strategy of a record; None if nothing was compiled."""

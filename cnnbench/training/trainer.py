@@ -462,11 +462,9 @@ class Trainer:
 
 def _machine(job: Job, seed: int) -> Machine:
     """The machine that trained the last epoch of a seed, maybe before an interruption."""
-    resume, train = job.resume, job.experiment.train
-    if resume and (
-        resume.epochs[seed] >= train.epochs or not is_active(train, resume.records[seed])
-    ):
-        return resume.machines.get(seed) or resume.machine or machine(job.devices)
+    resume = job.resume
+    if resume and resume.is_trained(seed, job.experiment.train):
+        return resume.machine_of(seed) or machine(job.devices)
     return machine(job.devices)
 
 

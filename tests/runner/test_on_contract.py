@@ -5,15 +5,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
 from cnnbench.runs.folder import read_run
 from tests.runner.test_distributed import numbers
 from tests.runner.warm_workers import WarmWorkers, lend, warm_workers
+from tests.support.tinysets import write_pictures
 
 SPEC = """\
 name: {name}
@@ -59,13 +58,8 @@ def started() -> Iterator[WarmWorkers]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, rng = tmp_path_factory.mktemp("contract"), np.random.default_rng(0)
-    for label in range(2):
-        place = folder / "pics" / f"class{label}"
-        place.mkdir(parents=True)
-        for number in range(12):
-            pixels = rng.integers(0, 200, (6, 5), np.uint8) + np.uint8(20 * label)
-            Image.fromarray(pixels).save(place / f"{number}.png")
+    folder = tmp_path_factory.mktemp("contract")
+    write_pictures(folder / "pics")
     for name, units in (("a", 3), ("b", 5)):
         (folder / f"{name}.yaml").write_text(SPEC.format(name=name, units=units))
     (folder / "net.py").write_text(NET)

@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from cnnbench.executors.ray import RayExecutor
 from cnnbench.runner.distributed import run_on
@@ -32,6 +30,7 @@ from tests.support.ray_clusters import (
     wait_until,
     workers_of,
 )
+from tests.support.tinysets import write_pictures
 
 pytestmark = [pytest.mark.slow, NO_FORK_WARNING]
 SEEDS = {"a": [0, 1, 2], "b": [0, 1, 2]}
@@ -113,13 +112,7 @@ def test_machines_without_the_images_train_with_those_of_the_driver(
 
 def of_own_images(folder: Path) -> list[Request]:
     """Two experiments on a folder of 24 images."""
-    rng = np.random.default_rng(0)
-    for label in range(2):
-        place = folder / "pics" / f"class{label}"
-        place.mkdir(parents=True)
-        for number in range(12):
-            pixels = rng.integers(0, 200, (6, 5), np.uint8) + np.uint8(20 * label)
-            Image.fromarray(pixels).save(place / f"{number}.png")
+    write_pictures(folder / "pics")
     for name, units in (("a", 3), ("b", 5)):
         (folder / f"{name}.yaml").write_text(IMAGES.format(name=name, units=units))
     paths = [folder / f"{name}.yaml" for name in "ab"]

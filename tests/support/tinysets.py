@@ -130,3 +130,14 @@ def _png(image: NDArray[np.uint8]) -> io.BytesIO:
     PIL.Image.fromarray(image[..., 0]).save(content, "png")
     content.seek(0)
     return content
+
+
+def write_pictures(folder: Path) -> None:
+    """Writes two folders of 12 gray images of 6x5 pixels; those of the second class are lighter."""
+    rng = np.random.default_rng(0)
+    for label in range(2):
+        place = folder / f"class{label}"
+        place.mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.integers(0, 200, (6, 5), np.uint8) + np.uint8(20 * label)
+            PIL.Image.fromarray(pixels).save(place / f"{number}.png")
