@@ -384,3 +384,18 @@ def test_what_a_process_said_that_failed_alone_is_told(leader, code, told, monke
     assert notes[0].startswith("process 1 of 2 ended with exit code 3")
     assert notes[1:] == (["    first", "    no memory"] if told else [])
     assert found == (128 + signal.SIGTERM if waits else code)
+
+
+def test_a_leader_that_ends_before_anyone_looks_does_not_hide_who_was_killed(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cnnbench", "run", "a"])
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with tempfile.TemporaryFile() as nothing:
+        group = [
+            subprocess.Popen([sys.executable, "-c", each])
+            for each in ("raise SystemExit(1)", "raise SystemExit(1)", code)
+        ]
+        for each in group:
+            each.wait()
+        notes: list[str] = []
+        assert watched(group, [nothing, nothing], notes.append) == 1
+    assert notes == ["process 2 of 3 was killed (SIGKILL)"]

@@ -1,5 +1,6 @@
 """Seeds on a real Ray cluster of several machines: nothing is lost or trained twice."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -95,7 +96,8 @@ def test_machines_without_the_images_train_with_those_of_the_driver(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked = of_own_images(tmp_path)
-    expected = on_local([Request(r.path, results_dir=tmp_path / "local") for r in asked])
+    local = tmp_path / "local"
+    expected = on_local([dataclasses.replace(each, results_dir=local, known={}) for each in asked])
     caches = [tmp_path / "cache0", tmp_path / "cache1"]
     told = [Hides(name, tmp_path / "pics") for name in "ab"]
     with ray_cluster(monkeypatch, num_cpus=0) as cluster:
@@ -116,7 +118,7 @@ def of_own_images(folder: Path) -> list[Request]:
     for name, units in (("a", 3), ("b", 5)):
         (folder / f"{name}.yaml").write_text(IMAGES.format(name=name, units=units))
     paths = [folder / f"{name}.yaml" for name in "ab"]
-    return [Request(path, results_dir=folder / "results") for path in paths]
+    return [Request(path, results_dir=folder / "results", engine="direct") for path in paths]
 
 
 def kill_trainings(cluster: Any) -> None:

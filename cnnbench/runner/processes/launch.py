@@ -109,16 +109,23 @@ def watched(
     before[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: _end(leader, signal.SIGTERM))
     try:
         while leader.poll() is None:
-            lost = [each for each in others if each.poll()]
-            if lost:
-                return _ended_early(group, lost[0], said, note)
+            if lost := _lost(others):
+                return _ended_early(group, lost, said, note)
             time.sleep(POLL_S)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     if leader.returncode < 0:
         note(f"{_death(group, leader)}; {_advice()}")
+    elif leader.returncode and (lost := _lost(others)) and lost.returncode < 0:
+        note(_death(group, lost))  # the leader has only noticed that it was gone
     return _code(leader.returncode)
+
+
+def _lost(others: Sequence[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes] | None:
+    """A process that has failed: one that was killed before those that only notice it."""
+    failed = [each for each in others if each.poll()]
+    return min(failed, key=lambda each: each.returncode, default=None)
 
 
 def _ended_early(
