@@ -1,7 +1,7 @@
-"""Trains the seeds of experiments on workers, and writes their run folders here.
+"""Trains the seeds of experiments on workers and writes the run folders in this process.
 
-The workers send the events of their trainers, and this process, the driver, records them as it
-does those of a training of its own. It never initializes JAX.
+Workers send trainer events to this process, the driver, which records them like events of local
+training. The driver never initializes JAX.
 """
 
 import dataclasses
@@ -42,9 +42,9 @@ from cnnbench.system import signals
 from cnnbench.system.host import load_per_cpu
 
 PRELOAD = "cnnbench.runner.preload"
-MOST_TIMED = 4  # experiments whose first epochs run alone, before all others start
-MOST_TOGETHER = 8  # experiments of which a worker trains a seed; more are a sweep
-MOST_LOST = 3  # times that a seed may lose its worker
+MOST_TIMED = 4  # experiments whose first epoch is timed alone
+MOST_TOGETHER = 8  # experiments per task, one seed of each; more are a sweep
+MOST_LOST = 3  # lost workers per seed
 WAIT_S = 0.5
 
 
@@ -53,7 +53,7 @@ def run_requests(
     listeners: Sequence[Listener],
     done: Callable[[RunResult], None] = lambda _: None,
 ) -> list[RunResult]:
-    """Runs experiments on workers if the requests say so, else in this process.
+    """Runs experiments on workers if requested, otherwise in this process.
 
     Args:
       requests: the experiments with their options.
@@ -92,8 +92,7 @@ def run_on(
       The runs, in the order of the requests.
 
     Raises:
-      CnnbenchError: an experiment cannot be trained; if there are two others, they are trained
-        first.
+      CnnbenchError: an experiment failed; if at least two others remain, they finish first.
       KeyboardInterrupt: as `run_by_turns`.
     """
     with remote_runs(requests, listeners, on) as (runs, executor):
@@ -108,7 +107,7 @@ def run_on(
 def remote_runs(
     requests: Sequence[Request], listeners: Sequence[Listener], on: Where
 ) -> Iterator[tuple[list[RemoteRun], Callable[[], Executor]]]:
-    """Runs whose images are read, and the workers, which end with the block.
+    """Opens runs, reads their images, and ends the workers on exit.
 
     Args:
       requests: the experiments with their options.
@@ -116,7 +115,7 @@ def remote_runs(
       on: where the workers are.
 
     Yields:
-      The runs, and a function that returns the workers; they start only if they are needed.
+      The runs, and a function that returns the workers and starts them on first use.
 
     Raises:
       CnnbenchError: as `run_on`.
@@ -131,7 +130,7 @@ def remote_runs(
             return started
 
         if not any(request.needed or request.resume for request in requests):
-            executor()  # they import JAX while the images are read here
+            executor()  # workers import JAX while this process reads the images
         for run in runs:
             run.read_data()
             run.look_for_result()
@@ -140,12 +139,12 @@ def remote_runs(
 
 @dataclass(slots=True, eq=False)
 class _Task:
-    """A task that was submitted.
+    """A submitted task.
 
     Args:
       task: the task.
-      seeds: its parts: numbers of runs, with seeds.
-      beside: most other trainings since its last epoch.
+      seeds: pairs of run number and seed.
+      beside: most concurrent tasks since its last epoch.
     """
 
     task: WorkerTask
@@ -154,13 +153,13 @@ class _Task:
 
 
 class Driver:
-    """Submits seeds to workers and records what they send.
+    """Submits seeds to workers and records their events.
 
     Args:
       executor: returns the workers.
-      runs: the runs; finished ones are left as they are.
+      runs: the runs; finished runs are skipped.
       device: kind of device.
-      done: called with each result as soon as it is complete; None if the caller finishes the runs.
+      done: called with each completed result; None if the caller finishes the runs.
     """
 
     def __init__(
@@ -175,12 +174,12 @@ class Driver:
         self._executor: Executor
         self._numbers = count()
         self._tasks: dict[int, _Task] = {}
-        self._waiting: list[tuple[int, int]] = []  # numbers of runs, with seeds
-        self._untimed: set[int] = set()  # runs whose first epoch has to run alone
+        self._waiting: list[tuple[int, int]] = []  # (run number, seed)
+        self._untimed: set[int] = set()  # runs whose first epoch is to be timed alone
         self._found: Environment | None = None
         self._told: set[str] = set()
         self._losses: Counter[tuple[int, int]] = Counter()
-        self._machines: dict[tuple[int, int], Machine] = {}  # on several: what trains each unit
+        self._machines: dict[tuple[int, int], Machine] = {}  # hardware, if there are several
         self._ended: set[int] = set()  # runs
         self._error: Exception | None = None
 
@@ -188,7 +187,7 @@ class Driver:
         """Trains seeds.
 
         Args:
-          number: train the first `number` seeds of each run; None for all of them.
+          number: train the first `number` seeds of each run; None for all.
 
         Raises:
           CnnbenchError: a run cannot be trained, or the disk cannot be written.
@@ -208,7 +207,7 @@ class Driver:
             raise self._error
 
     def _start(self) -> None:
-        """Finds out what the workers run on, and opens the folders."""
+        """Queries the workers' hardware and opens the run folders."""
         self._executor = self._start_workers()
         self._submit(Greeting(self._device))
         self._drain()
@@ -221,10 +220,10 @@ class Driver:
             self._finish(number)
 
     def _train_first(self) -> None:
-        """Compiles on all workers, then trains an epoch of each run alone, for its times.
+        """Compiles on all workers, then times the first epoch of each run alone.
 
-        The worker that does this trains these seeds to their end; if that is more than its share,
-        as in a sweep with one seed per trial, no epoch runs alone.
+        The same worker then finishes these seeds. If that exceeds its share of the work, as in a
+        sweep with one seed per trial, no epoch is timed alone.
         """
         slots = self._executor.slots
         if slots == 1 or len(self._runs) > MOST_TIMED:
@@ -252,7 +251,7 @@ class Driver:
             self._receive()
 
     def _fill(self) -> None:
-        """Keeps as many tasks waiting as there are workers, so that none is idle."""
+        """Queues one waiting task per worker, so that no worker is idle."""
         while len(self._tasks) < 2 * self._executor.slots:
             ready = next((block for block in self._blocks() if self._are_ready(block)), None)
             if ready is None:
@@ -260,13 +259,13 @@ class Driver:
             self._submit_seeds(ready)
 
     def _blocks(self) -> Iterator[list[tuple[int, int]]]:
-        """What can be the next task: on several machines, a seed of all runs, by turns."""
+        """Candidates for the next task: on several machines, a seed of all runs."""
         for unit in self._waiting:
             yield self._with_seed(unit[1]) if self._in_pairs else [unit]
 
     @property
     def _in_pairs(self) -> bool:
-        """True if a worker trains a seed of all runs."""
+        """True if a task is one seed of all runs."""
         return not self._executor.one_machine and len(self._runs) <= MOST_TOGETHER
 
     def _with_seed(self, seed: int) -> list[tuple[int, int]]:
@@ -276,7 +275,7 @@ class Driver:
         return all(self._is_ready(number) for number, _ in block)
 
     def _is_ready(self, number: int) -> bool:
-        """True if the strategy of a run is known, or nobody is about to choose it."""
+        """True if the run has a strategy, or no task is choosing one."""
         chooses = {n for task in self._tasks.values() for n, _ in task.seeds}
         return self._runs[number].engine is not None or number not in chooses
 
@@ -294,14 +293,14 @@ class Driver:
         self._executor.submit(number, task)
 
     def _beside(self) -> int:
-        """Number of other trainings at this time, for any of them."""
+        """Number of tasks that run concurrently with each task."""
         return max(0, min(len(self._tasks), self._executor.slots) - 1)
 
     def _receive(self) -> None:
-        """Takes a message of the workers.
+        """Handles one message from the workers.
 
         Raises:
-          Exception: a worker failed by a bug, or all runs failed.
+          Exception: a bug in a worker, or all runs failed.
         """
         signals.raise_if_stopped()
         match self._executor.receive(WAIT_S):
@@ -323,7 +322,7 @@ class Driver:
                 self._finish_pairs()
 
     def _tell(self, run: RemoteRun, text: str) -> None:
-        """Tells the user what several workers may say."""
+        """Prints a note once, even if several workers send it."""
         if text not in self._told:
             self._told.add(text)
             run.note(text)
@@ -347,19 +346,19 @@ class Driver:
                 self._finish(sent.number)
 
     def _finish(self, number: int) -> None:
-        """Ends a run that is complete, unless one of its pairs may have to start over."""
+        """Finishes a complete run, unless one of its seeds may have to start over."""
         run = self._runs[number]
         if self._done and run.complete and number not in self._ended and not self._waits(number):
             self._ended.add(number)
             self._done(run.finish())
 
     def _finish_pairs(self) -> None:
-        """Ends the runs that waited for the end of a task."""
+        """Finishes the runs that waited for a task."""
         for number in range(len(self._runs)) if self._in_pairs else ():
             self._finish(number)
 
     def _waits(self, number: int) -> bool:
-        """True if another run is still trained with a seed that this run has."""
+        """True if another run is still training a seed of this run."""
         if not self._in_pairs:
             return False
         tasks = (seed for task in self._tasks.values() for _, seed in task.seeds)
@@ -367,7 +366,7 @@ class Driver:
         return any((number, seed) in self._machines for seed in busy)
 
     def _began(self, task: _Task, machine: Machine) -> None:
-        """Notes what trains the seeds of a task, or starts over with those of another machine."""
+        """Records the machine of a task, or restarts seeds begun on different hardware."""
         assert isinstance(task.task, SeedTask)
         if self._executor.one_machine:
             return
@@ -376,9 +375,9 @@ class Driver:
             self._start_over(task, changed)
 
     def _start_over(self, task: _Task, changed: str) -> None:
-        """Trains a seed from scratch that hardware of another kind would continue.
+        """Restarts a seed that would continue on different hardware.
 
-        All of its epochs, in all runs, then have the same hardware.
+        All of its epochs, in all runs, then use the same hardware.
         """
         lost = self._pair(task.seeds[0])
         for number, seed in lost:
@@ -386,19 +385,19 @@ class Driver:
             self._runs[number].start_over(seed)
             text = f"seed {seed} would continue with {changed}; it starts over there"
             self._runs[number].note(f"{text}, so that no pair has different hardware")
-        task.seeds.clear()  # its worker trains nothing
+        task.seeds.clear()  # nothing left to train
         self._waiting = [*lost, *self._waiting]
 
     def _pair(self, unit: tuple[int, int]) -> list[tuple[int, int]]:
-        """What must have the same hardware as a unit, itself included, if it has begun."""
+        """Units that have begun and must share a unit's hardware, itself included."""
         runs = range(len(self._runs)) if self._in_pairs else unit[:1]
         pair = ((number, unit[1]) for number in runs if not self._runs[number].failed)
         return [each for each in pair if each in self._machines]
 
     def _machine_for(self, block: Sequence[tuple[int, int]]) -> Machine | None:
-        """What has trained a part of a block or of its pair.
+        """Machine that trained part of a block or of its pair.
 
-        None if nothing of them is kept, or if no epoch is missing: any machine can test weights.
+        None if no part is kept, or if only the test is missing, which any machine can run.
         """
         if not any(self._runs[number].lacks_epochs(seed) for number, seed in block):
             return None
@@ -407,11 +406,11 @@ class Driver:
         return next((self._machines[each] for each in kept), None)
 
     def _refuse(self, number: int, error: Exception) -> None:
-        """Gives up a run.
+        """Drops a failed run.
 
         Raises:
-          Exception: the error, if there are fewer than two others; for a trial of a sweep, if
-            there is none.
+          Exception: the error, if fewer than two runs remain; for a trial of a sweep, if none
+            remains.
         """
         error = self._runs[number].fail(error)
         self._untimed.discard(number)
@@ -423,10 +422,10 @@ class Driver:
         self._runs[number].tell_failure(str(error))
 
     def _resubmit(self, task: _Task, reason: str) -> None:
-        """Trains the seeds of a lost worker again, from their last checkpoints.
+        """Resubmits the seeds of a lost worker from their last checkpoints.
 
         Raises:
-          CnnbenchError: they have lost their workers too often.
+          CnnbenchError: a seed lost its worker too often.
         """
         if not isinstance(task.task, SeedTask):
             self._lose((-1, -1), reason)
@@ -444,12 +443,12 @@ class Driver:
     def _lose(self, unit: tuple[int, int], reason: str) -> None:
         self._losses[unit] += 1
         if self._losses[unit] > MOST_LOST:
-            remedy = "there may be too little memory for so many workers; use fewer, as in --on"
-            raise CnnbenchError(f"--on: {reason}, {MOST_LOST + 1} times; {remedy} local:1.")
+            remedy = "memory may be too small for all workers; use fewer, such as --on local:1."
+            raise CnnbenchError(f"--on: {reason}, {MOST_LOST + 1} times; {remedy}")
 
 
 def units(seeds: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
-    """Numbers of runs with their seeds, by turns.
+    """Pairs of run number and seed, alternating runs.
 
     Args:
       seeds: the seeds of each run.

@@ -24,7 +24,7 @@ class Watcher(Protocol):
     """Receives the results so far."""
 
     def look(self, text: str) -> None:
-        """Called with a line on a look."""
+        """Called with a line per look."""
 
     def running(self, text: str) -> None:
         """Called with the difference and its interval after each seed."""
@@ -32,12 +32,12 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What stopping saved.
+    """Savings from early stopping.
 
     Args:
-      seeds: number of seeds that were not trained, of all runs.
-      planned: number of seeds that were planned.
-      seconds: estimated time of these seeds.
+      seeds: number of untrained seeds of all runs.
+      planned: number of planned seeds.
+      seconds: estimated time saved.
     """
 
     seeds: int
@@ -55,8 +55,7 @@ def run_until_decided(
     """Runs experiments interleaved by seed until each is decided against the first.
 
     Args:
-      requests: the experiments, the baseline first, with the same `looks` and the seeds that are
-        trained at most.
+      requests: the experiments, baseline first, with equal `looks` and all planned seeds.
       listeners: one for each.
       watcher: receives the results so far.
       criteria: settings of the verdicts.
@@ -93,7 +92,7 @@ _TrainMore = Callable[[Sequence[TrainingRun]], None]  # at least a seed each, up
 def _opened(
     requests: Sequence[Request], listeners: Sequence[Listener]
 ) -> Iterator[tuple[Sequence[TrainingRun], _TrainMore]]:
-    """The runs, whose images are read, and a function that trains seeds of some of them."""
+    """Opens runs, reads their images, and yields a function that trains more seeds."""
     first, looks = requests[0], requests[0].looks
     assert looks is not None
     if not first.on:
@@ -124,7 +123,7 @@ class _ByTurns:
         self._order = list(runs)
 
     def train(self, active: Sequence[TrainingRun]) -> None:
-        """Trains one seed of those that have the fewest."""
+        """Trains one seed of the runs with the fewest."""
         least = min(run.num_seeds for run in active)
         for run in self._order:
             if run in active and run.num_seeds == least and run.remaining:
@@ -138,7 +137,7 @@ def _train(
     train: _TrainMore,
     done: Callable[[RunResult], None],
 ) -> None:
-    """Trains the baseline and all runs that are not decided."""
+    """Trains the baseline and all undecided runs."""
     while waiting := [arm for arm in arms if not arm.reason]:
         train([base, *(arm.run for arm in waiting)])
         for arm in waiting:
@@ -148,17 +147,17 @@ def _train(
 
 
 class _Arm:
-    """A run that is compared with the baseline after each look.
+    """A run that is compared with the baseline at each look.
 
     Args:
       pair: the baseline and the run.
-      looks: the rule.
+      looks: stopping rule.
       criteria: settings of the verdicts.
       watcher: receives the results so far.
-      earlier: finished runs of both whose seeds count, too.
+      earlier: finished runs of both; their seeds count, too.
 
     Attributes:
-      reason: why no more seeds are trained; None while training continues.
+      reason: reason to stop; None while training continues.
     """
 
     def __init__(
@@ -218,7 +217,7 @@ class _Arm:
 
 
 def saved(results: Sequence[RunResult]) -> Saved | None:
-    """What stopping saved, from the times of the seeds that were trained; None without looks."""
+    """Savings from early stopping, from the times of trained seeds; None without looks."""
     missing, planned, seconds = 0, 0, 0.0
     for result in results:
         if (looks := result.record.looks) is None or result.summary is None:

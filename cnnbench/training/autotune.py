@@ -35,16 +35,16 @@ from cnnbench.training.optim.optimizer import build_optimizer
 from cnnbench.training.strategy import Strategy, candidates, convolves, requested_strategy, spread
 
 STEPS = 3  # timed steps per candidate, after one warm-up step
-MOST_XLA = 0.5  # share of the multiply-adds that every engine leaves to XLA; `plain` may win above
-DOUBT = 1.1  # goes on timing while the second is slower by less than this
-MOST_S, MOST_STEPS = 3.0, 30  # of timing, also in doubt
-LONG_S = 1.0  # steps that take longer are not timed again once warm
+MOST_XLA = 0.5  # share of multiply-adds left to XLA by every engine; `plain` may win above
+DOUBT = 1.1  # keep timing while the runner-up is slower by less than this factor
+MOST_S, MOST_STEPS = 3.0, 30  # limits of timing
+LONG_S = 1.0  # longer steps are timed only once when warm
 HOPELESS = 3.0  # stop timing a candidate this many times slower than the best
-COLD_S = 3.0  # a first step may take longer, but not so much
+COLD_S = 3.0  # limit for a slow first step
 MARGIN = 1.05  # speedup required of `fast`, which has larger rounding errors
 CLEAR = 1.2  # estimated speedup required of `fast`, without a measurement
-IDLE = 0.2  # load per CPU: a choice made when the machine was `BUSY` is measured again when idle
-SLOWER = 1.5  # a step that takes this many times as long as promised casts doubt on the choice
+IDLE = 0.2  # load per CPU below which a choice made on a `BUSY` machine is measured again
+SLOWER = 1.5  # discard a choice whose steps take this many times as long as measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class Choice:
     Args:
       strategy: the strategy.
       step_s: seconds per step of each candidate, by form; empty if nothing was measured.
-      kept: file of the measurements, if they are of an earlier training; otherwise None.
-      how: `estimated`, `measured` or `kept`, as of `EngineRecord.chosen`.
-      load: load per CPU when it was measured; None if unknown.
-      measured_at: time of measurements that were kept; otherwise None.
+      kept: cache file, if an earlier run measured; otherwise None.
+      how: `estimated`, `measured` or `kept`, as in `EngineRecord.chosen`.
+      load: load per CPU during the measurement; None if unknown.
+      measured_at: time of cached measurements; otherwise None.
     """
 
     strategy: Strategy
@@ -71,8 +71,8 @@ class Choice:
 def known_choice(job: Job) -> Choice | None:
     """The requested or cached strategy; None if it has to be measured.
 
-    A resumed run keeps its strategy. A strategy that was measured on a busy machine is measured
-    again when the machine is idle, and with `Job.retune` always.
+    A resumed run keeps its strategy. Measurements from a busy machine are repeated once the
+    machine is idle, and always with `Job.retune`.
     """
     if job.resume and job.resume.strategy and job.resume.engine:
         return _as_recorded(_as_before(job, job.resume.strategy), job.resume.engine)
@@ -84,14 +84,14 @@ def known_choice(job: Job) -> Choice | None:
 
 
 def doubt(choice: Choice, step_s: float) -> str | None:
-    """Forgets a choice whose steps take much longer than promised, so that it is measured again.
+    """Discards a choice whose steps are much slower than measured, so the next run measures again.
 
     Args:
       choice: the choice of this training.
       step_s: seconds per step in its first epoch.
 
     Returns:
-      A sentence for the user; None if the steps are as fast as promised, or nothing was promised.
+      A message for the user; None if the steps are as fast as measured, or were not measured.
     """
     promised = choice.step_s.get(choice.strategy.form)
     if choice.kept is None or not promised or step_s <= SLOWER * promised:
@@ -105,13 +105,13 @@ def doubt(choice: Choice, step_s: float) -> str | None:
 
 
 def _as_recorded(strategy: Strategy, engine: EngineRecord) -> Choice:
-    """The choice of a run that is resumed, as its record has it."""
+    """Choice of a resumed run, from its record."""
     known = engine.chosen, engine.load, engine.measured_at
     return Choice(strategy, engine.step_s, None, *known)
 
 
 def _as_before(job: Job, strategy: Strategy) -> Strategy:
-    """The strategy of a resumed run, which may have had another number of devices."""
+    """Strategy of a resumed run, whose number of devices may have changed."""
     if job.num_processes == 1 or strategy.num_devices == len(job.devices):
         return strategy
     found = requested_strategy(strategy.form, shared(lambda: _candidates(job)))
@@ -156,8 +156,8 @@ def promising(plan: Plan, found: Sequence[Strategy]) -> tuple[Strategy, ...]:
     """The candidates for a CPU that may be the fastest by their estimated cost.
 
     `plain` is only faster without convolutions, or if most of the work is in convolutions that all
-    engines leave to XLA (grouped or dilated, but not depthwise ones with small kernels). To compile
-    and time `fast` and `direct` would take longer than most networks could gain by it.
+    engines leave to XLA (grouped or dilated, except depthwise with small kernels). Compiling and
+    timing both `fast` and `direct` would take longer than most networks could gain.
     """
     kept = {strategy.form: strategy for strategy in found}
     if len(kept) > 1 and convolves(plan) and xla_share(plan) < MOST_XLA:
@@ -193,9 +193,9 @@ def _fitting(job: Job) -> tuple[Strategy, ...]:
 
 
 def _steps_per_call(job: Job) -> int:
-    """Most steps of one call of a program: one streamed batch, or as many as between checkpoints.
+    """Most steps per program call: one if streamed, otherwise those between checkpoints.
 
-    The steps of an epoch with a full batch are a multiple of it.
+    Divides the number of full batches per epoch.
     """
     every = job.experiment.checkpoint.every_steps or job.num_full
     most = 1 if job.dataset.streamed else min(every, job.num_full)
@@ -230,10 +230,10 @@ def _costs(found: Sequence[Strategy], step_s: Mapping[str, float]) -> dict[Strat
 def race(
     found: Sequence[Strategy], steppers: Mapping[str, Callable[[], float]]
 ) -> dict[str, float]:
-    """Seconds per step of each candidate, the least of several.
+    """Minimum seconds per step of each candidate.
 
-    The candidates take turns, so that load that comes and goes slows all of them. As long as it is
-    in doubt which one is the fastest, they take more steps.
+    The candidates take turns, so that varying load slows all of them, and take more steps while
+    the fastest one is unclear.
 
     Args:
       found: the candidates.
@@ -247,7 +247,7 @@ def race(
 
 
 def _running(found: Sequence[Strategy], seconds: Mapping[str, Sequence[float]]) -> list[str]:
-    """Candidates that take another step; none if it is clear which one is the fastest."""
+    """Candidates that take another step; none once the fastest is clear."""
     if not all(seconds.values()):
         return [form for form, own in seconds.items() if not own][:1]
     step_s = {form: min(own) for form, own in seconds.items()}
@@ -277,9 +277,9 @@ def _lowered(job: Job, strategy: Strategy) -> Program:
 
 
 def _timed(job: Job, strategy: Strategy) -> Job:
-    """The job that is timed for a candidate.
+    """Job to time for a candidate.
 
-    The reference is not compiled as loops, so a deep network is shortened for it.
+    The reference is not compiled as loops, so deep networks are shortened.
     """
     if job.plan is None or strategy.form != "plain":
         return job
@@ -289,7 +289,7 @@ def _timed(job: Job, strategy: Strategy) -> Job:
 def _stepper(job: Job, strategy: Strategy, program: Callable[..., Any]) -> Callable[[], float]:
     """A function that takes a step and returns its seconds.
 
-    Those of a shortened network are in proportion to its multiply-adds.
+    Times of a shortened network are scaled by its multiply-adds.
     """
     timed = _timed(job, strategy)
     whole, part = (plan.multiply_adds if plan else 1 for plan in (job.plan, timed.plan))
@@ -309,7 +309,7 @@ def _stepper(job: Job, strategy: Strategy, program: Callable[..., Any]) -> Calla
 
 
 def _situation(job: Job, found: Sequence[Strategy]) -> dict[str, Any]:
-    """Everything that a choice depends on, as JSON types."""
+    """All inputs of a choice, as JSON types."""
     device, experiment = job.devices[0], job.experiment
     return {
         "versions": [__version__, jax.__version__, version("jaxlib")],
@@ -331,7 +331,7 @@ def _path(job: Job, found: Sequence[Strategy]) -> Path:
 
 
 def _read(job: Job, found: Sequence[Strategy]) -> Choice | None:
-    """The choice by cached measurements; None if they are missing, damaged or doubtful."""
+    """Choice from cached measurements; None if they are missing, damaged or unreliable."""
     path = _path(job, found)
     try:
         content = json.loads(path.read_bytes())

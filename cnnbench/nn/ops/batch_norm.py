@@ -1,10 +1,10 @@
 """Numerically stable batch norm (Ioffe & Szegedy 2015).
 
-A mean may be ten thousand standard deviations from zero, and float32 has seven digits. Values and
-their squares are therefore summed in float64, which leaves seven digits of the variance even then.
-On CPUs, the sums are loops over rows that convert values in registers, which take as long as sums
-in float32. Everything but the sums is in float32, with a mean as a rounded value plus a
-remainder. docs/explanation/performance.md compares the errors with PyTorch's.
+The mean of a channel can be ten thousand times its standard deviation, and float32 has seven
+digits. Values and their squares are therefore summed in float64, which still leaves seven digits
+of the variance. On CPUs, loops over rows convert the values in registers, as fast as sums in
+float32. Everything else is in float32; the mean is a rounded value plus a remainder.
+docs/explanation/performance.md compares the errors with PyTorch's.
 """
 
 import math
@@ -21,18 +21,18 @@ from cnnbench.nn.ops.layout import fold_channels, repeat_channels
 from cnnbench.system.arrays import Array
 from cnnbench.system.compile_cache import traced_once
 
-FACTOR = "factor"  # of `normalize`
+FACTOR = "factor"  # argument of `normalize`
 _BITS = 16  # mantissa bits of the rounded mean
-_MOST_LOOPED = 2**20  # a CPU sums more values at once, on all its cores
+_MOST_LOOPED = 2**20  # above this, a CPU sums at once, on all cores
 
 
 class Sums(NamedTuple):
-    """Sums of a batch per channel about the rounded mean.
+    """Per-channel sums of a batch about the rounded mean.
 
     Args:
       about: the mean with 16 mantissa bits, (c,).
-      first: sum of the differences from it, (c,).
-      second: sum of their squares, (c,).
+      first: sum of the deviations, (c,).
+      second: sum of the squared deviations, (c,).
     """
 
     about: jax.Array
@@ -41,10 +41,10 @@ class Sums(NamedTuple):
 
 
 class StableBatchNorm(nnx.BatchNorm):
-    """Flax's layer with accurate statistics: Flax uses E[x^2] - E[x]^2, which cancels."""
+    """`nnx.BatchNorm` without the cancellation of Flax's E[x^2] - E[x]^2."""
 
     def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        """Normalizes over all axes but the last; in evaluation, with the running statistics."""
+        """Normalizes over all axes but the last, with running statistics in evaluation."""
         if self.use_running_average:
             evaluated: jax.Array = super().__call__(x, *args, **kwargs)
             return evaluated
@@ -85,7 +85,7 @@ def statistics(part: nnx.BatchNorm, sums: Sums, size: int) -> dict[str, jax.Arra
     variance = jnp.maximum(sums.second / size - rest**2, 0)
     part.mean[...] = _moved(part.mean[...], (sums.about, rest), part.momentum)
     part.var[...] = _moved(part.var[...], (variance,), part.momentum)
-    # XLA would multiply by the reciprocal root, with another rounding.
+    # Otherwise XLA multiplies by the reciprocal, which rounds differently.
     deviation = lax.optimization_barrier(jnp.sqrt(variance + part.epsilon))
     factor = (1 if part.scale is None else part.scale[...]) / deviation
     bias = 0 if part.bias is None else part.bias[...]
@@ -93,7 +93,7 @@ def statistics(part: nnx.BatchNorm, sums: Sums, size: int) -> dict[str, jax.Arra
 
 
 def _moved(running: jax.Array, parts: tuple[jax.Array, ...], momentum: float) -> jax.Array:
-    """Exponential moving average of a statistic, the sum of its parts, rounded once."""
+    """Exponential moving average of the sum of `parts`, rounded once."""
     with jax.enable_x64(True):
         before, *new = (_wide(lax.stop_gradient(v)) for v in (running, *parts))
         return (momentum * before + (1 - momentum) * sum(new)).astype(running.dtype)
@@ -132,7 +132,7 @@ _normalize.defvjp(_normalize_forward, _normalize_backward)
 
 @traced_once()
 def channel_sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums of values and of their squares over all axes but the last, in float64."""
+    """Sums and sums of squares over all axes but the last, in float64."""
     first, second = _totals(lambda x: (_wide(x), jnp.square(_wide(x))), x)
     return first, second
 
@@ -141,15 +141,15 @@ def about_mean(first: jax.Array, second: jax.Array, size: int, dtype: Any) -> Su
     """Sums about the mean, from sums about zero.
 
     Args:
-      first: sums of values in float64, for each row of the batch, (rows, c).
-      second: sums of their squares.
+      first: sums of each row of the batch in float64, (rows, c).
+      second: sums of squares, (rows, c).
       size: number of values per channel in the batch.
-      dtype: of the results.
+      dtype: dtype of the results.
     """
     with jax.enable_x64(True):
         total, square = first.sum(0), second.sum(0)
         mean = total / size
-        # Few bits, so that the value does not depend on the order of the sums.
+        # Few bits make it independent of the order of summation.
         about = lax.reduce_precision(mean.astype(dtype), np.finfo(dtype).nexp, _BITS)
         rest = mean - _wide(about)
         apart = square - total * mean + size * rest**2
@@ -169,7 +169,7 @@ def _sums_forward(x: jax.Array) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
 
 
 def sums_gradient(x: jax.Array, about: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
-    """The gradient of `Sums` in their dtype, given those of `first` and `second`."""
+    """Gradient of `Sums` in their dtype, from the gradients of both sums."""
     middle, first, second = (_repeated(v, x) for v in (about, first, second))
     return (first + 2 * (fold_channels(x) - middle) * second).reshape(x.shape)
 
@@ -188,8 +188,8 @@ def _totals(
     """Sums of two elementwise functions of images, (..., c) to (c,), in float64.
 
     Args:
-      terms: the functions of a row of each image, with results in float64.
-      images: the images, all of one shape.
+      terms: both functions of a row of each image, in float64.
+      images: images of equal shape.
     """
 
     def looped(*rows: jax.Array) -> tuple[jax.Array, jax.Array]:
