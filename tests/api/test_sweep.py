@@ -28,14 +28,14 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sweep_is_that_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     found = cnnbench.sweep("a.yaml", values={RATE: np.array([0.01, 0.1])}, seeds=2)
     told = capsys.readouterr().err
-    assert f"Sweep {found.result.plan.sweep}: 2 trainings x 2 seeds.\n" in told
+    assert f"Sweep {found.result.plan.sweep}: 2 runs x 2 seeds.\n" in told
     assert "trial 2 of 2, learning_rate=0.1: validation accuracy " in told
     assert [run.record.title for run in found.runs] == [
         "Net learning_rate=0.01",
         "Net learning_rate=0.1",
     ]
     again = invoke("run", "a.yaml", f"{RATE}=0.01,0.1", "--seeds", "2", "--needed")
-    assert "; 2 of 2 are there already." in again.stderr
+    assert "; 2 of 2 are finished." in again.stderr
     assert " ".join(str(found).split()) in " ".join(again.stdout.replace("|\n ", "|\n").split())
     assert found.to_json() == invoke("sweep", "show", "--format", "json").stdout
     document: Any = json.loads(found.to_json())
@@ -93,7 +93,7 @@ def test_values_of_lists_and_strings() -> None:
         ),
         (
             {"values": {RATE: "log(0.01..0.1)"}},
-            f"{RATE}: log(0.01..0.1) takes a number of trials; add, for example, trials=12.",
+            f"{RATE}: log(0.01..0.1) needs a number of trials; add, for example, trials=12.",
         ),
         ({"values": {RATE: [1]}, "trials": 0}, "trials: 0 is too small; use 1 or more."),
         ({"values": {RATE: [1]}, "sweep_seed": -1}, "sweep_seed: -1 is too small; use 0 or more."),
@@ -103,12 +103,12 @@ def test_values_of_lists_and_strings() -> None:
         ),
         (
             {"values": {RATE: [0.1, 0.2]}, "race": True},
-            "race: of 2 trials, one can be dropped after 5 seeds at the earliest (alpha 0.05), and"
+            "race: of 2 trials, one can be dropped after 5 seeds at the earliest (alpha 0.05), but"
             " there are 2; add seeds=10, or remove race.",
         ),
         (
             {"values": {RATE: [0.1, 0.2]}, "sampler": "optuna"},
-            "sampler='optuna': takes a number of trials; add, for example, trials=12.",
+            "sampler='optuna': needs a number of trials; add, for example, trials=12.",
         ),
     ],
 )

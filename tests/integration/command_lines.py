@@ -117,7 +117,7 @@ LINES = (
     ),
     Line(
         "run tiny.yaml 'train.optimizer.learning_rate=0.01,0.1' --dry-run",
-        says="2 trainings x 2 seeds",
+        says="2 runs x 2 seeds",
     ),
     Line(
         "run tiny.yaml wide.yaml --until-decided --looks 3,4 --max-seeds 4 --alpha 0.4"

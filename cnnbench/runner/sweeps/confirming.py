@@ -1,4 +1,4 @@
-"""Confirms the winner of a sweep on seeds that the sweep never saw."""
+"""Confirms the winner of a sweep on fresh seeds."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ Make = Callable[[Path, Sequence[str]], Request]
 
 
 def fresh_seeds(plan: SweepPlan, number: int) -> tuple[int, ...]:
-    """Seeds that no trial of a sweep has."""
+    """Seeds that no trial of a sweep used."""
     used = {seed for trial in plan.trials for run in trial.runs for seed in run.seeds}
     return tuple(islice((seed for seed in count(FIRST_SEED) if seed not in used), number))
 
@@ -35,17 +35,17 @@ def fresh_seeds(plan: SweepPlan, number: int) -> tuple[int, ...]:
 def confirming_requests(
     result: SweepResult, against: str, seeds: Sequence[int], make: Make
 ) -> list[Request]:
-    """The runs that confirm: the baseline and the winner, on fresh seeds.
+    """Requests for the baseline and the winner on fresh seeds.
 
     Args:
       result: the sweep.
-      against: the baseline: the number of a trial, or `written` for the file as it is.
+      against: the baseline: a trial number, or `written` for the unchanged file.
       seeds: the seeds.
       make: makes a request.
 
     Raises:
       UsageError: there is no winner or no such trial, or the baseline is the winner.
-      SpecError: the experiment is not valid any more.
+      SpecError: the experiment is no longer valid.
     """
     plan, best = result.plan, result.best
     if best is None:
@@ -81,25 +81,25 @@ def _values(result: SweepResult, against: str, place: int) -> list[str]:
 
 
 def _same(result: SweepResult, against: str, best: SweepRow) -> str:
-    what = "as the file is written" if against == WRITTEN else f"trial {best.number} itself"
+    what = "the file as written" if against == WRITTEN else f"trial {best.number} itself"
     message = f"--against: the best trial, {best_label(result)}, is {what}"
     other = next((row.number for row in result.ranked if row is not best and row.scores), 1)
-    return f"{message}; compare it with another one: --against {other}."
+    return f"{message}; name another trial: --against {other}."
 
 
 def judged_metric(result: SweepResult) -> str:
-    """The metric of the verdict, on the test images, which do not choose if others can."""
+    """Metric of the verdict, on the test images."""
     return f"{TEST}{result.metric.removeprefix(TEST)}"
 
 
 def optimism_text(result: SweepResult, winner: RunResult) -> str:
-    """Says how much lower the metric that chose the winner is on fresh seeds."""
+    """Compares the winner's selection metric with that on fresh seeds."""
     best = result.best
     assert best
     (finished,) = finished_runs([winner], result.metric, images=False)
     fresh = list(values(finished, result.metric).values())
     if not all(map(math.isfinite, fresh)):
-        return "On fresh seeds, a training of the winner diverged."
+        return "The winner diverged on a fresh seed."
     mean = math.fsum(fresh) / len(fresh)
     images = "test" if result.by_test else "validation"
     name = f"{images} {words(result.metric.removeprefix(TEST))}"

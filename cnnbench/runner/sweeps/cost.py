@@ -1,4 +1,4 @@
-"""What a sweep will cost, from earlier runs of the same experiments."""
+"""Estimates the cost of a sweep from earlier runs of its experiments."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,18 +14,18 @@ from cnnbench.runs.folder import RunEntry
 from cnnbench.runs.records import Status
 from cnnbench.system.stopwatch import Timing
 
-_NEWEST = 5  # runs that an estimate is from
+_NEWEST = 5  # runs per estimate
 
 
 @dataclass(frozen=True, slots=True)
 class SweepCost:
-    """What is to be trained.
+    """Cost of a sweep.
 
     Args:
-      runs: number of trainings.
-      seeds: number of seeds of each, if it is the same for all; else None.
-      known: number of trainings that are finished already.
-      seconds: estimated time of those that are trained; None if no experiment was trained before.
+      runs: number of runs.
+      seeds: number of seeds per run; None if it varies.
+      known: number of finished runs.
+      seconds: estimated training time; None without earlier runs.
     """
 
     runs: int
@@ -37,15 +37,15 @@ class SweepCost:
         """The cost in words.
 
         >>> SweepCost(12, 6, 4, 850.0).text(needed=True)
-        '12 trainings x 6 seeds, about 14 min; 4 of 12 are there already'
+        '12 runs x 6 seeds, about 14 min; 4 of 12 are finished'
         >>> SweepCost(12, 1, 4, None).text(needed=False)
-        '12 trainings x 1 seed; 4 of 12 are there already, and --needed skips them'
+        '12 runs x 1 seed; 4 of 12 are finished, and --needed skips them'
         """
         seeds = f"{self.seeds} seed{'s' * (self.seeds != 1)}" if self.seeds else "the seeds of each"
         time = "" if self.seconds is None else f", about {duration_text(self.seconds)}"
         skips = "" if needed else ", and --needed skips them"
-        there = f"; {self.known} of {self.runs} are there already{skips}" if self.known else ""
-        return f"{self.runs} training{'s' * (self.runs != 1)} x {seeds}{time}{there}"
+        there = f"; {self.known} of {self.runs} are finished{skips}" if self.known else ""
+        return f"{self.runs} run{'s' * (self.runs != 1)} x {seeds}{time}{there}"
 
 
 def duration_text(seconds: float) -> str:
@@ -90,14 +90,14 @@ def sweep_cost(sweep: PlannedSweep, *, needed: bool) -> SweepCost:
 
 
 def _at_a_time(request: Request) -> int:
-    """Number of trainings at a time; 1 if it is not known."""
+    """Number of concurrent runs; 1 if unknown."""
     if not request.on:
         return 1
     return num_workers(request.on, request.device, request.cpus, request.gpus) or 1
 
 
 def left_of_trials(sweep: PlannedSweep, entries: Iterable[RunEntry]) -> list[tuple[Left, ...]]:
-    """What `--needed` leaves of the runs of each trial that is known.
+    """Work that `--needed` leaves for the runs of each planned trial.
 
     Args:
       sweep: the trials.
@@ -120,13 +120,13 @@ def left_of_trials(sweep: PlannedSweep, entries: Iterable[RunEntry]) -> list[tup
 
 
 def _rates(sweep: PlannedSweep, entries: Sequence[RunEntry]) -> dict[str, tuple[float, float]]:
-    """For each experiment with earlier runs: seconds of a run, and of an epoch of a seed."""
+    """Seconds per run and per epoch of a seed, for each experiment with earlier runs."""
     newest = {name: list(islice(_timed(name, entries), _NEWEST)) for name in sweep.plan.names}
     return {name: _rate(found) for name, found in newest.items() if found}
 
 
 def _timed(name: str, entries: Sequence[RunEntry]) -> Iterator[RunEntry]:
-    """Finished runs of an experiment that recorded times, newest first; read one by one."""
+    """Finished runs of an experiment that recorded times, newest first; read lazily."""
     for entry in reversed(entries):
         facts = entry.facts
         if facts.status is Status.FINISHED and facts.name == name and entry.record.timing:
@@ -134,7 +134,7 @@ def _timed(name: str, entries: Sequence[RunEntry]) -> Iterator[RunEntry]:
 
 
 def _fixed(command: Sequence[str], timing: Timing) -> float:
-    """Seconds of a run apart from its epochs; on workers, it is open while others are trained."""
+    """Seconds of a run without its epochs; on workers, the total includes other runs."""
     if any(word.partition("=")[0] == "--on" for word in command):
         return timing.data_s + timing.compile_s
     return max(0.0, timing.total_s - timing.train_s - timing.eval_s)

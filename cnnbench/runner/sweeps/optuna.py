@@ -1,4 +1,4 @@
-"""Trials proposed by Optuna's TPE sampler from the results of earlier ones."""
+"""Trials proposed by Optuna's TPE sampler from earlier results."""
 
 import math
 import warnings
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 Scored = tuple[TrialValues, float]
-"""The values of a finished trial, and its loss: smaller is better; infinite if it diverged."""
+"""Values and loss of a finished trial; the loss is infinite if it diverged."""
 
 
 def require_optuna() -> None:
-    """Checks that Optuna is installed, without importing it, which takes long.
+    """Checks that Optuna is installed, without the slow import.
 
     Raises:
-      UsageError: it is not.
+      UsageError: it is not installed.
     """
     if find_spec("optuna") is None:
         install = commands.pip_install("cnnbench[optuna]")
@@ -56,9 +56,9 @@ def propose(
 
     Args:
       axes: the keys.
-      seeds: of the sampler; others for each trial.
-      finished: the trials with their losses.
-      running: trials without a result yet, which TPE keeps away from.
+      seeds: sampler seeds, different for each trial.
+      finished: finished trials with losses.
+      running: unfinished trials, which TPE avoids.
 
     Raises:
       UsageError: Optuna is not installed.
@@ -77,7 +77,7 @@ def propose(
     told += [(point, None, states.RUNNING) for point in running]
     seed = int(np.random.SeedSequence(list(seeds)).generate_state(1)[0])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of features that Optuna calls experimental
+        warnings.simplefilter("ignore")  # experimental features of Optuna
         sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         study = optuna.create_study(sampler=sampler)
         for point, loss, state in told:
@@ -106,7 +106,7 @@ def _distribution(axis: SweepAxis) -> "BaseDistribution":
 
 
 def _parameter(axis: SweepAxis, text: str) -> str | int | float:
-    """The value of a key as Optuna knows it."""
+    """Value of a key as an Optuna parameter."""
     values = axis.values
     if not isinstance(values, Range):
         return text
@@ -116,7 +116,7 @@ def _parameter(axis: SweepAxis, text: str) -> str | int | float:
 
 
 def _text(axis: SweepAxis, value: str | float) -> str:
-    """The value of a key as in an override."""
+    """Value of a key as override text."""
     if isinstance(value, str) or axis.whole:
         return str(value)
     return rounded(value)

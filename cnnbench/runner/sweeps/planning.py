@@ -1,4 +1,4 @@
-"""Plans a sweep: the same trials for every experiment, all checked before the first is trained."""
+"""Plans a sweep: the same trials for every experiment, all checked before training."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -32,8 +32,8 @@ class TrialRequests:
     Args:
       number: from 1.
       point: the value of each key.
-      label: what differs, such as `n=5 learning_rate=0.03`.
-      requests: a run for each experiment.
+      label: short text, such as `n=5 learning_rate=0.03`.
+      requests: one per experiment.
     """
 
     number: int
@@ -44,11 +44,11 @@ class TrialRequests:
 
 @dataclass(frozen=True, slots=True)
 class PlannedSweep:
-    """A sweep that is about to train.
+    """A sweep ready to train.
 
     Args:
-      plan: as it is written.
-      trials: those that this command trains, with the requests of their runs.
+      plan: the plan as stored.
+      trials: trials of this command, with the requests of their runs.
     """
 
     plan: SweepPlan
@@ -56,12 +56,12 @@ class PlannedSweep:
 
     @property
     def number(self) -> int:
-        """Number of trials that this command trains, with those that are not proposed yet."""
+        """Number of trials of this command, including trials not yet proposed."""
         return max(self.plan.number, len(self.trials))
 
     @property
     def number_of_all(self) -> int:
-        """Number of all trials, with those that other machines train."""
+        """Number of all trials, including those on other machines."""
         return max(self.plan.number, len(self.plan.trials))
 
     @property
@@ -71,7 +71,7 @@ class PlannedSweep:
 
     @property
     def again(self) -> str:
-        """The command line that continues this command."""
+        """The command line that resumes this command."""
         return commands.command_line(self.trials[0].requests[0].again)
 
 
@@ -84,42 +84,42 @@ def plan_sweep(
       requests: the experiments, without the keys of the sweep.
       axes: the keys, at least one.
       trials: number of trials; None for all combinations.
-      seed: of the points in ranges.
+      seed: seed of the sampler.
 
     Raises:
-      UsageError: the space is not valid, or a trial is not.
+      UsageError: the space or a trial is invalid.
       SpecError: no trial of an experiment is valid.
     """
     return plan_points(requests, choose_points(typed_axes(axes, requests[0]), trials, seed))
 
 
 def typed_axes(axes: Sequence[SweepAxis], request: Request) -> list[SweepAxis]:
-    """The keys with the ranges of integers marked.
+    """Marks the ranges of integer keys.
 
     Args:
       axes: the keys.
-      request: an experiment, which has values of these keys.
+      request: an experiment with values of these keys.
 
     Raises:
-      UsageError: there is no integer in a range of an integer.
+      UsageError: the range of an integer key has no integer.
     """
     typed = [replace(axis, whole=_is_whole(axis, request)) for axis in axes]
     for axis in typed:
         if axis.whole and isinstance(axis.values, Range) and not axis.values.integers:
-            message = f"{axis.key}: an integer, and there is none in {axis.values.text}"
+            message = f"{axis.key}: takes integers, but {axis.values.text} has none"
             raise UsageError(f"{message}; write a wider range.")
     return typed
 
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """What identifies a sweep whose trials are proposed one after another.
+    """Identity of a sweep whose trials are proposed from results.
 
     Args:
-      sweep: the id.
-      sampler: what proposes.
-      number: how many trials there will be.
-      first: number of the first trial that is planned.
+      sweep: the ID.
+      sampler: name of the sampler.
+      number: final number of trials.
+      first: number of the first planned trial.
     """
 
     sweep: str
@@ -136,12 +136,12 @@ def plan_points(
     Args:
       requests: the experiments, without the keys of the sweep.
       points: the values of each trial.
-      proposed: the sweep, if there will be more trials; None if these are all.
+      proposed: the sweep, if more trials follow; None if these are all.
 
     Raises:
-      UsageError: a trial is not valid.
+      UsageError: a trial is invalid.
       SpecError: no trial of an experiment is valid.
-      DataError: a number depends on the images (`auto`, `balanced`), which cannot be read.
+      DataError: the images for `auto` or `balanced` cannot be read.
     """
     keys = list(points[0])
     labels = [point_label(point, keys) for point in points]
@@ -182,7 +182,7 @@ def plan_points(
 
 
 def point_label(point: TrialValues, keys: Sequence[str]) -> str:
-    """What differs, as the name of a trial.
+    """Name of a trial: its values by short keys.
 
     >>> point_label({"model.params.n": "5", "train.optimizer.learning_rate": "0.1"}, [])
     'n=5 learning_rate=0.1'
@@ -191,7 +191,7 @@ def point_label(point: TrialValues, keys: Sequence[str]) -> str:
 
 
 def _is_whole(axis: SweepAxis, request: Request) -> bool:
-    """True if a range is of integers: those of the file, or if unknown, its own ends."""
+    """True if the file has an integer for the key, or if unknown, both ends are integers."""
     if not isinstance(axis.values, Range):
         return False
     value: object = read_with_parents(request.path).data
@@ -205,7 +205,7 @@ def _is_whole(axis: SweepAxis, request: Request) -> bool:
 
 
 def _title(request: Request) -> str:
-    """The title of an experiment; its name in the file if it is not valid as it is."""
+    """Title of an experiment; the name in its file if the file is invalid."""
     try:
         return request.load().experiment.type_title
     except SpecError:
@@ -279,13 +279,13 @@ def _check(requests: Sequence[Request], labels: Sequence[str], path: Path) -> No
 
 
 class _Images:
-    """Images of experiments, of which those asked for last are kept for the next trial."""
+    """Images of experiments; keeps the last ones for the next trial."""
 
     def __init__(self) -> None:
         self._known: tuple[str, Dataset] | None = None
 
     def with_numbers(self, request: Request) -> Experiment:
-        """The experiment with the numbers for `auto` and `balanced`, as its run will have it.
+        """The experiment with `auto` and `balanced` replaced by numbers, as in its run.
 
         Raises:
           CnnbenchError: the images cannot be read.
@@ -313,10 +313,10 @@ def _run_plan(request: Request, title: str, images: _Images) -> RunPlan:
 
 
 def _require_trust(request: Request, reference: str, folder: Path) -> None:
-    """Refuses to import a Python model from anywhere, as a run does.
+    """Rejects Python models from untrusted folders, as a run does.
 
     Raises:
-      SpecError: it is not in the folder of the experiment.
+      SpecError: the model is not in the experiment's folder.
     """
     from cnnbench.nn.python_model import require_trust
 

@@ -1,4 +1,4 @@
-"""`--sampler optuna`: a sweep whose trials are proposed one after another, from their results."""
+"""`--sampler optuna`: a sweep whose trials are proposed from earlier results."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,23 +29,23 @@ from cnnbench.spec.cross_checks import lacks_validation
 from cnnbench.spec.sweeps import Choices, Range
 
 OPTUNA = "optuna"
-FIRST = 10  # trials of the default sampler, before Optuna has enough results to learn from
-_TRIES = 32  # proposals for each trial that is new and valid
+FIRST = 10  # startup trials of the default sampler, before Optuna proposes
+_TRIES = 32  # proposals for each new, valid trial
 
 
 class ProposingWatcher(SweepWatcher, Protocol):
     """Receives the progress of a sweep that grows."""
 
     def grown(self, sweep: PlannedSweep) -> None:
-        """Called when trials were proposed."""
+        """Called after trials were proposed."""
 
     def together(
         self, trials: Sequence[TrialRequests]
     ) -> AbstractContextManager[Sequence[Listener]]:
-        """Makes a listener for each of several trials that are trained side by side."""
+        """Makes a listener for each of several concurrent trials."""
 
     def exhausted(self, number: int) -> None:
-        """Called when there are no more than a number of different trials."""
+        """Called when the space has only `number` different trials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,9 @@ class Proposals:
     Args:
       request: the experiment, without the keys of the sweep.
       axes: the keys.
-      seed: of the sampler.
-      known: the sweep with the trials that are known: the first, or those of an earlier command.
-      at_once: trials that are proposed before one of them is trained.
+      seed: sampler seed.
+      known: the sweep with its first trials, or those of an earlier command.
+      at_once: number of trials proposed together.
     """
 
     request: Request
@@ -70,22 +70,22 @@ class Proposals:
 def plan_proposals(
     requests: Sequence[Request], axes: Sequence[SweepAxis], trials: int | None, seed: int
 ) -> Proposals:
-    """Plans a sweep whose trials are proposed, and checks the ends of its space.
+    """Plans a sweep with proposed trials and checks the ends of its space.
 
     Args:
       requests: the experiment, without the keys of the sweep.
       axes: the keys, at least one.
       trials: number of trials.
-      seed: of the sampler.
+      seed: sampler seed.
 
     Raises:
-      UsageError: the space is not valid, a value of a key is not, or Optuna is not installed.
-      SpecError: the experiment is not valid.
+      UsageError: the space or a value is invalid, or Optuna is not installed.
+      SpecError: the experiment is invalid.
     """
     if len(requests) > 1:
         raise UsageError("--sampler optuna: learns from the trials of one experiment; name one.")
     if trials is None:
-        message = "--sampler optuna: takes a number of trials"
+        message = "--sampler optuna: needs a number of trials"
         raise UsageError(f"{message}; add, for example, --trials 12.")
     require_optuna()
     axes = tuple(typed_axes(axes, requests[0]))
@@ -134,17 +134,17 @@ def _size(axis: SweepAxis) -> float:
 
 
 def _at_once(request: Request) -> int:
-    """Trials at a time that keep the workers busy.
+    """Number of concurrent trials that keeps the workers busy.
 
     Raises:
-      UsageError: the number of workers is not known.
+      UsageError: the number of workers is unknown.
     """
     if not request.on:
         return 1
     number = num_workers(request.on, request.device, request.cpus, request.gpus)
     if number is None:
-        message = "--sampler optuna: proposes as many trials at a time as there are workers"
-        raise UsageError(f"{message}; write their number, such as --on {request.on}:4.")
+        message = "--sampler optuna: needs the number of workers"
+        raise UsageError(f"{message}; write it, such as --on {request.on}:4.")
     return -(-number // len(request.load().experiment.seeds))
 
 
@@ -171,19 +171,19 @@ def _require_validation(sweep: PlannedSweep) -> None:
 
 
 def sampler_note(sweep: PlannedSweep) -> str:
-    """Says if there are no trials for the sampler to propose; empty if there are."""
+    """Note that the sampler has no trials to propose; empty if it has."""
     if not sweep.plan.sampler or sweep.number > FIRST:
         return ""
-    return f" Optuna proposes the trials after the first {FIRST}, and there are no more."
+    return f" Optuna proposes trials only after the first {FIRST}; there are no more."
 
 
 def run_proposals(
     proposals: Proposals, watcher: ProposingWatcher, train: TrainTrial = run_requests
 ) -> list[Failure]:
-    """Trains the trials, each proposed from the results of those before it.
+    """Trains the trials, each proposed from earlier results.
 
-    With `--needed`, the trials of an earlier command are first: the sampler is told those that are
-    finished, and the others are trained.
+    With `--needed`, the trials of an earlier command come first: the sampler gets the finished
+    trials, and the others are trained.
 
     Args:
       proposals: the sweep.
@@ -195,13 +195,13 @@ def run_proposals(
 
     Raises:
       StoreError: the plan cannot be written.
-      SpecError: the sampler proposes nothing that is valid.
+      SpecError: the sampler proposes no valid trial.
       KeyboardInterrupt: as `run_by_turns`.
     """
     sweep = proposals.known
     if not proposals.request.needed:
         sweep = first_trials(sweep)
-    losses: dict[int, float | None] = {}  # by trial; None for one that failed
+    losses: dict[int, float | None] = {}  # by trial; None if it failed
     failures: list[Failure] = []
     while waiting := [trial for trial in sweep.trials if trial.number not in losses]:
         write_plan(sweep.plan, sweep.results_dir, replace=True)
@@ -218,7 +218,7 @@ def run_proposals(
 
 
 def first_trials(sweep: PlannedSweep) -> PlannedSweep:
-    """A sweep with those trials only that no result has an influence on."""
+    """The sweep with only those trials that do not depend on results."""
     number = min(FIRST, sweep.plan.number)
     plan = replace(sweep.plan, trials=sweep.plan.trials[:number])
     return PlannedSweep(plan, sweep.trials[:number])
@@ -227,7 +227,7 @@ def first_trials(sweep: PlannedSweep) -> PlannedSweep:
 def _train(
     trials: Sequence[TrialRequests], watcher: ProposingWatcher, train: TrainTrial
 ) -> Iterator[tuple[TrialRequests, list[RunResult] | Failure]]:
-    """Trains trials side by side; if one fails, each is continued alone."""
+    """Trains trials concurrently; if one fails, continues each alone."""
     alone = list(trials)
     if len(trials) > 1:
         try:
@@ -249,7 +249,7 @@ def _needed(trial: TrialRequests) -> tuple[Request, ...]:
 
 
 def _loss(run: RunResult) -> float:
-    """What the sampler minimizes: the metric that ranks the trials, on the validation images."""
+    """Loss for the sampler, from the validation metric that ranks the trials."""
     (finished,) = finished_runs([run], None, images=False)
     found = list(values(finished, finished.metric).values())
     mean = math.fsum(found) / len(found)
@@ -284,10 +284,10 @@ def _new_trial(
     finished: Sequence[Scored],
     running: Sequence[TrialValues],
 ) -> PlannedSweep | None:
-    """A sweep of a trial that is valid and new; None if there is none.
+    """A sweep with one new, valid trial; None if there is none.
 
     Raises:
-      SpecError: what is new is not valid.
+      SpecError: all new trials are invalid.
     """
     taken = [dict(trial.point) for trial in sweep.trials]
     number = len(taken) + 1
@@ -311,7 +311,7 @@ def _candidates(
     finished: Sequence[Scored],
     running: Sequence[TrialValues],
 ) -> Iterator[TrialValues]:
-    """Some proposals, then all points of a space that is finite."""
+    """Some proposals, then all points of a finite space."""
     axes, seed = proposals.axes, proposals.seed
     for attempt in range(_TRIES):
         yield propose(axes, (seed, number, attempt), finished, running)

@@ -42,7 +42,7 @@ def check_race(sweep: PlannedSweep, alpha: float) -> None:
     """Checks that a race can drop a trial.
 
     Raises:
-      UsageError: it cannot.
+      UsageError: no trial can be dropped.
     """
     first = sweep.trials[0]
     if len(first.requests) > 1:
@@ -56,7 +56,7 @@ def check_race(sweep: PlannedSweep, alpha: float) -> None:
     if seeds <= least:
         message = (
             f"--race: of {len(sweep.trials)} trials, one can be dropped after {least} seeds at the"
-            f" earliest (alpha {alpha:g}), and there are {seeds}"
+            f" earliest (alpha {alpha:g}), but there are {seeds}"
         )
         raise UsageError(f"{message}; add --seeds {2 * least}, or remove --race.")
 
@@ -81,7 +81,7 @@ def racing(sweep: PlannedSweep, alpha: float) -> PlannedSweep:
 def run_race(
     sweep: PlannedSweep, listeners: Sequence[Listener], watcher: RaceWatcher
 ) -> list[Failure]:
-    """Trains the trials seed by seed, all of them in memory, and drops those that lose.
+    """Trains the trials seed by seed, all in memory, and drops the losers.
 
     Args:
       sweep: from `racing`.
@@ -118,7 +118,7 @@ def run_race(
 def _round(
     racers: Sequence[_Racer], number: int, failures: list[Failure], watcher: RaceWatcher
 ) -> list[_Racer]:
-    """Trains a seed of every racer, in turns; those that fail leave the race."""
+    """Trains one seed of every racer in turn; failed racers leave the race."""
     left = []
     for racer in racers if number % 2 else reversed(racers):
         try:
@@ -128,7 +128,7 @@ def _round(
             failures.append(Failure(racer.trial, str(error)))
             watcher.failed(failures[-1])
             continue
-        if racer.run.num_seeds >= number:  # else it was dropped by an earlier command
+        if racer.run.num_seeds >= number:  # else an earlier command dropped it
             left.append(racer)
     return sorted(left, key=lambda racer: racer.trial.number)
 

@@ -1,4 +1,4 @@
-"""The space of a sweep, and its trials: a grid, a part of it, or quasi-random points."""
+"""Search space of a sweep and its trials: a grid, a subset, or quasi-random points."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from cnnbench.runner.run import Request
 from cnnbench.spec.sweeps import Choices, FileSweep, Range, Swept, parse_values
 
 MOST_TRIALS = 1000
-_TRIES = 64  # points of the sequence for each trial that is wanted
+_TRIES = 64  # points of the sequence for each requested trial
 
 TrialValues = Mapping[str, str]
 """The value of each key, as in an override."""
@@ -23,8 +23,8 @@ class SweepAxis:
 
     Args:
       key: dotted path, as in an override.
-      values: what to try.
-      whole: True if a range gives integers.
+      values: the values.
+      whole: True for a range of integers.
     """
 
     key: str
@@ -32,7 +32,7 @@ class SweepAxis:
     whole: bool = False
 
     def at(self, share: float) -> str:
-        """The value at a share of the axis, from 0 to 1."""
+        """The value at a fraction of the axis, from 0 to 1."""
         if isinstance(self.values, Range):
             return self.values.at(share, whole=self.whole)
         number = len(self.values.values)
@@ -49,7 +49,7 @@ def parse_axes(overrides: Sequence[str]) -> tuple[tuple[SweepAxis, ...], list[st
       The keys with several values, and the other overrides.
 
     Raises:
-      UsageError: the values of a key are not valid, or it is given twice.
+      UsageError: the values of a key are invalid, or it is given twice.
 
     >>> axes, others = parse_axes(["train.epochs=2", "train.batch_size=8,16"])
     >>> axes[0].key, axes[0].values, others
@@ -74,7 +74,7 @@ def parse_axes(overrides: Sequence[str]) -> tuple[tuple[SweepAxis, ...], list[st
 def with_file_sweep(
     requests: Sequence[Request], axes: Sequence[SweepAxis]
 ) -> tuple[tuple[SweepAxis, ...], int | None]:
-    """Adds the keys of `sweep` in the files; those on the command line replace them.
+    """Adds the keys of `sweep` in the files; the command line takes precedence.
 
     Args:
       requests: the experiments.
@@ -89,7 +89,7 @@ def with_file_sweep(
     found = [_file_sweep(request) for request in requests]
     if any(sweep != found[0] for sweep in found):
         names = enumeration([str(request.path) for request in requests])
-        message = f"sweep: {names} have different ones"
+        message = f"sweep: {names} have different values"
         raise UsageError(f"{message}; give the values on the command line, with sweep=null.")
     if not (sweep := found[0]):
         return tuple(axes), None
@@ -110,7 +110,7 @@ def _check_key(key: str, axes: Mapping[str, SweepAxis]) -> None:
     if key in axes:
         raise UsageError(f"{key}: has several values twice; remove one of them.")
     if key == "seeds":
-        message = "seeds: every trial is trained with all seeds, which are not values of a sweep"
+        message = "seeds: every trial trains with all seeds, so they cannot be swept"
         raise UsageError(f"{message}; write seeds=[0,1,2] or --seeds 0,1,2.")
     if key == "extends":
         raise UsageError("extends: cannot be overridden; name several files instead.")
@@ -131,7 +131,7 @@ def choose_points(
       seed: scrambles the sequence.
 
     Raises:
-      UsageError: a range lacks a number of trials, or there are not so many different ones.
+      UsageError: a range lacks a number of trials, or there are too few different trials.
 
     References:
       Bergstra and Bengio, "Random search for hyper-parameter optimization", JMLR 13, 2012;
@@ -141,7 +141,7 @@ def choose_points(
     if trials is None:
         if ranges:
             words = f"{ranges[0].key}: {ranges[0].values.text}"  # type: ignore[union-attr]
-            raise UsageError(f"{words} takes a number of trials; add, for example, --trials 12.")
+            raise UsageError(f"{words} needs a number of trials; add, for example, --trials 12.")
         return _grid(axes)
     if not ranges and trials > (size := _size(axes)):
         message = f"--trials: {trials} is more than the {size} combinations"

@@ -1,4 +1,4 @@
-"""Trains the trials of a sweep one after another; one that fails does not stop the others."""
+"""Trains the trials of a sweep in sequence; a failed trial does not stop the others."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +20,7 @@ OUT_OF_MEMORY = "out of memory"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A trial that could not be trained.
+    """A failed trial.
 
     Args:
       trial: the trial.
@@ -82,7 +82,7 @@ def train_trial(
       train: trains the runs.
 
     Returns:
-      Its runs, or why it failed.
+      Its runs, or the failure.
 
     Raises:
       KeyboardInterrupt: as `run_by_turns`.
@@ -101,12 +101,12 @@ def train_trial(
 def run_side_by_side(
     sweep: PlannedSweep, listeners: Sequence[Listener], watcher: SweepWatcher
 ) -> list[Failure]:
-    """Trains all trials at the same time on workers, see `run_on`.
+    """Trains all trials concurrently on workers; see `run_on`.
 
     Args:
-      sweep: the trials, whose requests say where.
+      sweep: the trials; requests name the workers.
       listeners: one for each run.
-      watcher: told of each trial at once.
+      watcher: notified of each trial.
 
     Returns:
       The trials that failed.
@@ -136,11 +136,11 @@ def run_side_by_side(
 
 
 class _Collected:
-    """The runs of a sweep, in the order in which they are complete.
+    """Collects the runs of a sweep as they complete.
 
     Args:
       sweep: the trials.
-      watcher: told of each trial whose runs are all there.
+      watcher: notified of each complete trial.
     """
 
     def __init__(self, sweep: PlannedSweep, watcher: SweepWatcher) -> None:
@@ -154,7 +154,7 @@ class _Collected:
         self._runs: dict[int, dict[int, RunResult]] = {}
 
     def add(self, run: RunResult) -> None:
-        """Adds a run, which may have another name if it was there already."""
+        """Adds a run; a reused run may have another name."""
         name, digest = run.record.name, run.record.spec_digest
         fitting = [each for each in self._waiting if each[2].spec_digest == digest]
         if not fitting:
@@ -169,7 +169,7 @@ class _Collected:
 
 
 def _reason(trial: TrialRequests, entries: Sequence[RunEntry]) -> str:
-    """Why the newest run of a trial failed."""
+    """Error of the newest failed run of a trial."""
     wanted = trial.requests[0].sweep
     failed = (entry for entry in reversed(entries) if entry.facts.status is Status.FAILED)
     found = (entry.record.error for entry in failed if entry.record.sweep == wanted)

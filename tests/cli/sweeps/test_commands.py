@@ -183,7 +183,7 @@ def test_messages_of_confirm():
     best = shown()["trials"][0]["trial"]
     done = invoke("confirm", "--against", str(best))
     assert done.exit_code == 2
-    assert f"is trial {best} itself; compare it with another one: --against " in done.stderr
+    assert f"is trial {best} itself; name another trial: --against " in done.stderr
     done = invoke("confirm", "--against", "5")
     assert done.exit_code == 2
     assert "write a number from 1 to 4, or written." in done.stderr

@@ -56,7 +56,7 @@ def test_trials_are_trained_once():
     done = invoke("run", "a.yaml", RATES, "--seeds", "1")
     assert done.exit_code == 0
     assert "Sweep " in done.stderr
-    assert "2 trainings x 1 seed." in done.stderr
+    assert "2 runs x 1 seed." in done.stderr
     assert "Best of 2: learning_rate=" in done.stdout
     trials = [record.sweep for record in records()]
     assert [(t.trial, list(t.values.values())) for t in trials if t] == [
@@ -65,7 +65,7 @@ def test_trials_are_trained_once():
     ]
     again = invoke("run", "a.yaml", RATES, "--seeds", "1", "--needed")
     assert again.exit_code == 0
-    assert "; 2 of 2 are there already." in again.stderr
+    assert "; 2 of 2 are finished." in again.stderr
     assert again.stdout == done.stdout
     assert len(records()) == 2
 
@@ -75,7 +75,7 @@ def test_dry_run_lists_the_trials():
     done = invoke("run", "a.yaml", *words, "--trials", "3", "--dry-run")
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    assert lines[0].endswith(": 3 trainings x 2 seeds.")
+    assert lines[0].endswith(": 3 runs x 2 seeds.")
     assert [line.split()[:3] for line in lines[1:]] == [
         ["would", "try", f"{n}:"] for n in (1, 2, 3)
     ]
@@ -90,7 +90,7 @@ def test_dry_run_lists_the_trials():
             "trial 2 of 2, learning_rate=-1: not valid for a.yaml:\n",
         ),
         (("train.nothing=1,2",), "train.nothing: unknown key"),
-        (("model.params.units=log(2..8)",), "takes a number of trials; add, for example, --trials"),
+        (("model.params.units=log(2..8)",), "needs a number of trials; add, for example, --trials"),
         (
             (RATES, "--until-decided"),
             "--until-decided: cannot be combined with several values of"
@@ -128,10 +128,10 @@ def test_a_dry_run_with_needed_lists_what_is_left():
     (entry.path / "weights/seed-1.safetensors").unlink()
     words = ("run", "a.yaml", "train.optimizer.learning_rate=0.1,0.2,0.4", "--dry-run")
     done = invoke(*words, "--needed").stdout.splitlines()
-    assert done[0].endswith("; 1 of 3 are there already.")
+    assert done[0].endswith("; 1 of 3 are finished.")
     assert done[1:] == ["would resume 2: learning_rate=0.2", "would try 3: learning_rate=0.4"]
     everything = invoke(*words).stdout.splitlines()
-    assert everything[0].endswith("; 1 of 3 are there already, and --needed skips them.")
+    assert everything[0].endswith("; 1 of 3 are finished, and --needed skips them.")
     assert len(everything) == 1 + 3
 
 
@@ -156,7 +156,7 @@ def test_a_shard_has_a_part_of_the_trials_with_all_seeds():
         done = invoke(*words, "--shard", f"{number}/2", "--results-dir", f"m{number}")
         assert done.exit_code == 0
         shutil.copytree(f"m{number}", "results", dirs_exist_ok=True)
-    assert ": 1 training x 2 seeds" in done.stderr
+    assert ": 1 run x 2 seeds" in done.stderr
     assert "trial 2 of 3, learning_rate=0.1: validation accuracy " in done.stderr
     assert "2 of 3 are not trained; train them with: " in done.stdout
     assert "--shard" not in done.stdout
@@ -264,7 +264,7 @@ def test_a_race_drops_clear_losers_and_continues_when_needed():
     assert f"Race: {8 + seeds[1]} of 16 seeds, " in done.stderr
     assert "Trial 1 was dropped by the race: " in done.stdout
     tried = invoke(*words, "--needed", "--dry-run").stdout.splitlines()
-    assert tried[0].endswith("; 2 of 2 are there already.")
+    assert tried[0].endswith("; 2 of 2 are finished.")
     assert tried[1:] == ["nothing to train: all known trials are finished"]
     whole = invoke(*words[:-1], "--needed", "--dry-run").stdout.splitlines()
     assert [line.split()[:3] for line in whole[1:]] == [["would", "try", "1:"]]
@@ -281,7 +281,7 @@ def test_a_race_drops_clear_losers_and_continues_when_needed():
         (
             (RATES, "--race"),
             "--race: of 2 trials, one can be dropped after 5 seeds at the earliest (alpha 0.05),"
-            " and there are 2; add --seeds 10, or remove --race.",
+            " but there are 2; add --seeds 10, or remove --race.",
         ),
         ((RATES, "a.yaml", "--race"), "--race: ranks the trials of one experiment; name one file."),
         ((RATES, "--race", "--on", "local:2"), "--race: trains in this process; remove --on."),
@@ -324,8 +324,8 @@ def test_a_file_may_have_a_sweep():
     done = invoke("run", "s.yaml", "child.yaml", "--dry-run")
     assert done.exit_code == 2
     assert done.stderr.endswith(
-        "sweep: s.yaml and child.yaml have different ones; give the values on the command line,"
-        " with sweep=null.\n"
+        "sweep: s.yaml and child.yaml have different values; give the values on the command"
+        " line, with sweep=null.\n"
     )
 
 

@@ -105,8 +105,8 @@ def test_more_trials_go_on_where_the_sweep_ended():
     few = trials("results")
     done = invoke("run", "a.yaml", RATES, "--trials", "5", "--sampler", "optuna", "--needed")
     assert done.exit_code == 0
-    assert "5 trainings x 1 seed" in done.stderr
-    assert "; 4 of 5 are there already" in done.stderr
+    assert "5 runs x 1 seed" in done.stderr
+    assert "; 4 of 5 are finished" in done.stderr
     assert trials("results")[:4] == few
     assert len(epochs("results")) == 5
 
@@ -246,7 +246,7 @@ def test_a_damaged_plan_of_another_sweep_does_not_matter():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((RATES,), "--sampler optuna: takes a number of trials; add, for example, --trials 12."),
+        ((RATES,), "--sampler optuna: needs a number of trials; add, for example, --trials 12."),
         (
             (RATES, "a.yaml", "--trials", "3"),
             "--sampler optuna: learns from the trials of one experiment; name one.",
@@ -276,8 +276,7 @@ def test_a_damaged_plan_of_another_sweep_does_not_matter():
         ),
         (
             ("model.params.units=uniform(2.2..2.8)", "--trials", "3"),
-            "model.params.units: an integer, and there is none in uniform(2.2..2.8); write a wider"
-            " range.",
+            "model.params.units: takes integers, but uniform(2.2..2.8) has none; write a wider range.",
         ),
     ],
 )
@@ -292,7 +291,7 @@ def test_a_dry_run_says_which_trials_are_known(monkeypatch):
     done = invoke("run", "a.yaml", RATES, "--trials", "4", "--sampler", "optuna", "--dry-run")
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    assert lines[0].endswith(": 4 trainings x 1 seed.")
+    assert lines[0].endswith(": 4 runs x 1 seed.")
     assert [line.partition("=")[0] for line in lines[1:3]] == [
         "would try 1: learning_rate",
         "would try 2: learning_rate",
@@ -300,4 +299,4 @@ def test_a_dry_run_says_which_trials_are_known(monkeypatch):
     assert lines[3:] == ["would try 3 to 4: proposed by Optuna, from the results of those before"]
     monkeypatch.setattr(proposing, "FIRST", 10)
     done = invoke("run", "a.yaml", RATES, "--trials", "4", "--sampler", "optuna", "--dry-run")
-    assert " Optuna proposes the trials after the first 10, and there are no more.\n" in done.stdout
+    assert " Optuna proposes trials only after the first 10; there are no more.\n" in done.stdout

@@ -54,7 +54,7 @@ def message(call) -> str:
 
 def test_messages_on_numbers_of_trials():
     assert message(lambda: choose_points(UNIT, None, 0)) == (
-        "a: uniform(0..1) takes a number of trials; add, for example, --trials 12."
+        "a: uniform(0..1) needs a number of trials; add, for example, --trials 12."
     )
     assert message(lambda: choose_points(GRID, 7, 0)) == (
         "--trials: 7 is more than the 6 combinations; omit it to try all, or add values."
@@ -82,8 +82,8 @@ def test_overrides_are_separated():
         (["a=1", "a=3,4"], "a: is given twice, once with several values; remove one."),
         (
             ["seeds=1,2"],
-            "seeds: every trial is trained with all seeds, which are not values of a sweep; write"
-            " seeds=[0,1,2] or --seeds 0,1,2.",
+            "seeds: every trial trains with all seeds, so they cannot be swept; write seeds=[0,1,2] or"
+            " --seeds 0,1,2.",
         ),
         (["extends=a,b"], "extends: cannot be overridden; name several files instead."),
     ],

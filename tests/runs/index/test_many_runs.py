@@ -127,7 +127,7 @@ def test_the_cost_of_a_sweep_is_from_the_newest_runs(results: Path, read: list[P
     words = [*SWEEP, "--results-dir", str(results)]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert "2 trainings x 1 seed, about " in done.stdout
+    assert "2 runs x 1 seed, about " in done.stdout
     assert len(read) == 5  # of 24
 
 
