@@ -1,4 +1,4 @@
-"""Interrupted runs as requests of their own, so that their seeds are resumed, not trained again."""
+"""Splits requests so that interrupted seeds are resumed, not trained again."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ from cnnbench.system.locks import is_held
 
 @dataclass(frozen=True, slots=True)
 class DividedRequests:
-    """Requests that train only what is missing.
+    """Requests that train only missing seeds.
 
     Args:
-      requests: for each experiment, those of interrupted runs and that of other seeds.
-      notes: sentences for the user on runs that cannot be continued.
-      origins: for each request, the number of the experiment.
+      requests: for each experiment, its interrupted runs and the remaining seeds.
+      notes: messages about runs that cannot be resumed.
+      origins: number of the experiment of each request.
     """
 
     requests: list[Request]
@@ -33,18 +33,18 @@ class DividedRequests:
     origins: list[int]
 
     def tell(self, note: Callable[[str], None]) -> None:
-        """Says which runs cannot be continued."""
+        """Reports runs that cannot be resumed."""
         for text in self.notes:
             note(text)
 
     def joined(self, results: Sequence[RunResult]) -> list[RunResult]:
-        """Unites the results of the parts of an experiment.
+        """Merges the results of each experiment.
 
         Args:
           results: finished runs, in the order of the requests unless some are missing.
 
         Returns:
-          A run for each experiment.
+          One run per experiment.
         """
         if len(results) < len(self.requests):
             return _by_experiment(results)
@@ -55,16 +55,16 @@ class DividedRequests:
 
 
 def with_interrupted(requests: Sequence[Request]) -> DividedRequests:
-    """Divides requests with `--needed` into interrupted runs of some of their seeds and the rest.
+    """Splits requests with `--needed` into interrupted runs and the remaining seeds.
 
-    A request of exactly the seeds of a run finds it by itself, so this decides only which seeds
-    are asked for together: a run that turns out to have other images is left as it is.
+    This only groups the seeds. A request with exactly the seeds of a run finds the run later, and
+    skips it if its images differ.
 
     Args:
       requests: the experiments.
 
     Returns:
-      The requests, unchanged where no run can be continued.
+      The requests, unchanged if no run can be resumed.
 
     Raises:
       SpecError: an experiment is invalid.
@@ -94,7 +94,7 @@ def _part(request: Request, seeds: Sequence[int]) -> Request:
 def _groups(
     request: Request, entries: Sequence[RunEntry]
 ) -> tuple[list[tuple[int, ...]], list[str]]:
-    """The seeds of each interrupted run, then all others; and what cannot be continued."""
+    """Seeds of each interrupted run, then all others; and notes on unusable runs."""
     spec = request.load().experiment
     runs = _runs_of(spec, request, entries)
     if any(run.facts.seeds == spec.seeds and not is_held(run.path) for run in runs):
@@ -122,9 +122,9 @@ def _note(run: RunEntry, left: Sequence[int], text: str) -> list[str]:
 
 
 def _runs_of(spec: Experiment, request: Request, entries: Sequence[RunEntry]) -> list[RunEntry]:
-    """Runs of seeds of a request; none without an interrupted one.
+    """Runs with seeds of a request; none if no run was interrupted.
 
-    Records are read last, and only of those few: there may be thousands of runs of the name.
+    Only few records are read, after all other filters: a name may have thousands of runs.
     """
     named = [run for run in entries if run.facts.name == spec.name]
     own = [run for run in named if set(run.facts.seeds) & set(spec.seeds)]
@@ -141,14 +141,14 @@ def _runs_of(spec: Experiment, request: Request, entries: Sequence[RunEntry]) ->
 
 
 def alike(spec: Experiment, runs: Sequence[RunEntry], source: bytes = b"") -> list[RunEntry]:
-    """The runs that seem to be of an experiment, whose images are not read yet.
+    """Runs that match an experiment whose images are not read yet.
 
-    Without its source, a Python model is known by the name of the run alone: it would need JAX.
+    Without its source, which needs JAX, a Python model is matched by the name of the run alone.
 
     Args:
       spec: the experiment.
-      runs: any runs.
-      source: source code of a Python model; empty if it is not read, or there is none.
+      runs: candidate runs.
+      source: source code of a Python model; empty if not read, or none.
     """
     digest, name, unread = spec.digest(source), spec.name, spec.model.python and not source
     return [
@@ -160,7 +160,7 @@ def alike(spec: Experiment, runs: Sequence[RunEntry], source: bytes = b"") -> li
 
 
 def _is_like(run: RunEntry, spec: Experiment, source: bytes) -> bool:
-    """True if a run is of an experiment but for numbers that are computed from the images."""
+    """True if a run differs from an experiment only in numbers computed from images."""
     if not spec.depends_on_images:
         return False
     keys = {
@@ -188,7 +188,7 @@ def _is_finished(run: RunEntry) -> bool:
 
 
 def _by_experiment(results: Sequence[RunResult]) -> list[RunResult]:
-    """Unites results that have different seeds of one experiment, as far as there are any."""
+    """Merges results with disjoint seeds of one experiment."""
     found: list[RunResult] = []
     for run in results:
         for number, other in enumerate(found):

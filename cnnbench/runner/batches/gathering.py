@@ -1,4 +1,4 @@
-"""The runs that a merge unites: those that are named, and those in folders of several machines."""
+"""Runs to merge, given by name or in folders of several machines."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,19 +17,19 @@ _VERSIONS = ("cnnbench", "python", "jax", "jaxlib", "flax", "optax", "numpy")
 def merge_named(
     names: Iterable[str | Path | RunResult], results_dir: Path, output: Path
 ) -> tuple[list[tuple[RunResult, int, bool]], list[str]]:
-    """Unites the runs of each experiment.
+    """Merges the runs of each experiment.
 
     Args:
-      names: runs, or folders of results.
-      results_dir: folder of runs that are given by name.
-      output: folder of results that gets the united runs.
+      names: runs, or results folders.
+      results_dir: folder of runs given by name.
+      output: results folder for the merged runs.
 
     Returns:
-      For each experiment, its run, the number of runs that it unites, and False if it was there
-      already; then what the user should know, a sentence each.
+      For each experiment, the merged run, the number of its parts, and False if it already
+      existed; then notes for the user.
 
     Raises:
-      UsageError: the runs cannot be united.
+      UsageError: the runs cannot be merged.
       StoreError: a file cannot be read or written.
     """
     notes: list[str] = []
@@ -53,7 +53,7 @@ def merge_named(
 
 
 def _found(name: str | Path, results_dir: Path) -> tuple[list[RunResult], list[str]]:
-    """The runs that a word names: one, or the finished ones in a folder."""
+    """The run of a name, or the finished runs in a folder."""
     places = [Path(name), results_dir / name]
     for place in places:
         if place.is_dir() and not (place / RECORD_FILE).is_file():
@@ -91,7 +91,7 @@ def runs_below(folder: Path) -> tuple[list[RunResult], list[str]]:
 
 
 def _by_name(runs: Sequence[RunResult]) -> dict[str, list[RunResult]]:
-    """The runs of each experiment, in the order they are given in; its own are oldest first."""
+    """Runs by experiment, in the given order; oldest first within each."""
     once = {run.path.resolve(): run for run in runs if run.path}
     found: dict[str, list[RunResult]] = {}
     for run in once.values():
@@ -100,10 +100,10 @@ def _by_name(runs: Sequence[RunResult]) -> dict[str, list[RunResult]]:
 
 
 def doubts(runs: Sequence[RunResult]) -> Iterator[str]:
-    """Says which versions differ, and which shards are missing.
+    """Warns about differing versions and missing shards.
 
     Args:
-      runs: those that are united.
+      runs: the merged runs.
     """
     name = clean(runs[0].record.name)
     for package in _VERSIONS:
@@ -116,11 +116,11 @@ def doubts(runs: Sequence[RunResult]) -> Iterator[str]:
         there = {number for number, own in shards if own == count}
         if lost := [f"{n}/{count}" for n in range(1, count + 1) if n not in there]:
             which = f"shard {lost[0]} is" if len(lost) == 1 else f"shards {enumeration(lost)} are"
-            yield f"{name}: {which} not among the runs"
+            yield f"{name}: {which} missing"
 
 
 def _shard(command: Sequence[str]) -> tuple[int, int] | None:
-    """The shard of a run, by its command line.
+    """The shard of a run, from its command line.
 
     >>> _shard(["cnnbench", "run", "a.yaml", "--shard", "1/2"]), _shard(["cnnbench", "run"])
     ((1, 2), None)

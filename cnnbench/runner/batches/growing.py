@@ -1,6 +1,6 @@
-"""More seeds for a run: the missing ones are trained as a run, and united with it when finished.
+"""Adds seeds to a run: trains the missing seeds as a new run, then merges both.
 
-Neither folder changes while the other trains, so that a kill at any time loses nothing.
+Neither folder changes while the other trains, so a kill at any time loses nothing.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ from cnnbench.runs.records import RunRecord, RunResult, Status
 
 
 def growing(resumed: Request, record: RunRecord, seeds: str) -> list[Request]:
-    """The requests that train a run with more seeds.
+    """Requests that add seeds to a run.
 
     Args:
       resumed: resumes the run.
       record: its record.
-      seeds: the override of the seeds, such as ``seeds=8``.
+      seeds: override of the seeds, such as ``seeds=8``.
 
     Returns:
-      `resumed` if the run is not finished or has all seeds, and that of the missing seeds.
+      `resumed` if the run is unfinished or has all seeds, then a request for missing seeds.
 
     Raises:
       SpecError: the seeds are invalid.
@@ -38,8 +38,8 @@ def growing(resumed: Request, record: RunRecord, seeds: str) -> list[Request]:
     if lost := [str(seed) for seed in record.seeds if seed not in wanted]:
         message = f"--seeds: {path} also has seed{'s' * (len(lost) > 1)} {enumeration(lost)}"
         most = max(record.seeds) + 1
-        most += most == len(record.seeds)  # there are no others below
-        raise UsageError(f"{message}; name all seeds that it is to have, such as --seeds {most}.")
+        most += most == len(record.seeds)  # add at least one seed
+        raise UsageError(f"{message}; list all seeds of the run, such as --seeds {most}.")
     missing = [seed for seed in wanted if seed not in record.seeds]
     finished = record.status is Status.FINISHED
     own = [] if finished and missing else [resumed]
@@ -47,17 +47,17 @@ def growing(resumed: Request, record: RunRecord, seeds: str) -> list[Request]:
 
 
 def _require_growable(record: RunRecord, path: Path) -> None:
-    """Refuses runs whose seeds a rule has chosen, and models that only their file determines."""
+    """Rejects runs stopped by a rule, trials, and Python models."""
     if record.looks or record.sweep or record.is_trial:
         message = f"--seeds: {path} was stopped by a rule, or is a trial"
         raise UsageError(f"{message}; start a new run without --resume.")
     if (path / "model.py").is_file():
-        message = f"--seeds: {path} has a Python model, which is not trained from a run's folder"
+        message = f"--seeds: {path} has a Python model, which cannot train from a run folder"
         raise UsageError(f"{message}; run its experiment file with --seeds and --needed instead.")
 
 
 def _batch(resumed: Request, record: RunRecord, missing: Sequence[int]) -> Request:
-    """The request of the missing seeds, which resumes the run that it has started before."""
+    """Request for the missing seeds; resumes the run it started before, if any."""
     assert resumed.resume
     path, engine = resumed.resume, record.engine
     automatic = engine is not None and resumed.engine == "auto"
@@ -77,14 +77,14 @@ def _batch(resumed: Request, record: RunRecord, missing: Sequence[int]) -> Reque
 
 
 def united(requests: Sequence[Request], results: Sequence[RunResult]) -> list[RunResult]:
-    """Writes the run with all seeds for each run that got more; other results stay as they are.
+    """Merges runs with their added seeds; returns other results unchanged.
 
     Args:
       requests: the requests of a command.
       results: their finished runs.
 
     Raises:
-      UsageError: the seeds cannot be united; the message says why.
+      UsageError: the seeds cannot be merged; the message says why.
       StoreError: a file cannot be read or written.
     """
     grown = {request.grows for request in requests if request.grows}
@@ -102,7 +102,7 @@ def united(requests: Sequence[Request], results: Sequence[RunResult]) -> list[Ru
 
 
 def _folders_of(run: RunResult) -> Iterator[RunResult]:
-    """The runs whose seeds a run has, as their folders have them, so that all times are added."""
+    """The runs that a run was merged from, from their folders, so that all times add up."""
     seeds: dict[Path, list[int]] = {}
     for seed in run.record.seeds:
         if path := run.folder(seed):

@@ -1,4 +1,4 @@
-"""What requests with `--needed` or `--resume` leave to train, before their images are read."""
+"""Seeds that `--needed` or `--resume` leave to train, before images are read."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from cnnbench.runs.records import RunRecord, Status
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What is left of a request.
+    """Remaining work of a request.
 
     Args:
-      seeds: the seeds that would be trained, or trained further.
-      resumed: folder of the run that they belong to already; None for a new run.
-      there: folders of finished runs that have the other seeds.
+      seeds: seeds to train or resume.
+      resumed: folder of the run to resume; None for a new run.
+      there: folders of finished runs with the other seeds.
     """
 
     seeds: tuple[int, ...]
@@ -27,11 +27,11 @@ class Left:
 
 
 def left_of(request: Request, alike: Sequence[RunEntry]) -> Left:
-    """What a request would train.
+    """Remaining work of a request.
 
     Args:
       request: the request.
-      alike: the runs of its experiment, oldest first, as far as this is known without the images.
+      alike: runs that match its experiment without reading images, oldest first.
 
     Raises:
       SpecError: the experiment is invalid.
@@ -60,7 +60,7 @@ def _is_batch_of(entry: RunEntry, name: str) -> bool:
 
 
 def _left_of_run(path: Path, epochs: int) -> Left:
-    """What is left of a run, which may get another number of epochs."""
+    """Remaining work of a run, whose number of epochs may change."""
     record = read_run_entry(path).record
     if record.epochs != epochs or (record.extended and record.status is not Status.FINISHED):
         return Left(record.seeds, path)
@@ -70,5 +70,5 @@ def _left_of_run(path: Path, epochs: int) -> Left:
 
 
 def _unfinished(path: Path, record: RunRecord) -> Iterable[int]:
-    """The seeds whose weights are not written yet."""
+    """Seeds without stored weights."""
     return (seed for seed in record.seeds if not (path / weights_file(seed)).exists())

@@ -1,4 +1,4 @@
-"""One run folder with the seeds of several, such as those of several machines."""
+"""Merges the seeds of several runs, such as shards, into one run folder."""
 
 import dataclasses
 import secrets
@@ -18,7 +18,7 @@ from cnnbench.runs.settings import read_settings
 from cnnbench.spec.loader import load_experiment
 
 _NOT_COMPARED = ("name", "title", "seeds")
-_MOST = 4  # keys that a message names
+_MOST = 4  # keys per message
 
 
 def merge_runs(runs: Sequence[RunResult], results_dir: Path) -> tuple[Path, bool]:
@@ -26,13 +26,13 @@ def merge_runs(runs: Sequence[RunResult], results_dir: Path) -> tuple[Path, bool
 
     Args:
       runs: the runs, read from their folders.
-      results_dir: folder that gets the run.
+      results_dir: folder for the merged run.
 
     Returns:
-      The folder, and False if it was there already: a run in `results_dir` that has all seeds.
+      The folder, and False if `results_dir` already has a run with all seeds.
 
     Raises:
-      UsageError: the runs cannot be united; the message says why.
+      UsageError: the runs cannot be merged; the message says why.
       StoreError: a file cannot be read or written.
     """
     _require_alike(runs)
@@ -45,7 +45,7 @@ def merge_runs(runs: Sequence[RunResult], results_dir: Path) -> tuple[Path, bool
 
 
 def _existing(whole: RunResult, results_dir: Path) -> Path | None:
-    """A run that has the seeds with the same results already."""
+    """An existing run with the same seeds and results."""
     record, wanted = whole.record, _by_seed(whole)
     digests = record.spec_digest, record.dataset.digest
     found = finished_runs_of(record.name, results_dir, digests)
@@ -57,7 +57,7 @@ def _by_seed(run: RunResult) -> dict[int, str]:
 
 
 def _require_alike(runs: Sequence[RunResult]) -> None:
-    """Refuses runs whose seeds are not of one experiment."""
+    """Rejects runs of different experiments."""
     first = runs[0]
     for run in runs:
         if run.record.status is not Status.FINISHED or run.summary is None:
@@ -67,7 +67,7 @@ def _require_alike(runs: Sequence[RunResult]) -> None:
             )
         if run.record.looks or run.record.sweep or run.record.is_trial:
             message = f"merge: {run.path} was stopped by a rule, or is a trial"
-            raise UsageError(f"{message}; its seeds cannot be united with others.")
+            raise UsageError(f"{message}; its seeds cannot be merged with others.")
         for what, remedy in _differences(first, run):
             message = f"merge: {first.path} and {run.path} differ in {what}"
             raise UsageError(f"{message}; {remedy}.")
@@ -79,14 +79,14 @@ def _differences(first: RunResult, run: RunResult) -> Iterator[tuple[str, str]]:
     if one.name != two.name:
         yield f"their experiment ({one.name}, {two.name})", apart
     if one.spec_digest != two.spec_digest:
-        remedy = "train all seeds with the same ones, or name only runs that belong together"
+        remedy = "train all seeds with the same settings, or name only matching runs"
         yield f"their settings{_settings_text(first, run)}", remedy
     if one.dataset.digest != two.dataset.digest:
         names = [f"{data.name} {_short(data.digest)}" for data in (one.dataset, two.dataset)]
         yield f"their images ({', '.join(names)})", "train all seeds on the same data"
     kinds = one.environment.device_kind, two.environment.device_kind
     if kinds[0] != kinds[1]:
-        yield f"their device ({kinds[0]}, {kinds[1]})", "merge the runs of each device by itself"
+        yield f"their device ({kinds[0]}, {kinds[1]})", "merge the runs of each device separately"
 
 
 def _short(digest: str) -> str:
@@ -94,7 +94,7 @@ def _short(digest: str) -> str:
 
 
 def _settings_text(one: RunResult, two: RunResult) -> str:
-    """The keys that differ, with both values; empty if the folders have none, as in a model."""
+    """Differing keys with both values; empty if the folders lack them, as for Python models."""
     own, other = read_settings(one.path), read_settings(two.path)
     keys = [key for key in {**own, **other} if own.get(key) != other.get(key)]
     shown = [
@@ -107,7 +107,7 @@ def _settings_text(one: RunResult, two: RunResult) -> str:
 
 
 def _require_equal_seeds(runs: Sequence[RunResult]) -> None:
-    """Refuses runs that have different results of one seed."""
+    """Rejects runs with different results of one seed."""
     known: dict[int, tuple[RunResult, SeedSummary]] = {}
     for run in runs:
         for seed in run.summary.seeds if run.summary else ():
@@ -115,11 +115,11 @@ def _require_equal_seeds(runs: Sequence[RunResult]) -> None:
             if _results(summary) != _results(seed):
                 message = f"merge: seed {seed.seed} has different results in {other.path} and"
                 message += f" {run.path} ({_shown(summary.test)}; {_shown(seed.test)})"
-                raise UsageError(f"{message}; leave one of the two runs out.")
+                raise UsageError(f"{message}; leave out one of the two runs.")
 
 
 def _results(seed: SeedSummary) -> str:
-    """What training determines, without times; NaN equals NaN."""
+    """Results of training, without times; NaN equals NaN."""
     known = dataclasses.replace(seed, compile_s=0.0, train_s=0.0, eval_s=0.0, machine=None)
     return repr(known)
 
@@ -147,7 +147,7 @@ def _in_order(run: RunResult, seeds: Sequence[int]) -> RunResult:
 
 
 def _written(whole: RunResult, runs: Sequence[RunResult], results_dir: Path) -> Path:
-    """Writes the folder under a hidden name, then moves it: nobody sees a part of it."""
+    """Writes the folder under a hidden name, then renames it when complete."""
     parent = results_dir / whole.record.name
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     hidden, path = parent / f".{run_id}", parent / run_id
@@ -183,7 +183,7 @@ def _write(whole: RunResult, runs: Sequence[RunResult], folder: RunFolder, run_i
 
 
 def _copy(source: Path | None, name: str, folder: RunFolder) -> None:
-    """Copies a file of a seed, if there is one: older versions have written fewer."""
+    """Copies a file of a seed if it exists; older versions wrote fewer files."""
     if source and (source / name).is_file():
         with disk(source / name, "read"):
             content = (source / name).read_bytes()
@@ -191,7 +191,7 @@ def _copy(source: Path | None, name: str, folder: RunFolder) -> None:
 
 
 def _record(record: RunRecord, parts: Sequence[RunRecord], run_id: str) -> RunRecord:
-    """The record of the united run, which is as new as its newest part."""
+    """Record of the merged run, dated like its newest part."""
     timing = parts[0].timing
     for part in parts[1:]:
         timing = total_timing(timing, part.timing) if part.timing else timing
@@ -214,6 +214,6 @@ def _record(record: RunRecord, parts: Sequence[RunRecord], run_id: str) -> RunRe
 
 
 def _session(parts: Sequence[RunRecord]) -> str:
-    """The same for experiments whose seeds were interleaved on each machine."""
+    """Session ID; equal for experiments interleaved on each machine."""
     words = sorted({part.session or repr(part.environment.command) for part in parts})
     return sha256("\n".join(words).encode(errors="backslashreplace")).hexdigest()[:16]

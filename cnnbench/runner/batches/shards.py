@@ -1,4 +1,4 @@
-"""Shards: the part of a command's seeds that one of several machines trains."""
+"""Shards: the seeds of a command that one of several machines trains."""
 
 import dataclasses
 import re
@@ -29,7 +29,7 @@ def parse_shard(text: str) -> Shard:
     """Parses the value of `--shard`.
 
     Raises:
-      UsageError: it is not I/N with I from 1 to N.
+      UsageError: `text` is not I/N with I from 1 to N.
 
     >>> parse_shard("3/12")
     Shard(number=3, count=12)
@@ -43,9 +43,9 @@ def parse_shard(text: str) -> Shard:
 
 
 def share(units: Sequence[Shared], shard: Shard) -> list[Shared]:
-    """The units of a shard: every N-th one, so that shards differ by at most one unit.
+    """The units of a shard: every N-th unit, so that shard sizes differ by at most one.
 
-    A unit is what one machine trains together: a seed of all experiments, at one point of a sweep.
+    One machine trains all of a unit: a seed of all experiments, or a trial of a sweep.
 
     >>> share([0, 1, 2, 3, 4], Shard(1, 2)), share([0, 1, 2, 3, 4], Shard(2, 2))
     ([0, 2, 4], [1, 3])
@@ -54,23 +54,23 @@ def share(units: Sequence[Shared], shard: Shard) -> list[Shared]:
 
 
 def refuse_without_all_seeds(option: str, others: Mapping[str, object]) -> None:
-    """Refuses options whose next training depends on seeds that other machines train.
+    """Rejects options that depend on results of other machines.
 
     Args:
       option: `--shard` or `--on slurm`.
       others: values of other options.
 
     Raises:
-      UsageError: one is set.
+      UsageError: such an option is set.
     """
     reasons = {
         "--until-decided": "a look needs all seeds",
         "--anytime": "a look needs all seeds",
-        "--race": "an arm is dropped by the seeds of all",
-        "--sampler optuna": "a trial is proposed from the results of all seeds",
-        "--tune": "the best trial is known only after all trials",
+        "--race": "dropping a trial needs all seeds",
+        "--sampler optuna": "proposing a trial needs all results",
+        "--tune": "choosing the best trial needs all trials",
         "--resume": "a resumed run keeps its seeds",
-        "--shard": "each task gets a shard of its own",
+        "--shard": "each task gets its own shard",
     }
     for name, value in others.items():
         if value and name in reasons:
@@ -82,11 +82,11 @@ def shard_requests(requests: Sequence[Request], shard: Shard) -> list[Request]:
     """Reduces requests to the seeds of a shard.
 
     Args:
-      requests: the experiments; a seed of all of them is one unit.
+      requests: the experiments; a unit is a seed of all of them.
       shard: the shard.
 
     Returns:
-      The requests that have seeds in the shard; none if there are more shards than seeds.
+      The requests with seeds in the shard; none if there are more shards than seeds.
 
     Raises:
       SpecError: an experiment is invalid.

@@ -17,7 +17,7 @@ _ARRAY = ("--array", "-a")
 SIGNAL_S = 120  # before the time limit: enough for a checkpoint
 _SCRIPT = r"""#!/bin/bash
 # {count} tasks; each trains its shard of the seeds and continues from its last checkpoint if SLURM
-# requeues it, so submitting this file again trains only what is missing.
+# requeues it, so submitting this file again trains only missing seeds.
 #SBATCH --job-name={name}
 #SBATCH --array=1-{count}
 #SBATCH --output={log}
@@ -29,12 +29,12 @@ cd {folder} || exit 1
 task=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
 started={logs}/.started-$task
 touch "$started"
-again() {{  # SLURM sends USR1 before the time limit: keep the state, and wait for another turn
+again() {{  # SLURM sends USR1 before the time limit: save the state and requeue
     echo "The time limit is near."
     kill -TERM "$child"
     wait "$child"
     code=$?
-    [ $code -le 128 ] && exit $code  # it ended by itself
+    [ $code -le 128 ] && exit $code  # it exited on its own
     if ! find {results} -maxdepth 5 -name '*.safetensors' -newer "$started" | grep -q .; then
         echo "Not requeued: no checkpoint was written; submit with a longer --time."
     elif scontrol requeue "$task"; then
@@ -97,10 +97,10 @@ def make_array(
       names: names of the experiments.
       count: number of tasks.
       options: options of sbatch, such as `--time=2:00:00 --gres=gpu:1`.
-      results_dir: folder of the runs, which all nodes see.
+      results_dir: results folder, visible to all nodes.
 
     Raises:
-      UsageError: a word of `options` is not a long or short option with its value.
+      UsageError: a word of `options` is neither an option nor its value.
     """
     logs = results_dir / ".slurm"
     log = (Path.cwd() / logs / "%A_%a.txt").as_posix()
@@ -120,7 +120,7 @@ def make_array(
 
 
 def _signal_s(options: str) -> int:
-    """Seconds before the time limit at which a task is told: a quarter of it, at most.
+    """Seconds before the time limit at which SLURM signals a task: at most a quarter of it.
 
     SLURM checks time limits every half minute, so it may be 30 s more.
 
@@ -151,7 +151,7 @@ def split_options(text: str) -> list[str]:
     """Splits options of sbatch, each with its value.
 
     Raises:
-      UsageError: a word does not start with a dash, or would replace what the array needs.
+      UsageError: a word is not an option, or the job array sets the option itself.
 
     >>> split_options("--time=2:00:00 -p gpu --exclusive")
     ['--time=2:00:00', '-p gpu', '--exclusive']
@@ -174,20 +174,20 @@ def split_options(text: str) -> list[str]:
 
 
 def submit(array: JobArray) -> str:
-    """Writes the script next to the logs, and submits it.
+    """Writes the script next to the logs and submits it.
 
     Returns:
-      The number of the job.
+      The job ID.
 
     Raises:
-      UsageError: sbatch is not there, or refuses the script; the message has its reason.
+      UsageError: sbatch is missing or rejects the script; the message has the reason.
       StoreError: the script cannot be written.
     """
     from cnnbench.runs.folder import disk
 
     if shutil.which("sbatch") is None:
         message = "--on slurm: 'sbatch' is not on PATH, so this is not a login node of SLURM"
-        raise UsageError(f"{message}; see the script with --dry-run, or use --on local.")
+        raise UsageError(f"{message}; print the script with --dry-run, or use --on local.")
     script = array.logs / "array.sh"
     with disk(script, "write"):
         array.logs.mkdir(parents=True, exist_ok=True)
@@ -197,7 +197,7 @@ def submit(array: JobArray) -> str:
     )
     if done.returncode:
         reason = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UsageError(f"--on slurm: sbatch refuses {script}: {reason[-1]}")
+        raise UsageError(f"--on slurm: sbatch rejects {script}: {reason[-1]}")
     return done.stdout.strip().partition(";")[0]
 
 

@@ -1,1 +1,1 @@
-"""One training on several processes: launched, led by the first, followed by the others."""
+"""Multi-process training of one network: launcher, leader and followers."""

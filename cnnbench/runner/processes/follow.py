@@ -1,4 +1,4 @@
-"""A process that trains what its leader trains, without writing or printing anything."""
+"""Follower process: trains with its leader, but writes and prints nothing."""
 
 import tempfile
 from dataclasses import replace
@@ -24,10 +24,10 @@ from cnnbench.training.trainer import Trainer
 
 
 def follow(group: processes.ProcessGroup) -> None:
-    """Trains what the leader of a group trains, until it says that all is over.
+    """Trains with the leader of a group until the leader ends the session.
 
     Raises:
-      CnnbenchError: the processes do not find each other, or this one has other files.
+      CnnbenchError: the processes cannot connect, or this process has different files.
     """
     settings.start(_ignore)
     processes.join(group, _ignore)
@@ -39,7 +39,7 @@ def follow(group: processes.ProcessGroup) -> None:
 
 
 def _ignore(_: object) -> None:
-    """The leader says it."""
+    """The leader prints it."""
 
 
 def _obey() -> None:
@@ -58,17 +58,17 @@ def _obey() -> None:
 
 
 class FollowingTrainer(Trainer):
-    """A trainer of which only the leader's measurements are kept."""
+    """A trainer that leaves measurements to the leader."""
 
     def _measure(self) -> None:
         """Leave it to the leader."""
 
 
 def _job(begin: Begin) -> Job:
-    """The job that the leader has.
+    """The leader's job.
 
     Raises:
-      StoreError: this process finds another model or other images.
+      StoreError: this process has a different model or images.
     """
     given = begin.given
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +86,7 @@ def _job(begin: Begin) -> Job:
     found = loaded.experiment.digest(model_source(job.reference, job.folder)), dataset.digest
     for what, own, wanted in zip(("experiment", "images"), found, begin.digests, strict=True):
         if own != wanted:
-            message = f"a process finds another {what} than process 0"
+            message = f"a process does not have the {what} of process 0"
             raise StoreError(f"{message}; make the same files available to all of them.")
     return _resumed(job, begin)
 

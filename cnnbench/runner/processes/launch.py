@@ -1,4 +1,4 @@
-"""Starts processes that train together on this machine, and ends all of them."""
+"""Starts and stops processes that train together on this machine."""
 
 import os
 import signal
@@ -15,14 +15,14 @@ from cnnbench.executors.processes import COORDINATOR, NUMBER, PARENT, PLACE
 from cnnbench.system import commands
 
 POLL_S = 0.05
-PATIENCE_S = 20.0  # for the first process to say why it ends
-MOST_LINES = 10  # of what a process has said that ended early
+PATIENCE_S = 20.0  # for the first process to report its end
+MOST_LINES = 10  # of the output of a process that ended early
 
 
 def launch(number: int, note: Callable[[str], None]) -> int:
-    """Runs the command line of this process in several ones, on disjoint cores.
+    """Runs this command line in several processes, on disjoint cores.
 
-    The first one prints and writes as usual. If another one ends early, all end.
+    The first process prints and writes as usual. If another ends early, all end.
 
     Args:
       number: number of processes.
@@ -45,7 +45,7 @@ def launch(number: int, note: Callable[[str], None]) -> int:
 
 
 def shares(cores: Sequence[int], number: int) -> list[list[int]]:
-    """Cores of each process: as many for each, in order; shared if there are too few.
+    """Divides cores evenly among processes, in order; shared if there are too few.
 
     >>> shares([0, 1, 2, 3, 4], 2), shares([0, 1], 3)
     ([[0, 1], [2, 3]], [[0], [1], [0]])
@@ -67,8 +67,8 @@ def _start(
     for place, own in enumerate(shares(cores, number)):
         values = {COORDINATOR[0]: address, NUMBER[0]: str(number), PLACE[0]: str(place)}
         environ = {**os.environ, **values, PARENT: str(os.getpid())}
-        _use(own)  # inherited, and thus set before JAX counts the cores
-        if place:  # a group of its own: Ctrl-C is for the first process, which saves and says so
+        _use(own)  # inherited, so set before JAX counts the cores
+        if place:  # own group: Ctrl-C goes to the first process only, which saves
             options: Any = {"stdout": subprocess.DEVNULL, "process_group": 0}
             options["stderr"] = said[place - 1]
             found.append(
@@ -94,7 +94,7 @@ def _use(cores: Sequence[int]) -> None:
 def watched(
     group: Sequence[subprocess.Popen[bytes]], said: Sequence[IO[bytes]], note: Callable[[str], None]
 ) -> int:
-    """Waits for the first process, or ends all if another one has ended too early.
+    """Waits for the first process, or ends all if another ends early.
 
     Args:
       group: the processes.
@@ -118,12 +118,12 @@ def watched(
     if leader.returncode < 0:
         note(f"{_death(group, leader)}; {_advice()}")
     elif leader.returncode and (lost := _lost(others)) and lost.returncode < 0:
-        note(_death(group, lost))  # the leader has only noticed that it was gone
+        note(_death(group, lost))  # the leader only noticed the loss
     return _code(leader.returncode)
 
 
 def _lost(others: Sequence[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes] | None:
-    """A process that has failed: one that was killed before those that only notice it."""
+    """A failed process; killed processes come before those that noticed the loss."""
     failed = [each for each in others if each.poll()]
     return min(failed, key=lambda each: each.returncode, default=None)
 
@@ -134,10 +134,10 @@ def _ended_early(
     said: Sequence[IO[bytes]],
     note: Callable[[str], None],
 ) -> int:
-    """Ends all processes after one has ended; the first may say what is left.
+    """Ends all processes after one has ended; the first may report what is left.
 
-    A mistake of the user ends all of them in the same way, and the first has named it. Otherwise,
-    what the process that ended has said is the reason.
+    A user error ends all processes alike, and the first process reports it. Otherwise, the output
+    of the ended process has the reason.
     """
     leader, by_itself, number = group[0], False, None
     for number in (None, signal.SIGTERM, signal.SIGKILL):
@@ -160,10 +160,7 @@ def _last_lines(said: IO[bytes]) -> list[str]:
 
 
 def _death(group: Sequence[subprocess.Popen[bytes]], lost: subprocess.Popen[bytes]) -> str:
-    """Says how a process ended.
-
-    It is the first to say so, as no other process prints.
-    """
+    """Describes how a process ended; no other process reports it."""
     code = lost.returncode
     how = f"killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
     was = "was " if code < 0 else ""

@@ -1,4 +1,4 @@
-"""The leader of several processes: what it trains, the others train at the same time."""
+"""Leader of several processes: the followers train in step with it."""
 
 import itertools
 from collections.abc import Callable
@@ -15,21 +15,21 @@ _SAME = ("folder", "engine", "reference", "workers")  # values of a job that all
 
 
 def trainer_of(job: Job, emit: Callable[[Event], None], given: Given) -> Trainer:
-    """The trainer of a job, which leads the other processes if there are any."""
+    """The trainer of a job, which leads the other processes, if any."""
     if job.num_processes == 1:
         return Trainer(job, emit)
     return LeadingTrainer(job, emit, given)
 
 
 class LeadingTrainer(Trainer):
-    """A trainer that tells the other processes what to do at the same time."""
+    """A trainer that sends each of its calls to the other processes."""
 
     def __init__(self, job: Job, emit: Callable[[Event], None], given: Given) -> None:
         super().__init__(job, emit)
         self._given, self._number = given, next(_numbers)
 
     def prepare(self) -> None:
-        """Let all processes choose the strategy and compile."""
+        """Choose the strategy and compile, on all processes."""
         job = self.job
         digests = job.experiment.digest(model_source(job.reference, job.folder)), job.dataset.digest
         options = {name: getattr(job, name) for name in _SAME}
@@ -42,11 +42,11 @@ class LeadingTrainer(Trainer):
         super().prepare()
 
     def train_seeds(self, seeds: tuple[int, ...]) -> None:
-        """Let all processes train a group of seeds."""
+        """Train a group of seeds on all processes."""
         processes.publish(TrainSeeds(self._number, seeds))
         super().train_seeds(seeds)
 
     def finish(self) -> None:
-        """Let the other processes forget the training."""
+        """End the training on all processes."""
         processes.publish(Close(self._number))
         super().finish()

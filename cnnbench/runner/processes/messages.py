@@ -1,4 +1,4 @@
-"""What the leader of several processes sends to the others."""
+"""Messages from the leader to the other processes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the others need beside the job to make the same one.
+    """Inputs from which followers build the leader's job.
 
     Args:
       resolved: the experiment, without defaults or references to other files.
@@ -29,10 +29,10 @@ class Begin:
     Args:
       number: its number.
       given: the experiment.
-      digests: of the experiment and the dataset.
+      digests: digests of experiment and dataset.
       options: other values of the job, by name.
       resume: values of `Resume` without `load`; None for a new run.
-      streamed: True if all processes stream the images, however much memory they have.
+      streamed: True if all processes stream the images, whatever their memory.
     """
 
     number: int
@@ -45,7 +45,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class TrainSeeds:
-    """Some seeds of a training are next."""
+    """The next seeds of a training."""
 
     number: int
     seeds: tuple[int, ...]
@@ -60,4 +60,4 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """All is over."""
+    """The session is over."""

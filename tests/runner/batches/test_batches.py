@@ -215,7 +215,7 @@ def test_other_settings_are_named(machines: Path, tmp_path: Path) -> None:
         merge_runs([one, other], tmp_path)
     keys = "train.epochs 2, 1; train.optimizer.learning_rate 0.01, 0.5"
     text = f"merge: {one.path} and {other.path} differ in their settings ({keys}); train all seeds"
-    remedy = "with the same ones, or name only runs that belong together."
+    remedy = "with the same settings, or name only matching runs."
     assert str(found.value) == f"{text} {remedy}"
 
 
@@ -246,7 +246,7 @@ def test_unequal_results_of_a_seed_name_both_runs(tmp_path: Path) -> None:
         merge_runs([one, two], tmp_path)
     assert str(found.value) == (
         f"merge: seed 1 has different results in {one.path} and {two.path} (test_accuracy 0.981,"
-        " test_loss 0.981; test_accuracy 0.991, test_loss 0.991); leave one of the two runs out."
+        " test_loss 0.981; test_accuracy 0.991, test_loss 0.991); leave out one of the two runs."
     )
 
 

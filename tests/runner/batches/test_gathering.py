@@ -80,7 +80,7 @@ def test_nothing_is_named() -> None:
 def test_missing_shards_and_other_versions_are_told() -> None:
     notes = [
         "standard: runs have jax 0.10.2 and 0.11.0, so results may differ slightly",
-        "standard: shards 2/4 and 4/4 are not among the runs",
+        "standard: shards 2/4 and 4/4 are missing",
     ]
     assert list(doubts([sharded("1/4"), sharded("3/4", jax="0.11.0")])) == notes
     assert not list(doubts([sharded("1/2"), sharded("2/2")]))

@@ -155,7 +155,7 @@ def test_a_growth_that_was_interrupted_goes_on_with_more_seeds(tmp_path: Path, a
 def test_seeds_are_not_taken_away(whole: RunResult) -> None:
     with pytest.raises(UsageError) as found:
         wanted(whole, "seeds=1")
-    remedy = "name all seeds that it is to have, such as --seeds 4."
+    remedy = "list all seeds of the run, such as --seeds 4."
     assert str(found.value) == f"--seeds: {whole.path} also has seeds 1 and 2; {remedy}"
 
 
@@ -165,7 +165,7 @@ def test_seeds_that_are_not_the_first_ones_are_named(tmp_path: Path) -> None:
     (run,), _ = train([dataclasses.replace(asked, overrides=("seeds=[6,7]",))])
     with pytest.raises(UsageError) as found:
         wanted(run)
-    remedy = "name all seeds that it is to have, such as --seeds 8."
+    remedy = "list all seeds of the run, such as --seeds 8."
     assert str(found.value) == f"--seeds: {run.path} also has seeds 6 and 7; {remedy}"
 
 
@@ -185,6 +185,6 @@ def test_a_python_model_is_trained_from_its_file(tmp_path: Path) -> None:
     (path / "model.py").touch()
     with pytest.raises(UsageError) as found:
         wanted(read_run(path))
-    reason = "has a Python model, which is not trained from a run's folder"
+    reason = "has a Python model, which cannot train from a run folder"
     remedy = "run its experiment file with --seeds and --needed instead."
     assert str(found.value) == f"--seeds: {path} {reason}; {remedy}"

@@ -96,8 +96,8 @@ def test_without_slurm_there_is_a_remedy(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UsageError) as found:
         submit(array)
     assert str(found.value) == (
-        "--on slurm: 'sbatch' is not on PATH, so this is not a login node of SLURM; see the script"
-        " with --dry-run, or use --on local."
+        "--on slurm: 'sbatch' is not on PATH, so this is not a login node of SLURM; print the"
+        " script with --dry-run, or use --on local."
     )
 
 

@@ -262,12 +262,12 @@ def test_a_damaged_plan_of_another_sweep_does_not_matter():
         ),
         (
             (RATES, "--trials", "3", "--shard", "1/2"),
-            "--shard: cannot be combined with --sampler optuna: a trial is proposed from the"
-            " results of all seeds; remove one of them.",
+            "--shard: cannot be combined with --sampler optuna: proposing a trial needs all"
+            " results; remove one of them.",
         ),
         (
             (RATES, "--trials", "3", "--on", "slurm"),
-            "--on slurm: cannot be combined with --sampler optuna: a trial is proposed from the",
+            "--on slurm: cannot be combined with --sampler optuna: proposing a trial needs all",
         ),
         (("--trials", "3"), "--sampler: has no effect without values; add, for example, KEY=1,2."),
         (
@@ -276,7 +276,8 @@ def test_a_damaged_plan_of_another_sweep_does_not_matter():
         ),
         (
             ("model.params.units=uniform(2.2..2.8)", "--trials", "3"),
-            "model.params.units: takes integers, but uniform(2.2..2.8) has none; write a wider range.",
+            "model.params.units: takes integers, but uniform(2.2..2.8) has none; write a wider"
+            " range.",
         ),
     ],
 )

@@ -82,8 +82,8 @@ def test_overrides_are_separated():
         (["a=1", "a=3,4"], "a: is given twice, once with several values; remove one."),
         (
             ["seeds=1,2"],
-            "seeds: every trial trains with all seeds, so they cannot be swept; write seeds=[0,1,2] or"
-            " --seeds 0,1,2.",
+            "seeds: every trial trains with all seeds, so they cannot be swept; write seeds=[0,1,2]"
+            " or --seeds 0,1,2.",
         ),
         (["extends=a,b"], "extends: cannot be overridden; name several files instead."),
     ],
