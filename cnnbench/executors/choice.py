@@ -1,4 +1,4 @@
-"""The executor that the option `--on` names."""
+"""Executors for the values of `--on`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ FORMS = "local, local:N, ray, ray:N, slurm or slurm:N"
 
 
 class Where(Protocol):
-    """Where seeds are trained."""
+    """Workers for training seeds."""
 
     def start(self, preload: str) -> LocalExecutor | RayExecutor:
         """Starts the workers.
@@ -28,11 +28,11 @@ class Where(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class On:
-    """Workers of this machine.
+    """Workers on this machine.
 
     Args:
       text: the value of `--on`.
-      places: where each worker process runs.
+      places: place of each worker process.
     """
 
     text: str
@@ -49,12 +49,12 @@ class On:
 
 @dataclass(frozen=True, slots=True)
 class OnRay:
-    """Workers of a Ray cluster.
+    """Workers on a Ray cluster.
 
     Args:
       text: the value of `--on`.
-      wanted: what each of them has for itself.
-      workers: number of them; None for as many as there is room for.
+      wanted: resources per worker.
+      workers: number of workers; None for as many as fit.
     """
 
     text: str
@@ -65,10 +65,10 @@ class OnRay:
         """Starts the workers.
 
         Args:
-          preload: as of `On.start`.
+          preload: as in `On.start`.
 
         Raises:
-          UsageError: as of `RayExecutor`.
+          UsageError: as in `RayExecutor`.
         """
         return RayExecutor(self.wanted, self.workers, preload)
 
@@ -85,8 +85,7 @@ def parse_on(
       gpus: value of `--gpus`.
 
     Raises:
-      UsageError: it names no executor, or more workers than this machine has cores or GPUs, or the
-        other options do not fit.
+      UsageError: unknown executor, more workers than cores or GPUs, or incompatible options.
     """
     if not text or text.startswith("local"):
         _refuse_sizes({"--cpus": cpus, "--gpus": gpus})
@@ -100,10 +99,10 @@ def parse_on(
 
 
 def _refuse_sizes(given: Mapping[str, float | None]) -> None:
-    """Refuses options that only Ray knows."""
+    """Rejects options that only Ray supports."""
     for option, value in given.items():
         if value is not None:
-            message = f"{option}: only workers on Ray have a given size"
+            message = f"{option}: applies only to workers on Ray"
             raise UsageError(f"{message}; add --on ray, or choose their number with --on local:N.")
 
 
@@ -113,7 +112,7 @@ def _on_ray(text: str, device: str, wanted: Wanted) -> OnRay:
         message = f"--gpus: {wanted.gpus:g} is neither a fraction of one GPU nor a whole number"
         raise UsageError(f"{message}; write, for example, 0.5 or 2.")
     if device == "gpu" and not wanted.gpus:
-        raise UsageError("--device gpu: workers on Ray see no GPU; add --gpus 1.")
+        raise UsageError("--device gpu: workers on Ray have no GPU; add --gpus 1.")
     number = text.partition(":")[2]
     return OnRay(text, wanted, int(number) if number else None)
 
@@ -128,7 +127,7 @@ def _on_local(text: str, device: str) -> On:
 
 
 def _gpus() -> list[str]:
-    """Numbers of the NVIDIA GPUs that JAX would use in this process."""
+    """Indices of the NVIDIA GPUs that JAX would use in this process."""
     platforms = os.environ.get("JAX_PLATFORMS", "") or os.environ.get("JAX_PLATFORM_NAME", "")
     if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
         return []
@@ -139,7 +138,7 @@ def _gpus() -> list[str]:
 
 
 def num_workers(text: str, device: str, cpus: int | None, gpus: float | None) -> int | None:
-    """Number of workers of a value of `--on`; None for as many as a cluster has room for.
+    """Number of workers for a value of `--on`; None for as many as fit on a cluster.
 
     Args:
       text: the value.

@@ -1,4 +1,4 @@
-"""Cores for processes that know nothing of each other, by lock files."""
+"""Core allocation for independent processes, with lock files."""
 
 import os
 import tempfile
@@ -19,18 +19,18 @@ FOLDER = "cnnbench-cores"
 
 
 class ClaimedCores:
-    """Cores of this machine that no other process has claimed, as long as there are some.
+    """Claims cores of this machine, unclaimed ones first.
 
-    Ray hands out a number of cores, but not which; XLA needs the affinity to size its thread pool.
+    Ray assigns a number of cores, not specific cores; XLA sizes its thread pool by the affinity.
     The locks end with the process.
 
     Args:
-      number: number of cores; all of them if there are fewer.
-      folder: folder of the lock files; None for one of the user on this machine.
+      number: number of cores; all cores if there are fewer.
+      folder: folder of the lock files; None for the user's folder on this machine.
 
     Attributes:
       cores: numbers of the cores.
-      shared: those of them that others have claimed, too.
+      shared: cores that other processes also claim.
     """
 
     def __init__(self, number: int, folder: Path | None = None) -> None:
@@ -41,7 +41,7 @@ class ClaimedCores:
         self.cores = self._claimed(min(number, len(available_cores())))
 
     def release(self) -> None:
-        """Leaves the cores to others."""
+        """Releases the cores."""
         for lock in self._locks:
             lock.release()
         self._locks.clear()
@@ -71,7 +71,7 @@ class ClaimedCores:
 
 
 def apart() -> tuple[int, ...]:
-    """The cores of this process, first one of every physical core.
+    """The cores of this process, separate physical cores first.
 
     Two hardware threads of a physical core slow each other down.
     """
@@ -82,22 +82,22 @@ def apart() -> tuple[int, ...]:
 
 @contextmanager
 def kept_to(number: int) -> Iterator[ClaimedCores]:
-    """Restricts this process to some cores, if possible to those that nothing else has claimed.
+    """Restricts this process to some cores, if possible to unclaimed cores.
 
     Args:
       number: number of cores.
 
     Raises:
-      UsageError: there are fewer, or the system cannot restrict processes.
+      UsageError: too few cores, or no support for CPU affinity.
     """
     usable = available_cores()
     if not hasattr(os, "sched_setaffinity"):
-        message = "--cores: this system cannot restrict a process to some cores"
-        raise UsageError(f"{message}; leave it out.")
+        message = "--cores: this system does not support CPU affinity"
+        raise UsageError(f"{message}; omit it.")
     if number > len(usable):
         have = "1 core is" if len(usable) == 1 else f"{len(usable)} cores are"
         message = f"--cores: {number} cores, but only {have} available to this process"
-        raise UsageError(f"{message}; write --cores {len(usable)}, or leave it out.")
+        raise UsageError(f"{message}; write --cores {len(usable)}, or omit it.")
     claimed = ClaimedCores(number)
     pin(claimed.cores)
     try:

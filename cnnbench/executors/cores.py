@@ -9,7 +9,7 @@ from cnnbench.errors import UsageError
 
 
 def available_cores() -> tuple[int, ...]:
-    """Numbers of the cores that this process may use: those of `taskset`, a cpuset or SLURM."""
+    """Numbers of the cores available to this process, as set by `taskset`, a cpuset or SLURM."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return tuple(sorted(affinity(0))) if affinity else tuple(range(os.cpu_count() or 1))
 
@@ -19,8 +19,8 @@ def divided(cores: Sequence[int], workers: int) -> list[tuple[int, ...]]:
 
     Args:
       cores: numbers of the cores, in order.
-      workers: number of sets. Cores that are left over are not used, so that all workers are
-        equally fast.
+      workers: number of sets. Leftover cores are not used, so that all workers are equally
+        fast.
 
     Raises:
       UsageError: there are fewer cores than workers.
@@ -39,8 +39,8 @@ def divided(cores: Sequence[int], workers: int) -> list[tuple[int, ...]]:
 def pin(cores: Collection[int]) -> None:
     """Restricts all threads of this process and its future children to some cores.
 
-    It has no effect where the system has no affinity. XLA sizes its thread pool by the affinity
-    when JAX starts, so this has to come first.
+    It has no effect on systems without CPU affinity. XLA sizes its thread pool by the affinity
+    when JAX starts, so pin first.
     """
     if hasattr(os, "sched_setaffinity"):
         for thread in _threads():
@@ -49,6 +49,6 @@ def pin(cores: Collection[int]) -> None:
 
 
 def _threads() -> list[int]:
-    """Threads of this process, such as those of NumPy's library; later ones inherit."""
+    """Threads of this process, such as NumPy's; later threads inherit the cores."""
     folder = Path("/proc/self/task")
     return [int(each.name) for each in folder.iterdir()] if folder.exists() else [0]

@@ -1,4 +1,4 @@
-"""Errors of tasks on their way from a worker to the driver."""
+"""Serialization of task errors between worker and driver."""
 
 import traceback
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class SentError:
 
 
 def sent(error: Exception) -> SentError:
-    """An error to send; one that is not a user's mistake gets a note with its traceback."""
+    """An error to send; a bug gets a note with its traceback."""
     attributes = {name: value for name, value in vars(error).items() if name != "__notes__"}
     notes = tuple(getattr(error, "__notes__", ()))
     if isinstance(error, CnnbenchError):

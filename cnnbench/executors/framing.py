@@ -1,4 +1,4 @@
-"""Pickled values on a pipe, each after its length."""
+"""Length-prefixed pickled values on a pipe."""
 
 import os
 import pickle
@@ -16,7 +16,7 @@ def send(pipe: int, value: Any) -> None:
       value: a picklable value.
 
     Raises:
-      BrokenPipeError: nobody reads the pipe any more.
+      BrokenPipeError: the reader is gone.
     """
     content = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
     for part in (_LENGTH.pack(len(content)), content):
@@ -26,7 +26,7 @@ def send(pipe: int, value: Any) -> None:
 
 
 def receive(pipe: int) -> bytes | None:
-    """Reads a pickled value; None at the end of the pipe, also within a value."""
+    """Reads a pickled value; None at the end of the pipe, even within a value."""
     head = _read(pipe, _LENGTH.size)
     return None if head is None else _read(pipe, _LENGTH.unpack(head)[0])
 

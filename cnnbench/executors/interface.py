@@ -1,4 +1,4 @@
-"""Tasks, what their workers send back, and the interface of every executor."""
+"""Tasks, messages from their workers, and the executor interface."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from typing import Any, Protocol
 
 Emit = Callable[[Any], None]
 WorkerTask = Callable[[Emit], None]
-"""A picklable callable that runs in a worker. It passes picklable values to the driver with its
-argument, raises `CnnbenchError` for a mistake of the user, and ends when it returns."""
+"""A picklable callable that runs in a worker. It sends picklable values to the driver through its
+argument, raises `CnnbenchError` for user errors, and ends when it returns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """A value that a running task sends.
+    """A value sent by a running task.
 
     Args:
       number: the task.
@@ -36,12 +36,12 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A task raised an error; it would raise it again.
+    """A task raised an error, and would raise it again.
 
     Args:
       number: the task.
-      error: the error. Anything but a `CnnbenchError` is a bug; it has a note with the traceback of
-        the worker.
+      error: the error. Any other than a `CnnbenchError` is a bug, with the worker's traceback as a
+        note.
     """
 
     number: int
@@ -50,7 +50,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The worker of a task died, or its machine; the task can be submitted again.
+    """The worker or machine of a task died; the task can be resubmitted.
 
     Args:
       number: the task.
@@ -65,35 +65,35 @@ Message = Emitted | Completed | Failed | Lost
 
 
 class Executor(Protocol):
-    """Runs tasks in worker processes; a context manager that ends all of them when it closes.
+    """Runs tasks in worker processes; a context manager that ends all workers on exit.
 
-    Tasks start in the order in which they are submitted. Messages of one task arrive in order.
+    Tasks start in the order of submission. Messages of one task arrive in order.
     """
 
     @property
     def slots(self) -> int:
-        """Number of tasks that run at the same time; it can change when machines come and go."""
+        """Number of concurrent tasks; it can change when machines join or leave."""
 
     @property
     def one_machine(self) -> bool:
-        """True if all tasks run on this machine, so that their hardware is the same."""
+        """True if all tasks run on this machine, and so on the same hardware."""
 
     def submit(self, number: int, task: WorkerTask) -> None:
         """Queues a task.
 
         Args:
-          number: its number, which is not that of a task that runs or waits.
+          number: its number, unique among running and waiting tasks.
           task: the task.
         """
 
     def offer(self, name: str, make: Callable[[], bytes]) -> None:
-        """Offers a content that tasks get with `worker.fetch`; see `offers.Offers.add`."""
+        """Offers content that tasks get with `worker.fetch`; see `offers.Offers.add`."""
 
     def receive(self, timeout_s: float | None = None) -> Message | None:
         """The next message of any task; None if none arrives within the timeout."""
 
     def cancel(self, number: int) -> None:
-        """Drops a task that waits, or stops one that runs; no further message of it arrives."""
+        """Drops a waiting task, or stops a running task; none of its messages arrive after that."""
 
     def close(self) -> None:
-        """Ends all workers. No process survives, also if this process is killed."""
+        """Ends all workers. No process survives, even if this process is killed."""

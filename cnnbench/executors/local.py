@@ -1,4 +1,4 @@
-"""Worker processes on this machine, each on cores of its own."""
+"""Worker processes on this machine, each on its own cores."""
 
 import contextlib
 import os
@@ -26,14 +26,14 @@ from cnnbench.executors.interface import (
 from cnnbench.executors.offers import Content, Offers
 from cnnbench.executors.worker import Kind
 
-# The modules of the driver are found from any folder; -P leaves out the current one.
+# Workers find the driver's modules from any folder; -P omits the current folder.
 _START = "import sys; sys.path[:] = {path!r}; from cnnbench.executors.worker import main; main()"
 END_S = 5.0  # seconds for a killed process to disappear
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlace:
-    """Where a worker runs.
+    """Place of a worker.
 
     Args:
       cores: its cores.
@@ -88,7 +88,7 @@ class LocalExecutor:
         self._assign()
 
     def offer(self, name: str, make: Callable[[], bytes]) -> None:
-        """Offers a content that tasks get with `worker.fetch`."""
+        """Offers content that tasks get with `worker.fetch`."""
         self._offers.add(name, make)
 
     def receive(self, timeout_s: float | None = None) -> Message | None:
@@ -111,7 +111,7 @@ class LocalExecutor:
                 return message
 
     def cancel(self, number: int) -> None:
-        """Drops a task that waits, or kills the worker that runs it and starts another."""
+        """Drops a waiting task, or replaces the worker that runs it."""
         self._waiting = deque(item for item in self._waiting if item[0] != number)
         for worker in self._workers:
             if worker.task == number:
@@ -154,10 +154,10 @@ class LocalExecutor:
         return Completed(number) if kind is Kind.COMPLETED else Failed(number, value.error())
 
     def _lost(self, worker: "WorkerProcess") -> Message | None:
-        """Replaces a worker that died.
+        """Replaces a dead worker.
 
         Raises:
-          RuntimeError: it died before it was ready, as the next one would.
+          RuntimeError: it died before it was ready, as a new one would.
         """
         reason = worker.death()
         if not worker.ready:
@@ -168,17 +168,17 @@ class LocalExecutor:
 
 
 class WorkerProcess:
-    """A worker process from the side of the driver.
+    """The driver's handle of a worker process.
 
     Args:
       number: its number, from 0.
-      place: where it runs.
+      place: its place.
       preload: module that it imports.
 
     Attributes:
       task: the task that it runs; None if it is idle.
       ready: True once it has waited for a task.
-      dropped: True once it was ended, when its messages do not count.
+      dropped: True once it was ended; its messages are then ignored.
     """
 
     def __init__(self, number: int, place: WorkerPlace, preload: str) -> None:
@@ -202,7 +202,7 @@ class WorkerProcess:
         self._send((number, task))
 
     def answer(self, answer: Content) -> None:
-        """Sends what its task asked for."""
+        """Sends content that its task requested."""
         self._send((self.task, answer))
 
     def _send(self, value: Any) -> None:
@@ -211,7 +211,7 @@ class WorkerProcess:
             framing.send(self.process.stdin.fileno(), value)
 
     def read(self, received: "queue.Queue[tuple[WorkerProcess, bytes | None]]") -> None:
-        """Passes its messages on, and None when it has ended; runs in a thread of its own."""
+        """Forwards its messages, then None when it has ended; runs in its own thread."""
         assert self.process.stdout is not None
         content: bytes | None = b""
         while content is not None:
@@ -220,7 +220,7 @@ class WorkerProcess:
         self.process.stdout.close()
 
     def death(self) -> str:
-        """Says how it ended."""
+        """Tells how it ended."""
         code = self.process.wait(END_S)
         name = f"worker {self.number + 1}"
         if code < 0:
@@ -228,7 +228,7 @@ class WorkerProcess:
         return f"{name} exited with code {code}"
 
     def end(self) -> None:
-        """Kills it with its children."""
+        """Kills it and its children."""
         self.dropped = True
         assert self.process.stdin is not None
         with contextlib.suppress(ProcessLookupError):

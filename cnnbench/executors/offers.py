@@ -1,4 +1,4 @@
-"""Contents that the driver has and tasks may ask for, such as images that a machine lacks."""
+"""Contents that the driver offers to tasks, such as images that a machine lacks."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ from cnnbench.errors import CnnbenchError
 from cnnbench.executors.failures import SentError, sent
 
 Content = bytes | SentError | None
-"""A content, why there is none, or None for an unknown name."""
+"""A content, an error, or None for an unknown name."""
 
 
 class Offers:
-    """Contents by name; each is made when it is first asked for."""
+    """Contents by name; each is made on the first request."""
 
     def __init__(self) -> None:
         self._make: dict[str, Callable[[], bytes]] = {}
@@ -25,7 +25,7 @@ class Offers:
         self._make[name] = make
 
     def answer(self, name: str) -> Content:
-        """What a task gets that asks for a name."""
+        """Answers a task's request for a name."""
         make = self._make.get(name)
         try:
             return make() if make else None

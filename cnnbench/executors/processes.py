@@ -1,8 +1,8 @@
 """Processes that train one network together, over `jax.distributed`.
 
-The first process, the leader, decides; the others follow. Decisions travel as messages through the
-key-value store of JAX's coordination service, in one order that all processes share. Numbers travel
-in the collectives of the compiled programs: gloo between CPUs, NCCL between GPUs.
+The first process, the leader, makes all decisions and sends them through the key-value store of
+JAX's coordination service, in the same order to all processes. Numbers are exchanged by the
+collectives of the compiled programs: gloo between CPUs, NCCL between GPUs.
 """
 
 import ctypes
@@ -20,13 +20,13 @@ T = TypeVar("T")
 COORDINATOR = "CNNBENCH_COORDINATOR", "JAX_COORDINATOR_ADDRESS"
 NUMBER = "CNNBENCH_NUM_PROCESSES", "JAX_NUM_PROCESSES"
 PLACE = "CNNBENCH_PROCESS_ID", "JAX_PROCESS_ID"
-PARENT = "CNNBENCH_PARENT_PROCESS"  # variable with the id of the process that launches
+PARENT = "CNNBENCH_PARENT_PROCESS"  # variable with the launcher's process ID
 LOST = "another process of this training has ended"
-HEARTBEAT_S = 30  # a process that is silent for so long is taken for dead
+HEARTBEAT_S = 30  # a process silent for this long is considered dead
 _START_S = 300  # until all processes have started
 _END_S = 10  # until all processes have ended
 _POLL_MS = 60_000
-_MEET_MS = 24 * 3600 * 1000  # a process that dies is noticed by its heartbeat
+_MEET_MS = 24 * 3600 * 1000  # heartbeats detect dead processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class ProcessGroup:
       number: number of processes.
       place: number of this process, from 0; 0 is the leader.
       coordinator: `host:port` of the leader; empty if JAX finds it, as in a SLURM step.
-      origin: where this was found, such as `SLURM_NTASKS=4`.
+      origin: source of these values, such as `SLURM_NTASKS=4`.
     """
 
     number: int
@@ -47,7 +47,7 @@ class ProcessGroup:
 
 
 class _State:
-    """The group to join, the one that is joined, and the number of messages so far."""
+    """The group to join, the joined group, and the number of messages so far."""
 
     expected: ProcessGroup | None = None
     group: ProcessGroup | None = None
@@ -55,10 +55,9 @@ class _State:
 
 
 def group_of(environ: Mapping[str, str]) -> ProcessGroup | None:
-    """The group that environment variables describe; None for a process on its own.
+    """The group that environment variables describe; None for a single process.
 
-    Understands variables of cnnbench, of JAX, of SLURM (in a step that `srun` starts) and of Open
-    MPI.
+    Reads variables of cnnbench, JAX, SLURM (in a step of `srun`) and Open MPI.
 
     Args:
       environ: the environment variables.
@@ -81,7 +80,7 @@ def group_of(environ: Mapping[str, str]) -> ProcessGroup | None:
     return None
 
 
-# Variables of launchers: number of processes, number of this one, and one that only its jobs have.
+# Launcher variables: number of processes, number of this process, and one set only in its jobs.
 _LAUNCHERS = (
     ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_MCA_orte_hnp_uri"),
@@ -108,7 +107,7 @@ def _checked(group: ProcessGroup) -> ProcessGroup | None:
     """The group, unless it is a single process.
 
     Raises:
-      UsageError: the number of this process or the address is impossible.
+      UsageError: the number of this process or the address is invalid.
     """
     if group.place >= max(1, group.number):
         message = f"{group.origin}: process {group.place} is not one of {group.number} processes"
@@ -121,7 +120,7 @@ def _checked(group: ProcessGroup) -> ProcessGroup | None:
 def join(group: ProcessGroup, notify: Notify) -> None:
     """Joins a group: waits for all of its processes, and finds their devices.
 
-    JAX must not have been used. Standard output becomes a copy of itself, because gloo writes to
+    JAX must not have been used. Standard output is redirected to a copy, because gloo writes to
     the original.
 
     Args:
@@ -129,7 +128,7 @@ def join(group: ProcessGroup, notify: Notify) -> None:
       notify: receives a message if an environment variable requests another number of devices.
 
     Raises:
-      UsageError: the processes do not find each other.
+      UsageError: the processes cannot connect.
     """
     import jax
 
@@ -139,17 +138,17 @@ def join(group: ProcessGroup, notify: Notify) -> None:
     _quiet()
     _initialize(group)
     _State.group = group
-    jax.devices()  # waits for the others, so nothing else must come first
+    jax.devices()  # waits for the others, so it must come first
 
 
 def _initialize(group: ProcessGroup) -> None:
     import jax
 
     local = group.coordinator.startswith(("127.0.0.1:", "localhost:"))
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM
+    jax.config.update("jax_enable_preemption_service", False)  # it would intercept SIGTERM
     if jax.config.values["jax_cpu_collectives_implementation"] is None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    if local:  # proxies do not concern it
+    if local:  # bypass proxies
         jax.config.update("jax_check_proxy_envs", False)
     own: dict[str, Any] = {}
     if group.coordinator:
@@ -171,7 +170,7 @@ def _initialize(group: ProcessGroup) -> None:
 
 
 def end_with(parent: int, number: int) -> None:
-    """Lets the kernel send a signal to this process when its parent ends (Linux; prctl(2)).
+    """Makes the kernel signal this process when its parent ends (Linux; prctl(2)).
 
     Args:
       parent: process id of the parent, which may have ended already.
@@ -184,7 +183,7 @@ def end_with(parent: int, number: int) -> None:
 
 
 def _quiet() -> None:
-    """Moves standard output to a copy, and discards what C++ libraries write to the original."""
+    """Redirects standard output to a copy and discards the output of C++ libraries."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -200,13 +199,13 @@ def expect(group: ProcessGroup) -> None:
 
 
 def expected() -> ProcessGroup | None:
-    """The group that is still to be joined; nothing expects it after that."""
+    """Returns and clears the group that is still to be joined."""
     group, _State.expected = _State.expected, None
     return group
 
 
 def leave() -> None:
-    """Ends the connection to the group."""
+    """Disconnects from the group."""
     if _State.group:
         import jax
 
@@ -215,12 +214,12 @@ def leave() -> None:
 
 
 def num_processes() -> int:
-    """Number of processes that train together; 1 for a process on its own."""
+    """Number of processes that train together; 1 for a single process."""
     return _State.group.number if _State.group else 1
 
 
 def leads() -> bool:
-    """True for a leader, and for a process on its own."""
+    """True for a leader, and for a single process."""
     return _State.group is None or _State.group.place == 0
 
 
@@ -243,7 +242,7 @@ def receive() -> Any:
 
 
 def shared(make: Callable[[], T]) -> T:
-    """A value that the leader makes, on all processes."""
+    """Makes a value on the leader and sends it to all processes."""
     if _State.group is None:
         return make()
     if not leads():
@@ -254,7 +253,7 @@ def shared(make: Callable[[], T]) -> T:
 
 
 def meet() -> None:
-    """Waits until all processes are here, so that none is waited for while time is measured."""
+    """Synchronizes all processes, so that measured times include no waiting."""
     if _State.group is not None:
         _client().wait_at_barrier(_key(), _MEET_MS)
 

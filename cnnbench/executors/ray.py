@@ -1,7 +1,7 @@
 """Workers on a Ray cluster.
 
-Each worker is an actor that keeps a process as long as the executor lives. Ray places the actors
-and notices when they die; it neither queues tasks nor repeats them.
+Each worker is an actor with one process for the lifetime of the executor. Ray places the actors
+and detects their deaths; it neither queues nor retries tasks.
 """
 
 import contextlib
@@ -32,25 +32,25 @@ QUIET = {
     "RAY_DEDUP_LOGS": "0",
 }
 MOST_STORE = 256 << 20  # bytes of the object store of a local cluster
-LOOK_S = 2.0  # between looks for new machines
+LOOK_S = 2.0  # between checks for new machines
 END_S = 5.0  # for workers to end their processes
 ALL_S = 20.0  # for all workers to start, if others use the cluster
-FIRST_S = 300.0  # for the first one
-MOST_FAILED = 3  # workers that do not start
+FIRST_S = 300.0  # for the first worker
+MOST_FAILED = 3  # workers that fail to start
 
 
 class RayExecutor:
     """Workers on a Ray cluster; see `interface.Executor`.
 
     Args:
-      wanted: what each worker has for itself.
-      workers: number of workers; None for as many as the cluster has room for, also later.
+      wanted: resources per worker.
+      workers: number of workers; None for as many as fit, also on machines that join later.
       preload: module that workers import while they wait for their first task; empty for none.
-      num_cpus: number of CPUs of a cluster that is started; None for those of this process.
+      num_cpus: number of CPUs of a local cluster; None for those of this process.
 
     Raises:
-      UsageError: Ray is not installed, there is no cluster, its machines have other versions, or
-        none has enough CPUs or GPUs.
+      UsageError: Ray is not installed, there is no cluster, versions differ, or no machine has
+        enough CPUs or GPUs.
     """
 
     one_machine = False  # others can join any time
@@ -87,7 +87,7 @@ class RayExecutor:
 
     @property
     def slots(self) -> int:
-        """Number of workers that are there, or that the cluster has room for."""
+        """Number of workers that run or that fit on the cluster."""
         return max(1, len(self._workers))
 
     def submit(self, number: int, task: WorkerTask) -> None:
@@ -96,7 +96,7 @@ class RayExecutor:
         self._assign()
 
     def offer(self, name: str, make: Callable[[], bytes]) -> None:
-        """Offers a content that tasks get with `worker.fetch`."""
+        """Offers content that tasks get with `worker.fetch`."""
         self._offers.add(name, make)
 
     def receive(self, timeout_s: float | None = None) -> Message | None:
@@ -114,7 +114,7 @@ class RayExecutor:
         return self._found.popleft()
 
     def cancel(self, number: int) -> None:
-        """Drops a task that waits, or ends the process that runs it."""
+        """Drops a waiting task, or ends the process that runs it."""
         self._waiting = deque(item for item in self._waiting if item[0] != number)
         self._found = deque(item for item in self._found if item.number != number)
         for worker in self._workers:
@@ -123,7 +123,7 @@ class RayExecutor:
         self._assign()
 
     def close(self) -> None:
-        """Ends all workers, and the cluster if it was started."""
+        """Ends all workers, and the cluster if it is local."""
         self._waiting.clear()
         self._stack.close()
 
@@ -139,7 +139,7 @@ class RayExecutor:
         """Waits for all workers, or only for some if others use the cluster.
 
         Raises:
-          UsageError: other versions are installed on a machine.
+          UsageError: a machine has different versions.
           CnnbenchError: no worker starts.
         """
         begun = monotonic()
@@ -154,7 +154,7 @@ class RayExecutor:
             raise CnnbenchError(f"{message} for {FIRST_S:.0f} s; see `ray status`, or wait.")
 
     def _look(self, timeout_s: float, *, strict: bool = False) -> None:
-        """Takes what the workers sent, and notices machines that come and go."""
+        """Handles messages of workers, and machines that join or leave."""
         if monotonic() - self._looked > LOOK_S:
             self._grow()
         by_ref = {worker.pending: worker for worker in self._workers}
@@ -179,15 +179,15 @@ class RayExecutor:
         self._assign()
 
     def _welcome(self, worker: "_Worker", hello: Hello, *, strict: bool) -> None:
-        """Takes a worker in.
+        """Admits a worker.
 
         Raises:
-          UsageError: it has other versions, and nothing is trained yet.
+          UsageError: its versions differ, and training has not begun.
         """
         if wrong := other_versions(hello, versions()):
             if strict:
                 raise UsageError(wrong)
-            self._workers.remove(worker)  # a machine that came later
+            self._workers.remove(worker)  # on a machine that joined later
             self._ray.kill(worker.actor)
             self._refused += 1
             return
@@ -196,7 +196,7 @@ class RayExecutor:
         self._assign()
 
     def _sent(self, worker: "_Worker", sent: bytes | Died) -> None:
-        """Takes a message of a worker.
+        """Handles a message of a worker.
 
         Raises:
           RuntimeError: its process does not start.
@@ -222,7 +222,7 @@ class RayExecutor:
         self._found.append(Completed(number) if completed else Failed(number, value.error()))
 
     def _in_store(self, name: str) -> Any:
-        """Ray's reference of an offered content, which is stored once."""
+        """Ray reference to an offered content, which is stored once."""
         if name not in self._stored:
             try:
                 self._stored[name] = self._ray.put(self._offers.answer(name))
@@ -238,14 +238,14 @@ class RayExecutor:
         worker.free()
 
     def _lose(self, worker: "_Worker", error: Exception) -> None:
-        """Gives up a worker that Ray lost.
+        """Drops a worker that Ray lost.
 
         Raises:
           CnnbenchError: workers do not start.
         """
         self._workers.remove(worker)
         with contextlib.suppress(self._ray.exceptions.RayError):
-            self._ray.kill(worker.actor)  # it may only be out of reach
+            self._ray.kill(worker.actor)  # it may only be unreachable
         if worker.hello is None:
             self._failed += 1
             if self._failed >= MOST_FAILED:
@@ -260,11 +260,11 @@ class RayExecutor:
         return [node for node in self._ray.nodes() if node["Alive"]]
 
     def _room(self) -> int:
-        """Number of workers that the machines have room for."""
+        """Number of workers that fit on the machines."""
         return sum(workers_on(node["Resources"], self._wanted) for node in self._nodes())
 
     def _grow(self) -> None:
-        """Starts workers on machines that have come."""
+        """Starts workers on machines that joined."""
         self._looked = monotonic()
         room = self._room() - self._refused
         for _ in range(len(self._workers), min(room, self._most or room)):
@@ -282,7 +282,7 @@ class RayExecutor:
         """Checks that tasks fit.
 
         Raises:
-          UsageError: no machine is large enough, or all are too small for that many workers.
+          UsageError: no machine is large enough, or the cluster fits fewer workers.
         """
         room = self._room()
         if room >= (self._most or 1):
@@ -297,17 +297,17 @@ class RayExecutor:
 
 
 class _Worker:
-    """A worker from the side of the driver.
+    """The driver's handle of a worker.
 
     Args:
       number: its number, from 0.
       actor: Ray's handle.
 
     Attributes:
-      hello: what it said of itself; None until it has started.
-      pending: Ray's reference of what it will send next.
+      hello: its introduction; None until it has started.
+      pending: Ray reference to its next messages.
       task: the task that it runs; None if it is idle.
-      serial: number of the task that no other has.
+      serial: unique number of the task.
     """
 
     def __init__(self, number: int, actor: Any) -> None:
@@ -324,7 +324,7 @@ class _Worker:
         return self.hello is not None
 
     def poll(self) -> None:
-        """Asks for its next messages."""
+        """Requests its next messages."""
         self.pending = self.actor.messages.remote()
 
     def run(self, serial: int, number: int, content: bytes) -> None:
@@ -333,13 +333,13 @@ class _Worker:
         self.actor.run.remote(serial, content, self._dropped)
 
     def stop(self) -> None:
-        """Ends its task with its process."""
+        """Ends its task and process."""
         self._dropped = self.serial
         self.free()
         self.actor.stop.remote(self._dropped)
 
     def free(self) -> None:
-        """Forgets its task."""
+        """Clears its task."""
         self.task = self.serial = None
 
 
@@ -395,7 +395,7 @@ def _connect(ray: Any, address: str, quiet: Mapping[str, Any]) -> None:
     """Connects to a cluster.
 
     Raises:
-      UsageError: there is none, or it runs another version of Ray or Python.
+      UsageError: no cluster, or a different version of Ray or Python.
     """
     try:
         with _own_signals():
@@ -408,7 +408,7 @@ def _connect(ray: Any, address: str, quiet: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keeps the handlers of this process, which `ray.init` replaces."""
+    """Keeps the signal handlers that `ray.init` replaces."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -424,25 +424,25 @@ def _actor(ray: Any, wanted: Wanted) -> Any:
     return ray.remote(
         num_cpus=wanted.cpus,
         num_gpus=wanted.gpus,
-        max_restarts=0,  # the driver submits lost tasks again, from their checkpoints
+        max_restarts=0,  # the driver resubmits lost tasks, from their checkpoints
         max_task_retries=0,
-        max_concurrency=4,  # `messages` waits while others are called
+        max_concurrency=4,  # `messages` blocks while other methods run
     )(RayWorker)
 
 
 def _settings() -> dict[str, str]:
-    """The environment variables of JAX, which workers use too, but for the choice of devices."""
+    """JAX environment variables for workers, except those that choose devices."""
     found = {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}
     found.pop("JAX_PLATFORMS", None)
     return found
 
 
 def workers_on(resources: Mapping[str, float], wanted: Wanted) -> int:
-    """Number of workers that a machine has room for.
+    """Number of workers that fit on a machine.
 
     Args:
-      resources: number of each resource of the machine.
-      wanted: what a worker needs.
+      resources: amount of each resource of the machine.
+      wanted: resources per worker.
 
     >>> workers_on({"CPU": 8, "GPU": 2}, Wanted(cpus=1, gpus=0.5))
     4
@@ -462,7 +462,7 @@ def _most_of(nodes: list[dict[str, Any]], name: str) -> float:
 
 
 def _needs(wanted: Wanted) -> str:
-    """What a worker needs.
+    """Resources in words.
 
     >>> _needs(Wanted(2, 0.5))
     '2 CPUs and 0.5 GPUs'
@@ -476,7 +476,7 @@ def _counted(number: float, name: str) -> str:
 
 
 def other_versions(hello: Hello, own: Mapping[str, str]) -> str:
-    """Message about a machine with other versions than this one; empty if they are equal.
+    """Message about a machine with different versions; empty if they are equal.
 
     Args:
       hello: the machine.

@@ -1,4 +1,4 @@
-"""The temporary folder of a Ray cluster that is started and ended; Ray's own is never emptied."""
+"""The temporary folder of a local Ray cluster; Ray never empties its own."""
 
 import os
 import tempfile
@@ -16,10 +16,10 @@ _YOUNG_S = 60  # a lock file that may not be locked yet
 
 @contextmanager
 def ray_folder(parent: Path = Path("/tmp")) -> Iterator[Path]:
-    """A new folder, which is removed at the end; removes those of killed processes.
+    """A new folder, removed on exit; also removes folders of killed processes.
 
     Args:
-      parent: where it is made.
+      parent: its parent folder.
     """
     _remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))

@@ -15,14 +15,14 @@ from cnnbench.executors.interface import Emit
 from cnnbench.executors.local import WorkerPlace, WorkerProcess
 from cnnbench.executors.offers import Content
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")  # they determine the numbers
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")  # they affect the results
 SETTINGS = ("JAX_", "XLA_", "FLAX_", "NNX_", "TF_", "OMP_NUM_THREADS")
 MEMORY = 0.8  # of a GPU, for JAX; the rest is for the CUDA contexts
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A task that only the process that runs it unpickles.
+    """A task that is unpickled only by its worker process.
 
     Args:
       content: the pickled task.
@@ -40,9 +40,9 @@ class Died:
     """The process of a worker died.
 
     Args:
-      serial: what it ran last; None for nothing.
+      serial: its last task; None if none.
       reason: how it ended.
-      ready: False if it had not started properly, and another would not either.
+      ready: False if it failed to start, as another process would.
     """
 
     serial: int | None
@@ -52,12 +52,12 @@ class Died:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What the driver has to know of a worker.
+    """Introduction of a worker to the driver.
 
     Args:
       node: Ray's ID of its machine.
       address: the machine, for messages.
-      versions: versions of software by name.
+      versions: package versions by name.
     """
 
     node: str
@@ -67,7 +67,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a worker has for itself.
+    """Resources of a worker.
 
     Args:
       cpus: number of cores.
@@ -79,16 +79,16 @@ class Wanted:
 
 
 class RayWorker:
-    """An actor with a worker process of its own, which it keeps as long as it lives.
+    """An actor that owns one worker process.
 
     The process is that of `executors.local`: it is pinned before JAX is imported, keeps compiled
     programs, and ends with this actor, together with its children.
 
     Args:
       number: its number, from 0.
-      wanted: what it has for itself.
+      wanted: its resources.
       preload: module that the process imports while it waits.
-      settings: the settings of JAX of the driver.
+      settings: the driver's JAX settings.
     """
 
     def __init__(
@@ -115,9 +115,9 @@ class RayWorker:
         """Starts a task.
 
         Args:
-          serial: number of the task, which no other ever has.
+          serial: unique number of the task.
           content: the pickled task.
-          dropped: as of `stop`.
+          dropped: as in `stop`.
         """
         with self._lock:
             self._stop(dropped)
@@ -125,19 +125,19 @@ class RayWorker:
             self._process.run(serial, Packed(content))
 
     def answer(self, serial: int, answer: Content) -> None:
-        """Passes a task what it asked for, unless it has ended.
+        """Passes requested content to a task, unless it has ended.
 
         Args:
           serial: number of the task.
-          answer: a content from Ray's object store, which has one copy for all workers of a
-            machine, or what there is instead.
+          answer: a content from Ray's object store, which has one copy per machine, or an error,
+            or None.
         """
         with self._lock:
             if self._serial == serial:
                 self._process.answer(answer)
 
     def stop(self, dropped: int) -> None:
-        """Ends a task with its process, unless another task has begun since."""
+        """Ends a task and its process, unless another task has begun since."""
         with self._lock:
             self._stop(dropped)
 
@@ -183,7 +183,7 @@ class RayWorker:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the software that determines the numbers, by name."""
+    """Versions of the packages that affect the results, by name."""
     found = {"python": python_version(), "cnnbench": __version__}
     for name in PACKAGES:
         try:

@@ -1,7 +1,7 @@
-"""A worker process of `executors.local`: runs tasks from its standard input, one after another.
+"""A worker process of `executors.local`: runs tasks from standard input in sequence.
 
-It ends with the process that started it: the end of its input kills it and its own children,
-whatever it is computing.
+It ends with its parent: the end of its input kills it and its children, even in the middle of a
+computation.
 """
 
 import importlib
@@ -23,13 +23,13 @@ from cnnbench.executors.interface import WorkerTask
 
 
 class Kind(Enum):
-    """What a message of a worker says."""
+    """Kind of a worker's message."""
 
     READY = "ready"  # it waits for tasks
     EMITTED = "emitted"
     COMPLETED = "completed"
     FAILED = "failed"
-    ASKED = "asked"  # for a content; the next message to the worker is the answer
+    ASKED = "asked"  # requests content; the next message to the worker is the answer
 
 
 def serve(cores: Sequence[int], preload: str) -> None:
@@ -40,7 +40,7 @@ def serve(cores: Sequence[int], preload: str) -> None:
       preload: module to import before the first task; empty for none.
     """
     pin(cores)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
     source, sink = _own_pipes()
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read_tasks, args=(source, tasks), daemon=True).start()
@@ -56,7 +56,7 @@ def serve(cores: Sequence[int], preload: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    """What a running task asks with.
+    """A running task's link to the driver.
 
     Args:
       number: the task.
@@ -69,14 +69,14 @@ class _Link:
     sink: int
 
 
-_link: list[_Link] = []  # of the task that runs
+_link: list[_Link] = []  # of the running task
 
 
 def fetch(name: str) -> bytes | None:
-    """The content that the driver offers by a name; None without one, and outside of workers.
+    """Content that the driver offers under a name; None if there is none, and outside of workers.
 
     Raises:
-      CnnbenchError: the driver cannot give it away.
+      CnnbenchError: the driver cannot provide it.
     """
     if not _link:
         return None
@@ -90,7 +90,7 @@ def fetch(name: str) -> bytes | None:
 
 
 def _own_pipes() -> tuple[int, int]:
-    """Moves the pipes out of the way of what tasks read and print."""
+    """Moves the pipes away from the standard streams of tasks."""
     source, sink = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -99,10 +99,10 @@ def _own_pipes() -> tuple[int, int]:
 
 
 def _read_tasks(source: int, tasks: "queue.SimpleQueue[bytes]") -> None:
-    """Passes tasks on; at the end of the input, kills this process and its children."""
+    """Forwards tasks; at the end of the input, kills this process and its children."""
     while (content := framing.receive(source)) is not None:
         tasks.put(content)
-    os.killpg(0, signal.SIGKILL)  # it leads a group of its own
+    os.killpg(0, signal.SIGKILL)  # it leads its own group
 
 
 def _run(number: int, task: WorkerTask, sink: int) -> None:
@@ -114,7 +114,7 @@ def _run(number: int, task: WorkerTask, sink: int) -> None:
 
 
 class _Ending:
-    """Says how its body ended; the driver raises an error of it.
+    """Reports how its body ended; the driver raises its errors.
 
     Args:
       number: the task.

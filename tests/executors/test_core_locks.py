@@ -88,7 +88,7 @@ def test_more_cores_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     assert str(caught.value) == (
         "--cores: 3 cores, but only 2 cores are available to this process; write --cores 2, or"
-        " leave it out."
+        " omit it."
     )
     monkeypatch.setattr(core_locks, "available_cores", lambda: (5,))
     with pytest.raises(UsageError, match="only 1 core is available"), kept_to(3):
@@ -99,9 +99,7 @@ def test_a_system_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_setaffinity", raising=False)
     with pytest.raises(UsageError) as caught, kept_to(1):
         pass
-    assert str(caught.value) == (
-        "--cores: this system cannot restrict a process to some cores; leave it out."
-    )
+    assert str(caught.value) == "--cores: this system does not support CPU affinity; omit it."
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_size_of_workers() -> None:
     assert parse_on("ray:3", cpus=2, gpus=0.5) == OnRay("ray:3", Wanted(2, 0.5), 3)
     with pytest.raises(UsageError, match=r"--gpus: 1\.5 is neither a fraction"):
         parse_on("ray", gpus=1.5)
-    with pytest.raises(UsageError, match="workers on Ray see no GPU; add --gpus 1"):
+    with pytest.raises(UsageError, match="workers on Ray have no GPU; add --gpus 1"):
         parse_on("ray", "gpu")
 
 
