@@ -1,10 +1,10 @@
 """Time of each layer in a training step, and the roofline that it is measured against.
 
-The compiled program of a training step is profiled; its operations carry the names of the layers
-they were traced from (`nn.scopes`), so that the times are those of the program that trains, with
-everything that XLA fused. The roofline model (Williams, Waterman, Patterson: Roofline, CACM 52(4),
-2009) bounds the throughput of a layer by the peak of the machine, or by its memory bandwidth times
-the layer's FLOPs per byte.
+Profiles the compiled training step, whose operations carry the names of the layers they were
+traced from (`nn.scopes`), so the times are those of the program that trains, including XLA's
+fusions. The roofline model (Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009) bounds the
+throughput of a layer by the peak of the machine, or by its memory bandwidth times the layer's
+FLOPs per byte.
 """
 
 import math
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 BYTES = 4  # of a float32
 PASSES = 3  # over the weights: forward, gradient of the inputs, gradient of the weights
-COPIED = 2**26  # values of the array that measures the memory bandwidth: 256 MiB
+COPIED = 2**26  # values in the array for the memory bandwidth: 256 MiB
 TARGET_S, FEWEST_STEPS, MOST_STEPS = 2.0, 3, 50  # of the profile
-# Their bodies have events of their own.
+# Their bodies have their own events.
 _CONTAINERS = frozenset({"while", "call", "conditional"})
 # `ROOT %name = shape operation(operands), metadata`
 _INSTRUCTION = re.compile(
@@ -52,7 +52,7 @@ class Roofline:
 
     @property
     def ridge(self) -> float:
-        """FLOPs per byte from which the peak is the limit.
+        """FLOPs per byte above which the peak is the limit.
 
         >>> Roofline(peak_flops=2e11, bandwidth=1e10).ridge
         20.0
@@ -67,10 +67,10 @@ class LayerTime:
     Args:
       name: the layer.
       operation: what it computes.
-      forward_s: seconds of the forward pass, with random numbers and transforms of the kernel.
+      forward_s: seconds of the forward pass, with random numbers and kernel transforms.
       backward_s: seconds of the backward pass.
       flops: floating-point operations of its matrix products, in all passes.
-      bytes: bytes that the layer reads and writes at least, in all passes.
+      bytes: minimum bytes read and written, in all passes.
     """
 
     name: str
@@ -113,7 +113,7 @@ class ByLayer:
       layers: the layers, in order.
       rest_s: seconds of everything else: loss, optimizer, augmentation, copies.
       roofline: limits of the machine.
-      busy: share of the time of all devices in which operations ran while they were profiled.
+      busy: share of the devices' time in which operations ran during the profile.
     """
 
     title: str
@@ -133,10 +133,10 @@ class ByLayer:
 
 
 def measure_by_layer(task: "BenchTask") -> ByLayer:
-    """Measures the layers of a network in the step that `cnnbench run --engine fast` trains with.
+    """Measures the layers of a network in the training step of `cnnbench run --engine fast`.
 
     Args:
-      task: the network, its first weights and its images.
+      task: the network, its initial weights and its images.
     """
     from cnnbench.bench.frameworks.cnnbench import OwnTrainer, make_trainer
 
@@ -210,13 +210,13 @@ def busy_seconds(
     """Seconds of the forward and the backward pass of each layer, summed over all cores.
 
     Args:
-      events: names and seconds of the events of a profile; those that are no instruction of the
+      events: names and seconds of profiled events; events that are not instructions of the
         program are ignored.
-      program: text of the compiled program (HLO), whose instructions have the names of layers.
-      repeats: layers that run in a loop, by that of its first repetition; they share its time.
+      program: text of the compiled program (HLO), with the names of layers.
+      repeats: layers in a loop, by the layer of its first repetition; they share its time.
 
     Returns:
-      Seconds by layer; those of no layer under the empty name.
+      Seconds by layer; the rest is under the empty name.
 
     >>> program = '''
     ...   %dot.1 = f32[8,2]{1,0} dot(%a, %b), metadata={op_name="jit(f)/jvp(layer.fc)/dot_general"}
@@ -251,7 +251,7 @@ def _instructions(program: str) -> dict[str, str]:
 
 
 def moved_bytes(node: Node, *, gradient: bool) -> int:
-    """Bytes of values that a layer reads and writes for an image, in all passes.
+    """Bytes of activations that a layer reads and writes per image, in all passes.
 
     The forward pass reads the inputs and writes the output. The backward pass reads the inputs and
     the gradient of the output, and writes the gradient of the inputs.

@@ -29,7 +29,7 @@ def terminal_by_layer(found: ByLayer) -> "Group":
 
 
 def markdown_by_layer(found: ByLayer) -> str:
-    """The same in Markdown."""
+    """The table in Markdown."""
     cells = [[escape_markdown(cell) for cell in row] for row in rows(found)]
     lines = "".join(f"- {escape_markdown(note)}\n" for note in notes(found))
     table = markdown_table(HEADER, cells)
@@ -37,7 +37,7 @@ def markdown_by_layer(found: ByLayer) -> str:
 
 
 def json_by_layer(found: Sequence[ByLayer]) -> str:
-    """All values, unrounded, with derived ones."""
+    """All values, unrounded, with derived values."""
     return codec.encode_document({"networks": [_json(each) for each in found]}).decode()
 
 
@@ -96,17 +96,17 @@ def notes(found: ByLayer) -> list[str]:
     roofline = found.roofline
     profiled = found.profiled_s / found.step_s
     above = any(layer.peak_share(roofline) > 1 for layer in found.layers)
-    fewer = " Above 100%, Winograd computes fewer than are counted." if above else ""
+    fewer = " Above 100%: Winograd needs fewer than counted." if above else ""
     return [
         "Fwd, Bwd: milliseconds of the forward and the backward pass in a step as profiled, scaled"
         f" to a step without the profiler (with it, a step takes {profiled:.2f}x as long).",
-        f"Operations ran in {found.busy:.0%} of the time of the cores; the rest of it is divided"
-        " among all rows in proportion, so that they add up to a step.",
+        f"Operations ran in {found.busy:.0%} of the cores' time; the rest is divided among all"
+        " rows in proportion, so that they add up to a step.",
         f"{REST}: loss, optimizer, augmentation and copies.",
         f"Peak: FLOPs of the products, relative to {roofline.peak_flops / 1e9:,.0f} GFLOP/s,"
         f" measured by a large matrix product.{fewer}",
-        "FLOP/B: FLOPs per byte that the layer reads and writes at least. Below"
-        f" {roofline.ridge:.0f}, its limit is the memory ({roofline.bandwidth / 1e9:.1f} GB/s),"
+        "FLOP/B: FLOPs per byte of minimum memory traffic. Below"
+        f" {roofline.ridge:.0f}, memory ({roofline.bandwidth / 1e9:.1f} GB/s) is the limit,"
         " above it the products.",
         "XLA fuses layers: a pool or an activation may be counted with its neighbor.",
     ]

@@ -158,7 +158,7 @@ def notes(benchmark: Benchmark) -> list[str]:
 def best_notes(benchmark: Benchmark) -> list[str]:
     """The fastest variant of each framework with its ratio, one line each.
 
-    For PyTorch, this is the fastest of all, tuned or not; that of the default settings follows.
+    For PyTorch, the fastest of all, tuned or not, then the fastest with default settings.
     """
     lines = []
     for family in dict.fromkeys(m.family for m in benchmark.measurements if m.family != OWN):
@@ -179,7 +179,7 @@ def _best_note(benchmark: Benchmark, name: str, best: Measurement | None) -> lis
 
 
 def _bfloat16_notes(benchmark: Benchmark) -> list[str]:
-    """Our time in bfloat16 relative to float32, and that of PyTorch to ours in bfloat16."""
+    """Our time in bfloat16 relative to float32, and PyTorch's relative to ours in bfloat16."""
     own = benchmark.ratio(benchmark.find(OWN_BFLOAT16))
     best = benchmark.best("torch", {TorchSettings.BFLOAT16})
     ratio = benchmark.ratio(best, OWN_BFLOAT16)
@@ -288,7 +288,7 @@ def _rich_table(benchmark: Benchmark) -> WrappedTable:
 
 
 def _groups(benchmark: Benchmark) -> list[tuple[str, list[Measurement]]]:
-    """Consecutive variants with the same heading; only those of PyTorch have one."""
+    """Consecutive variants with the same heading; only PyTorch's have one."""
     groups: list[tuple[str, list[Measurement]]] = []
     for measurement in benchmark.measured:
         title = SETTINGS_TITLES[measurement.settings] if measurement.family == "torch" else ""
@@ -299,7 +299,7 @@ def _groups(benchmark: Benchmark) -> list[tuple[str, list[Measurement]]]:
 
 
 def _short(measurement: Measurement) -> str:
-    """Name of a variant of PyTorch below the heading of its settings."""
+    """Name of a PyTorch variant below the heading of its settings."""
     words = measurement.variant.removeprefix("torch-").removeprefix(f"{measurement.settings}-")
     return f"  {words}"
 

@@ -36,7 +36,7 @@ OURS = BenchVariant(OWN, OWN, "cnnbench.bench.frameworks.cnnbench")
 OURS_BFLOAT16 = BenchVariant(OWN_BFLOAT16, OWN, OURS.module)
 STEPS_BEFORE = 3  # steps before the rounds
 SHORTEST_LIMIT_S = 120.0  # minimum timeout of a request, whatever the budget
-START_LIMIT_S = 900.0  # timeout of the first step: compiling slowly excludes no variant
+START_LIMIT_S = 900.0  # timeout of the first step: slow compilation excludes no variant
 
 
 class BenchError(CnnbenchError):
@@ -51,7 +51,7 @@ class Settings:
       rounds: largest number of timed rounds.
       budget_s: seconds of training per network, without startup and compilation; exceeded if
         three rounds of one step take longer.
-      pause_s: seconds between two turns, for the threads of the previous one to go to sleep.
+      pause_s: seconds between turns, for the threads of the previous variant to sleep.
       most_steps: largest number of steps per round; None for an epoch.
       libraries: libraries whose matrix products are measured for comparison.
     """

@@ -1,8 +1,8 @@
-"""PyTorch tuned for CPUs: variables of its process, as its performance tuning guide recommends.
+"""Environment variables that tune PyTorch for CPUs, from its performance tuning guide.
 
 https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html: an allocator that keeps freed
-memory, and one thread for each core, pinned to it. These are read when a process starts, so they
-belong to the environment of a worker. `TorchTrainer` sets the rest: denormals and the optimizer.
+memory, and one thread pinned to each core. Both are set in the environment of a worker, which
+reads them on startup. `TorchTrainer` sets the rest: denormals and the optimizer.
 """
 
 import sys
@@ -13,8 +13,8 @@ from types import MappingProxyType
 from cnnbench.bench.frameworks.interface import ARRANGEMENTS, TorchSettings, torch_name
 from cnnbench.bench.worker_process import BenchVariant
 
-# See mallopt(3): no block is mapped on its own, and memory is hardly ever returned. cnnbench sets
-# the same for itself (`host.keep_malloc_arenas`).
+# See mallopt(3): map no single blocks, and hardly ever return memory. cnnbench sets the same for
+# itself (`host.keep_malloc_arenas`).
 _GLIBC = MappingProxyType(
     {
         "MALLOC_MMAP_MAX_": "0",
@@ -47,7 +47,7 @@ def torch_variants(
 ) -> tuple[BenchVariant, ...]:
     """Every variant of PyTorch: tuned ones, those with default settings, and bfloat16.
 
-    An allocator that is not installed is one variant, which is skipped.
+    A missing allocator gives a single variant, which is skipped.
 
     Args:
       cpus: one CPU of each core, to which threads are pinned.
@@ -81,7 +81,7 @@ def _variants(
 
 
 def preloading(library: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables that load a library first, before those that the caller preloads.
+    """Variables that preload a library before the caller's libraries.
 
     >>> preloading("libjemalloc.so.2", {"LD_PRELOAD": "libfoo.so"})
     {'LD_PRELOAD': 'libjemalloc.so.2:libfoo.so'}
@@ -91,7 +91,7 @@ def preloading(library: str, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def pinning(cpus: Sequence[int]) -> dict[str, str]:
-    """Variables of OpenMP for one thread on each of some CPUs.
+    """OpenMP variables for one thread pinned to each CPU.
 
     ``KMP_BLOCKTIME`` is only read by Intel's OpenMP: its threads go to sleep after 1 ms without
     work, so that they do not disturb the variant that trains next.

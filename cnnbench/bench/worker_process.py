@@ -28,7 +28,7 @@ class BenchVariant:
       family: its framework.
       module: module with its `make_trainer`.
       environment: variables of its process, in addition to the caller's.
-      lacking: what this machine lacks to run it; it is skipped for this reason.
+      lacking: reason to skip it on this machine, if something is missing.
     """
 
     name: str

@@ -134,13 +134,13 @@ step                           26.4    13.6   100%   20%
 Fwd, Bwd: milliseconds of the forward and the backward pass in a step as
 profiled, scaled to a step without the profiler (with it, a step takes 1.25x as
 long).
-Operations ran in 93% of the time of the cores; the rest of it is divided among
-all rows in proportion, so that they add up to a step.
+Operations ran in 93% of the cores' time; the rest is divided among all rows in
+proportion, so that they add up to a step.
 other: loss, optimizer, augmentation and copies.
 Peak: FLOPs of the products, relative to 100 GFLOP/s, measured by a large matrix
 product.
-FLOP/B: FLOPs per byte that the layer reads and writes at least. Below 10, its
-limit is the memory (10.0 GB/s), above it the products.
+FLOP/B: FLOPs per byte of minimum memory traffic. Below 10, memory (10.0 GB/s)
+is the limit, above it the products.
 XLA fuses layers: a pool or an activation may be counted with its neighbor.
 """
 
@@ -158,7 +158,7 @@ def test_more_than_the_peak_is_explained() -> None:
     quick = replace(FOUND.layers[0], forward_s=0.002, backward_s=0.003)
     text = markdown_by_layer(replace(FOUND, layers=(quick,)))
     assert "| 160% |" in text
-    assert "matrix product. Above 100%, Winograd computes fewer than are counted." in text
+    assert "matrix product. Above 100%: Winograd needs fewer than counted." in text
     assert "Winograd" not in markdown_by_layer(FOUND)
 
 
