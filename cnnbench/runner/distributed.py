@@ -443,7 +443,7 @@ class Driver:
     def _lose(self, unit: tuple[int, int], reason: str) -> None:
         self._losses[unit] += 1
         if self._losses[unit] > MOST_LOST:
-            remedy = "memory may be too small for all workers; use fewer, such as --on local:1."
+            remedy = "workers may run out of memory; use fewer, such as --on local:1."
             raise CnnbenchError(f"--on: {reason}, {MOST_LOST + 1} times; {remedy}")
 
 

@@ -102,7 +102,7 @@ def plan_proposals(
 def _known(
     requests: Sequence[Request], axes: Sequence[SweepAxis], identity: Proposed, seed: int
 ) -> PlannedSweep:
-    """The sweep with its first trials, and those of an earlier command."""
+    """The sweep with its first trials, and trials of an earlier command."""
     first = choose_points(axes, min(identity.number, FIRST), seed)
     earlier = known_plan(identity.sweep, requests[0].results_dir)
     if not earlier:
