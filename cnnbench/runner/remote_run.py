@@ -20,7 +20,7 @@ from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import EngineRecord, Environment, EpochRecord, Machine
 from cnnbench.system.host import load_per_cpu
 from cnnbench.system.stopwatch import Timing
-from cnnbench.training.events import Compiled, Event, Resumed, SeedDone, Trained
+from cnnbench.training.events import Compiled, Event, Resumed, SeedDone, Trained, Tuning
 from cnnbench.training.resume import Resume, plan_resume
 
 
@@ -38,7 +38,7 @@ class RemoteRun(TrainingRun):
     def __init__(self, request: Request, listener: Listener, pin: Callable[[], None]) -> None:
         super().__init__(request, listener, pin)
         self.engine: EngineRecord | None = None
-        self.failed = self._compiled = self._measured = False
+        self.failed = self._tuned = self._compiled = self._measured = False
         self._path: Path | None = None
         self._arm: SentExperiment
         self._work: RunWork
@@ -145,7 +145,7 @@ class RemoteRun(TrainingRun):
         )
 
     def receive(self, event: Event) -> None:
-        """Records an event of a worker; those of other workers that compile are not new.
+        """Records an event of a worker; those of other workers that tune or compile are not new.
 
         Raises:
           StoreError: the disk cannot be written.
@@ -158,7 +158,10 @@ class RemoteRun(TrainingRun):
                     self._begin_with(event)
                 case Trained() if self._measured:
                     pass
+                case Tuning() if self._tuned:
+                    pass
                 case _:
+                    self._tuned |= isinstance(event, Tuning)
                     self._measured |= isinstance(event, Trained)
                     self.recorder.event(event)
         if isinstance(event, SeedDone) and self._trainer:

@@ -13,12 +13,14 @@ import pytest
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.errors import UsageError
 from cnnbench.runner.distributed import run_on, run_requests
+from cnnbench.runner.remote_run import RemoteRun
 from cnnbench.runner.run import Request, run_by_turns
 from cnnbench.runner.seed_task import SeedTask
 from cnnbench.runner.until_decided import run_until_decided
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import RunResult, Status
 from cnnbench.statistics.looks import Looks
+from cnnbench.training.events import Compiled, Event, Tuning
 from tests.runner.test_interleaving import Diary
 from tests.runner.warm_workers import WarmWorkers, lend, two_workers, warm_workers
 
@@ -99,6 +101,28 @@ def test_equal_to_seeds_one_after_another_on_one_core(tmp_path: Path, warm: Warm
         assert any(epoch.beside == 1 for epoch in others)
         order = [(run.record.seeds.index(e.seed), e.epoch) for e in run.epochs]
         assert order == sorted(order)
+
+
+@pytest.mark.usefixtures("warm")
+def test_workers_that_tune_at_the_same_time_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive, sent, told = RemoteRun.receive, list[Event](), list[Event]()
+
+    def tuning(run: RemoteRun, event: Event) -> None:
+        if isinstance(event, Compiled):
+            sent.append(Tuning())
+            receive(run, Tuning())
+        receive(run, event)
+
+    def note(_: Diary, event: Event) -> None:
+        told.append(event)
+
+    monkeypatch.setattr(RemoteRun, "receive", tuning)
+    monkeypatch.setattr(Diary, "event", note)
+    run_on(requests(tmp_path, {"a": [0, 1]}), diaries(1), two_workers())
+    assert sent == [Tuning()] * 2
+    assert [event for event in told if isinstance(event, Tuning)] == [Tuning()]
 
 
 def test_a_killed_worker_loses_nothing(tmp_path: Path, warm: WarmWorkers) -> None:
