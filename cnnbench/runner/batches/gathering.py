@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from cnnbench.errors import UsageError, quoted
+from cnnbench.errors import UsageError, or_list, quoted
 from cnnbench.formatting import clean, enumeration
 from cnnbench.runner.batches.merging import merge_runs
-from cnnbench.runs.find import find_run
+from cnnbench.runs.find import find_run, run_folders
 from cnnbench.runs.folder import RECORD_FILE, read_run
 from cnnbench.runs.records import RunResult, Status
 
@@ -58,11 +58,26 @@ def _found(name: str | Path, results_dir: Path) -> tuple[list[RunResult], list[s
     for place in places:
         if place.is_dir() and not (place / RECORD_FILE).is_file():
             return runs_below(place)
-    if not any(place.exists() for place in places) and not results_dir.is_dir():
-        message = f"merge: no folder {quoted(str(name))}"
-        raise UsageError(f"{message}; name folders of results, or runs in {results_dir}.")
+    if not any(place.exists() for place in places):
+        _require_run(name, results_dir)
     path, warnings = find_run(str(name), results_dir)
     return [read_run(path)], list(warnings)
+
+
+def _require_run(name: str | Path, results_dir: Path) -> None:
+    """Checks a word that is no folder: it may still be a RUN-ID or a tag.
+
+    Raises:
+      UsageError: nothing has that name, or several runs.
+    """
+    message = f"merge: no folder {quoted(str(name))}"
+    if len(Path(name).parts) > 1 or not run_folders(results_dir):
+        raise UsageError(f"{message}; name folders of results, or runs in {results_dir}.")
+    try:
+        find_run(str(name), results_dir)
+    except UsageError as unknown:
+        found = str(unknown).removeprefix("command line: ")
+        raise UsageError(f"{message}, and {found}") from None
 
 
 def runs_below(folder: Path) -> tuple[list[RunResult], list[str]]:
@@ -85,9 +100,22 @@ def runs_below(folder: Path) -> tuple[list[RunResult], list[str]]:
         if run.record.status is not Status.FINISHED
     ]
     if not done:
-        message = f"merge: {folder} has no finished run; name another folder."
-        raise UsageError("\n".join([*notes, message]))
+        raise UsageError("\n".join([*notes, _nothing_in(folder, some=bool(runs))]))
     return done, notes
+
+
+def _nothing_in(folder: Path, *, some: bool) -> str:
+    """The message on a folder without finished runs.
+
+    Args:
+      folder: the folder.
+      some: True if it has other runs.
+    """
+    if some:
+        return f"merge: {folder} has no finished run; name another folder."
+    deeper = sorted({path.parents[2] for path in folder.glob(f"*/*/*/{RECORD_FILE}")})
+    remedy = or_list(map(str, deeper)) if deeper else "folders of results, or runs"
+    return f"merge: {folder} is not a folder of results, since it has no runs; name {remedy}."
 
 
 def _by_name(runs: Sequence[RunResult]) -> dict[str, list[RunResult]]:

@@ -52,6 +52,25 @@ def test_the_command_and_the_function_unite_folders(machines: Path, tmp_path: Pa
         ),
         (["nowhere"], "merge: no folder 'nowhere'; name folders of results, or runs in results."),
         (
+            ["../m1", "{m}"],
+            "merge: no folder '../m1'; name folders of results, or runs in results.",
+        ),
+        (
+            ["m1", "m2", "--results-dir", "{m}"],
+            "merge: no folder 'm1', and 'm1' is not a run folder, run ID, tag or experiment in {m};"
+            " write a or b, or list all with: cnnbench list --results-dir {m}",
+        ),
+        (
+            ["empty"],
+            "merge: empty is not a folder of results, since it has no runs; name folders of"
+            " results, or runs.",
+        ),
+        (
+            ["{above}"],
+            "merge: {above} is not a folder of results, since it has no runs; name {m}, {two} or"
+            " {whole}.",
+        ),
+        (
             ["{m}", "--output", "{file}"],
             "merge: --output: '{file}' is not a folder; name a new one.",
         ),
@@ -66,7 +85,9 @@ def test_mistakes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    places = {"m": str(machines / "m1"), "file": "file"}
+    (tmp_path / "empty").mkdir()
+    places = {"m": str(machines / "m1"), "two": str(machines / "m2"), "file": "file"}
+    places |= {"above": str(machines), "whole": str(machines / "whole")}
     code, said, warned = merge(*(word.format(**places) for word in words))
     assert (code, said, warned) == (2, "", f"{message.format(**places)}\n")
 
