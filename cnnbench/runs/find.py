@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cnnbench.errors import (
     IncomparableError,
+    SpecError,
     StoreError,
     UsageError,
     did_you_mean,
@@ -27,6 +28,8 @@ from cnnbench.runs.folder import (
 from cnnbench.runs.index.entries import read_entries
 from cnnbench.runs.index.resolved import read_recipe, read_recipes
 from cnnbench.runs.records import TRIAL, RunRecord, RunResult, Status
+from cnnbench.spec.document import read_document
+from cnnbench.spec.shipped import find_file
 from cnnbench.system import commands
 
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
@@ -568,12 +571,35 @@ def _unknown(argument: str, results_dir: Path, names: list[str], others: list[st
         f"command line: {argument!r} is not a run folder, run ID, tag or experiment in"
         f" {results_dir}"
     )
+    if (spec := find_file(argument)) is not None:
+        return _untrained(argument, spec, results_dir)
     if not names:
         start = commands.cnnbench("run", "standard", *commands.results_dir_option(results_dir))
         return f"{place}, which contains no runs; start one with: {start}"
     hint = did_you_mean(argument, [*names, *others])
     see = commands.cnnbench("list", *commands.results_dir_option(results_dir))
     return f"{place}{hint}; write {or_list(names)}, or list all with: {see}"
+
+
+def _untrained(argument: str, spec: Path, results_dir: Path) -> str:
+    """The message on an experiment file, or the name of one, that has no runs by that name."""
+    name = name_in(spec)
+    if _run_folders(results_dir / name):
+        return (
+            f"command line: {argument!r} is an experiment file; write the name of its runs, {name}."
+        )
+    word = Path(argument) if spec == Path(argument) else argument
+    train = commands.cnnbench("run", word, *commands.results_dir_option(results_dir))
+    return f"command line: {argument!r} has no run in {results_dir}; train it with: {train}"
+
+
+def name_in(spec: Path) -> str:
+    """The name in an experiment file, or else that of the file."""
+    try:
+        data = read_document(spec).data
+    except SpecError:
+        return spec.stem
+    return str(data.get("name", spec.stem)) if isinstance(data, dict) else spec.stem
 
 
 def _finished(runs: Listing) -> list[RunEntry]:

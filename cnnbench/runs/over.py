@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnnbench.errors import SpecError, UsageError, or_list, quoted
+from cnnbench.errors import UsageError, or_list, quoted
 from cnnbench.formatting import enumeration, is_number
-from cnnbench.runs.find import finished_runs_of
+from cnnbench.runs.find import finished_runs_of, name_in
 from cnnbench.runs.folder import RunEntry, read_run_entry
 from cnnbench.runs.index.resolved import read_resolved
 from cnnbench.runs.records import Status
 from cnnbench.runs.settings import LAYERS, as_override
-from cnnbench.spec.document import read_document
 from cnnbench.spec.shipped import ENDINGS, find_shipped
 from cnnbench.spec.sweeps import same_value, split_values
 from cnnbench.spec.vocabulary import KEY
@@ -245,21 +244,12 @@ def _arm(argument: str, results_dir: Path) -> ArmRuns:
     spec = path if is_file else None
     if not is_file and not (results_dir / argument).exists():
         spec = find_shipped(argument)
-    name = _name(spec) if spec else argument
+    name = name_in(spec) if spec else argument
     if spec and not (results_dir / name).exists():
         return ArmRuns(argument, (), argument)
     entries, _ = finished_runs_of(name, results_dir)
     known = [entry for entry in entries if not entry.facts.is_trial] or entries
     return ArmRuns(argument, _with_settings(known), argument if spec else None)
-
-
-def _name(spec: Path) -> str:
-    """The name in an experiment file, or else that of the file."""
-    try:
-        data = read_document(spec).data
-    except SpecError:
-        return spec.stem
-    return str(data.get("name", spec.stem)) if isinstance(data, dict) else spec.stem
 
 
 def _with_settings(

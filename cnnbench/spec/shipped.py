@@ -77,6 +77,14 @@ def find_shipped(name: str) -> Path | None:
     return next(filter(None, files), None)
 
 
+def find_file(word: str) -> Path | None:
+    """The file of an experiment that a path or a name means, as in `find_named`; None for none."""
+    if Path(word).suffix in ENDINGS:
+        return Path(word) if _exists(Path(word)) else None
+    files = (_file(folder, word) for folder in (*_HERE, *_FOLDERS)) if _is_name(word) else ()
+    return next(filter(None, files), None)
+
+
 def is_in_package(folder: Path) -> bool:
     """Returns True for a folder of the installed package, such as one in a virtual environment."""
     return folder.resolve().is_relative_to(_PACKAGE.resolve())

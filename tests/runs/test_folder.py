@@ -534,12 +534,53 @@ class TestFind:
 
     def test_without_results_the_message_says_how_to_get_some(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError) as caught:
-            find_runs(["standard"], tmp_path)
+            find_runs(["idea"], tmp_path)
         assert str(caught.value) == (
-            "command line: 'standard' is not a run folder, run ID, tag or experiment in"
+            "command line: 'idea' is not a run folder, run ID, tag or experiment in"
             f" {tmp_path}, which contains no runs; start one with: cnnbench run standard"
             f" --results-dir {tmp_path}"
         )
+
+    @pytest.mark.parametrize(
+        ("argument", "message"),
+        [
+            ("mlp", "'mlp' has no run in OUT; train it with: cnnbench run mlp"),
+            ("my idea", "'my idea' has no run in OUT; train it with: cnnbench run 'my idea'"),
+            ("-a.yaml", "'-a.yaml' has no run in OUT; train it with: cnnbench run ./-a.yaml"),
+            (
+                "nets/b.yml",
+                "'nets/b.yml' is an experiment file; write the name of its runs, modified.",
+            ),
+            (
+                "standard.yaml",
+                "'standard.yaml' is an experiment file; write the name of its runs, standard.",
+            ),
+        ],
+    )
+    def test_an_experiment_without_runs_names_the_command(
+        self,
+        results: Path,
+        tmp_path_factory: pytest.TempPathFactory,
+        monkeypatch: pytest.MonkeyPatch,
+        argument: str,
+        message: str,
+    ) -> None:
+        here = tmp_path_factory.mktemp("here")
+        monkeypatch.chdir(here)
+        (here / "nets").mkdir()
+        for file, text in {
+            "my idea.yaml": "{}",
+            "-a.yaml": "name: a",
+            "nets/b.yml": "name: modified",
+            "standard.yaml": "[not: valid",
+        }.items():
+            (here / file).write_text(text)
+        option = f" --results-dir {results}" if "cnnbench run" in message else ""
+        for found in (find_run, find_unfinished, find_newest):
+            with pytest.raises(UsageError) as caught:
+                found(argument, results)
+            expected = f"command line: {message.replace('OUT', str(results))}{option}"
+            assert str(caught.value) == expected
 
     def test_the_beginning_of_several_ids_is_refused(self, results: Path) -> None:
         with pytest.raises(UsageError) as caught:
@@ -850,8 +891,7 @@ class TestFindUnfinished:
             found = f"--resume: {self.damaged(tmp_path, '20251123T063014Z-a1b2')}; {others}."
         if not (finished or damaged):
             found = (
-                f"command line: 'standard' is not a run folder, run ID, tag or experiment in"
-                f" {tmp_path}, which contains no runs; start one with: "
+                f"command line: 'standard' has no run in {tmp_path}; train it with: "
                 + commands.cnnbench("run", "standard", "--results-dir", tmp_path)
             )
         with pytest.raises(UsageError) as caught:
