@@ -121,6 +121,17 @@ def percent_text(value: float, digits: int | None = None) -> str:
     return f"{100 * value:.{digits or 0}f}%"
 
 
+def ratio_text(value: float) -> str:
+    """Formats a ratio above one; one above a thousand says no more than that it is large.
+
+    >>> ratio_text(1.53), ratio_text(332.5), ratio_text(math.inf)
+    ('1.5x', '332x', 'over 1,000x')
+    """
+    if value > 1000:
+        return "over 1,000x"
+    return f"{value:.1f}x" if value < 100 else f"{value:,.0f}x"
+
+
 def epochs_text(number: int) -> str:
     """Formats a number of epochs.
 

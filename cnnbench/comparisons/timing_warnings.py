@@ -5,12 +5,13 @@ for `summary` to fold all warnings into one line. They concern timings only: nei
 loss depends on how long an epoch takes.
 """
 
+import math
 import statistics
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from cnnbench.formatting import enumeration, epochs_text, percent_text
+from cnnbench.formatting import enumeration, epochs_text, percent_text, ratio_text
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import (
     EpochRecord,
@@ -29,10 +30,10 @@ DETAILS = "--verbose for details"
 
 
 class Cause(Enum):
-    """Causes of warnings; the value is the short form, formatted with `TimingWarning.value`."""
+    """Causes of warnings; the value is the short form, with a place for a number."""
 
     CLOCK = "clock too coarse"
-    FIRST_EPOCH = "first epoch {:.1f}x the median"
+    FIRST_EPOCH = "first epoch {} the median"
     SPREAD = "epoch times vary by {:.0%}"
     LOAD = "load {:.2g} per CPU"
     LATENCY = "latency varies by {:.0%}"
@@ -43,6 +44,12 @@ class Cause(Enum):
     ORDER = "runs not interleaved"
 
 
+# Short forms of large spreads, whose percentages say little; formatted with `TimingWarning.ratio`.
+_LARGE = {
+    Cause.SPREAD: "slowest epoch {} the fastest",
+    Cause.LATENCY: "slowest latency {} the fastest",
+    Cause.PRODUCT: "usual matmul {} the fastest",
+}
 COST_CAUSES = frozenset({Cause.LATENCY, Cause.PRODUCT, Cause.MFU})
 """Causes that concern the table of costs only."""
 _COMPARABILITY = frozenset({Cause.DEVICES, Cause.ENGINES, Cause.ORDER})
@@ -56,11 +63,20 @@ class TimingWarning:
       cause: the kind of reason.
       text: the finding and its remedy, with the labels of the runs.
       value: how bad it is, in the unit of the cause.
+      ratio: the same as a ratio of times, of causes that show it; otherwise 0.
     """
 
     cause: Cause
     text: str
     value: float = 0.0
+    ratio: float = 0.0
+
+    @property
+    def short(self) -> str:
+        """The cause in a few words."""
+        if not self.ratio:
+            return self.cause.value.format(self.value)
+        return _LARGE.get(self.cause, self.cause.value).format(ratio_text(self.ratio))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +110,7 @@ def warnings(runs: Sequence[Timed]) -> tuple[TimingWarning, ...]:
         for found in _own_warnings(run):
             labels.setdefault(found, []).append(run.label)
     own = (
-        TimingWarning(found.cause, f"{', '.join(names)}: {found.text}", found.value)
-        for found, names in labels.items()
+        replace(found, text=f"{', '.join(names)}: {found.text}") for found, names in labels.items()
     )
     return (*own, *_between(runs))
 
@@ -119,7 +134,7 @@ def summary(
     shown = [cause for cause in Cause if cause in worst and (costs or cause not in COST_CAUSES)]
     if not shown:
         return ""
-    causes = {cause: cause.value.format(worst[cause].value) for cause in shown}
+    causes = {cause: worst[cause].short for cause in shown}
     noisy = ", ".join(text for cause, text in causes.items() if cause not in _COMPARABILITY)
     apart = ", ".join(text for cause, text in causes.items() if cause in _COMPARABILITY)
     what = [f"noisy on this machine ({noisy})"] if noisy else []
@@ -291,8 +306,9 @@ def _first_epoch(run: Timed) -> Iterator[TimingWarning]:
         return
     yield TimingWarning(
         Cause.FIRST_EPOCH,
-        f"the first epoch took {first / usual:.1f}x the median of the others; look at later"
+        f"the first epoch took {ratio_text(first / usual)} the median of the others; look at later"
         " epochs, or re-run with warm caches.",
+        first / usual,
         first / usual,
     )
 
@@ -304,12 +320,12 @@ def _spread(run: Timed) -> Iterator[TimingWarning]:
     if std is None or not std > MAX_SPREAD * mean(seconds):
         return
     share = std / mean(seconds)
-    yield TimingWarning(
-        Cause.SPREAD,
-        f"the standard deviation of epoch times is {share:.0%} of their mean; close other"
-        " programs, or train more epochs or seeds.",
-        share,
-    )
+    found, ratio = f"the standard deviation of epoch times is {share:.0%} of their mean", 0.0
+    if share > 1:
+        ratio = max(seconds) / min(seconds) if min(seconds) else math.inf
+        found = f"the slowest epoch took {ratio_text(ratio)} as long as the fastest"
+    remedy = "close other programs, or train more epochs or seeds."
+    yield TimingWarning(Cause.SPREAD, f"{found}; {remedy}", share, ratio)
 
 
 def _load(run: Timed) -> Iterator[TimingWarning]:
@@ -327,18 +343,19 @@ def _costs(run: Timed) -> Iterator[TimingWarning]:
         (run.cost.latency_spread, run.cost.product_spread) if run.cost else (None, None)
     )
     if latency is not None and latency > MAX_SPREAD:
-        yield TimingWarning(
-            Cause.LATENCY,
-            f"latency varied by {percent_text(latency)} between equal rounds; {_AGAIN}",
-            latency,
-        )
+        found, ratio = f"latency varied by {percent_text(latency)} between equal rounds", 0.0
+        if latency > 1:
+            ratio = 1 + latency
+            times = ratio_text(ratio)
+            found = f"latency in the slowest of equal rounds was {times} that of the fastest"
+        yield TimingWarning(Cause.LATENCY, f"{found}; {_AGAIN}", latency, ratio)
     if product is not None and product > MAX_SPREAD:
-        yield TimingWarning(
-            Cause.PRODUCT,
-            "the peak matmul throughput, which MFU is relative to, varied by"
-            f" {percent_text(product)}; {_AGAIN}",
-            product,
-        )
+        what, ratio = "the peak matmul throughput, which MFU is relative to", 0.0
+        found = f"{what}, varied by {percent_text(product)}"
+        if product > 1:
+            ratio = 1 + product
+            found = f"{what}, is of the fastest matmul; most took {ratio_text(ratio)} as long"
+        yield TimingWarning(Cause.PRODUCT, f"{found}; {_AGAIN}", product, ratio)
 
 
 def _mfu(run: Timed) -> Iterator[TimingWarning]:

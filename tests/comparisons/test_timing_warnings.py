@@ -69,6 +69,38 @@ def test_epochs_that_differ_by_more_than_a_tenth(seconds: list[float], share: st
     )
 
 
+@pytest.mark.parametrize(
+    ("slowest", "short"), [(33.0, "33.0x"), (332.4, "332x"), (33249.0, "over 1,000x")]
+)
+def test_large_spreads_are_ratios(slowest: float, short: str) -> None:
+    """Such as of a laptop that slept; a standard deviation of 33249% tells nobody anything."""
+    found = found_in([timed([1.0, 1.0, 1.0, 1.0, slowest])])
+    assert texts(found) == (
+        f"A: the slowest epoch took {short} as long as the fastest; close other programs, or train"
+        " more epochs or seeds.",
+    )
+    assert summary(found, "accuracy", costs=False, details="") == (
+        f"timings are noisy on this machine (slowest epoch {short} the fastest); accuracy is not"
+        " affected"
+    )
+
+
+def test_large_ratios_of_a_clock_that_ticks_seldom_are_bounded() -> None:
+    (clock, spread) = warnings([timed([1.0, 0.0, 0.0, 1.0])])
+    assert clock == f"A: 2 of 4 epochs {UNMEASURED}"
+    assert spread == (
+        "A: the slowest epoch took over 1,000x as long as the fastest; close other programs, or"
+        " train more epochs or seeds."
+    )
+
+
+def test_a_long_first_epoch_has_a_limit() -> None:
+    assert summary(found_in([timed([5000.0, *STEADY])]), "loss", costs=False, details="") == (
+        "timings are noisy on this machine (first epoch over 1,000x the median); loss is not"
+        " affected"
+    )
+
+
 def test_less_than_a_tenth_is_not_told() -> None:
     assert warnings([timed([1.0, 0.91, 1.0, 1.09])]) == ()
     assert len(warnings([timed([1.0, 0.89, 1.0, 1.11])])) == 1
@@ -118,6 +150,16 @@ PRODUCT = (
         (0.4, 0.3, (LATENCY.format("40%"), PRODUCT.format("30%"))),
         (0.11, 0.1, (LATENCY.format("11%"),)),
         (0.0, 0.2, (PRODUCT.format("20%"),)),
+        (
+            1.5,
+            9.0,
+            (
+                "A: latency in the slowest of equal rounds was 2.5x that of the fastest; re-run on"
+                " an idle machine.",
+                "A: the peak matmul throughput, which MFU is relative to, is of the fastest matmul;"
+                " most took 10.0x as long; re-run on an idle machine.",
+            ),
+        ),
         (0.1, 0.1, ()),
         (None, None, ()),
     ],
