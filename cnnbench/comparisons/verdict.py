@@ -272,6 +272,8 @@ def judge_groups(
     samples = [sample for group in pairs for _, _, sample in group]
     tests = sum(min(each.numbers) > 1 and not each.lost for each in samples)
     strictest = criteria.alpha / max(1, tests)
+    # Runs with a single seed are tested, too, as soon as they have the seeds that we advise.
+    planned = criteria.alpha / max(1, sum(not each.lost for each in samples))
     compared = [_compared(each, strictest) for each in samples]
     evidence = iter(_evidence(compared, tests, criteria.alpha))
     judged = []
@@ -280,7 +282,7 @@ def judge_groups(
         for base, arm, sample in group:
             base_mean = mean(list(base.values.values()))
             least = criteria.min_effect.in_units(base_mean)
-            question = _Question(metric, higher, criteria.alpha, strictest, base_mean, least)
+            question = _Question(metric, higher, criteria.alpha, planned, base_mean, least)
             verdicts.append(_verdict(base, question, arm, sample, next(evidence)))
         judged.append(tuple(verdicts))
     return tuple(judged)
@@ -402,7 +404,7 @@ def find_baseline(arms: Sequence[Arm], wanted: str | None) -> int:
 
 
 class _Question(NamedTuple):
-    """Parameters of one comparison; `strictest` is alpha divided by the number of tests."""
+    """Parameters of one comparison; `strictest` is alpha divided by the number of comparisons."""
 
     metric: str
     higher: bool

@@ -1,6 +1,7 @@
 """Verdicts: statistics against SciPy and by simulation, and the exact sentences."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -204,6 +205,20 @@ def test_runs_are_paired_by_seed_in_any_order() -> None:
     assert verdict.time_ratio == pytest.approx(2)
     assert verdict.time_interval is not None
     assert verdict.time_interval.low == pytest.approx(2) == verdict.time_interval.high
+
+
+@pytest.mark.parametrize(("others", "fewest"), [(1, 4), (2, 5), (3, 5), (7, 6)])
+def test_the_fewest_seeds_suffice_for_all_comparisons(others: int, fewest: int) -> None:
+    """Also with one seed each, of which no comparison is tested yet."""
+    least = next(n for n in itertools.count(2) if 2 / math.comb(2 * n, n) <= 0.05 / others)
+    assert least == fewest
+    for seeds in (1, 2):
+        arms = [
+            Arm((name, name, name), dict.fromkeys(range(seeds), 0.5), {})
+            for name in "ABCDEFGH"[: 1 + others]
+        ]
+        verdicts = judge(arms, "accuracy", Criteria(), higher=True)
+        assert {verdict.fewest for verdict in verdicts} == {fewest}
 
 
 def test_wide_time_intervals_are_written_without_exponents() -> None:

@@ -213,8 +213,10 @@ def over_sentence(key: str, values: Sequence[str], verdicts: Sequence[Verdict]) 
     decided = [finding for finding in Finding if finding.differs and finding in places]
     rest = [finding for finding in _CLAIMS if finding in places and finding not in decided]
     where = [_where(key, values, places[f], named=not n) for n, f in enumerate([*decided, *rest])]
+    advice = dict.fromkeys(_CLAIMS, "")
+    advice[Finding.FEW] = f": run both with --seeds {max(v.fewest for v in verdicts)}"
     open_ = [
-        f"{place}, {_CLAIMS[finding]}"
+        f"{place}, {_CLAIMS[finding]}{advice[finding]}"
         for place, finding in zip(where[len(decided) :], rest, strict=True)
     ]
     if not decided:

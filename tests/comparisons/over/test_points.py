@@ -40,8 +40,8 @@ def verdict() -> Verdict:
         ),
         (
             "?~x",
-            "B and A: at epochs=2, within the noise threshold; at 1, too few seeds; at 4,000,"
-            " training diverged.",
+            "B and A: at epochs=2, within the noise threshold; at 1, too few seeds: run both with"
+            " --seeds FEWEST; at 4,000, training diverged.",
         ),
     ],
 )
@@ -50,7 +50,8 @@ def test_sentences(verdict: Verdict, signs: str, sentence: str) -> None:
         dataclasses.replace(verdict, label="B", baseline="A", finding=FINDINGS[sign])
         for sign in signs
     ]
-    assert over_sentence("epochs", ["1", "2", "4000"], verdicts) == sentence
+    expected = sentence.replace("FEWEST", str(verdict.fewest))
+    assert over_sentence("epochs", ["1", "2", "4000"], verdicts) == expected
 
 
 def test_values_that_are_no_numbers_have_no_order(verdict: Verdict) -> None:
