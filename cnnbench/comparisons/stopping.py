@@ -94,6 +94,7 @@ def _at_look(
         level=1 - criteria.alpha,
         needed=None,
         time_interval=fixed.time_interval,
+        time_needed=fixed.time_needed,
         stopped=stopped,
     )
 

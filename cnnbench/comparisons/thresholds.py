@@ -10,10 +10,11 @@ from cnnbench.comparisons.time_to_target import parse_target
 from cnnbench.comparisons.verdict import Effect, Verdict
 from cnnbench.comparisons.verdict_text import (
     artifact_text,
-    interval_name,
     level_text,
+    named_ends,
     parse_effect,
     size,
+    time_ends,
 )
 from cnnbench.errors import UsageError
 from cnnbench.formatting import clean, seconds_text
@@ -154,7 +155,7 @@ def check_threshold(threshold: Threshold, verdict: Verdict) -> ThresholdResult:
     if threshold.metric == TIME:
         interval, limit = verdict.time_interval, 1 + threshold.sign * threshold.effect.value
         shown = f"{verdict.time_ratio:.3g}x the baseline's time"
-        ends = interval and f"{interval.low:.3g}x to {interval.high:.3g}x"
+        ends = time_ends(verdict, ".3g", f"{level_text(1 - verdict.alpha)} CI ")
     else:
         interval, limit = (
             verdict.interval,
@@ -162,13 +163,10 @@ def check_threshold(threshold: Threshold, verdict: Verdict) -> ThresholdResult:
         )
         # The verdict's metric is the one on the test images if there are no validation images.
         shown = f"{verdict.metric} {size(threshold.metric, verdict.difference)}"
-        ends = interval and " to ".join(
-            size(threshold.metric, end).split()[0] for end in (interval.low, interval.high)
-        )
+        ends = named_ends(verdict) if interval else ""
     outcome = _outcome(interval, limit, threshold.sign)
     timed = threshold.metric == TIME
-    level = f"{level_text(1 - verdict.alpha)} CI" if timed else interval_name(verdict)
-    found = f"{shown} ({level} {ends})" if ends else f"{shown} with one seed, so no CI"
+    found = f"{shown} ({ends})" if ends else f"{shown} with one seed, so no CI"
     if timed and math.isnan(verdict.time_ratio):
         found = f"no epoch time comparable with {clean(verdict.baseline)}"
     elif timed:

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
-from cnnbench.comparisons.samples import Pairing, Procedure, Samples
+from cnnbench.comparisons.samples import MOST_SEEDS, Pairing, Procedure, Samples
 from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.spec.metrics import is_fraction, words
-from cnnbench.statistics.estimates import Interval, mean, mean_interval
+from cnnbench.statistics.estimates import Interval, mean, mean_interval, number_for_interval
 from cnnbench.statistics.improvement import Improvement, improvement
 from cnnbench.statistics.matched_pairs import MatchedPairs
 from cnnbench.statistics.multiple_tests import holm, holm_levels
 from cnnbench.statistics.permutation import TIES, MeanTest
+
+WIDEST = 10  # upper over lower bound of a ratio's interval; a wider one says next to nothing
 
 
 class Finding(StrEnum):
@@ -204,6 +206,8 @@ class Verdict:
         seed diverged.
       engines: engines of the baseline and of the run if they differ, which makes the ratio of times
         an artifact; otherwise empty.
+      time_needed: seeds with times of this spread with which the upper end of `time_interval` would
+        be at most `WIDEST` times the lower one; None if it is, or with more than `MOST_SEEDS`.
     """
 
     label: str
@@ -233,6 +237,7 @@ class Verdict:
     stopped: StoppingRule | None = None
     improvement: Improvement | None = None
     engines: tuple[str, ...] = ()
+    time_needed: int | None = None
 
 
 def judge(
@@ -420,7 +425,7 @@ def _verdict(
     finding = _finding(samples, evidence, question)
     level = evidence.level if evidence else 1 - question.alpha
     times = arm.epoch_s if arm.hardware == base.hardware else {}
-    ratio, ratio_interval = _time_ratio(base.epoch_s, times, question.alpha)
+    time = _time_ratio(base.epoch_s, times, question.alpha)
     engines = base.engine, arm.engine
     return Verdict(
         label=arm.names[0],
@@ -442,8 +447,9 @@ def _verdict(
         min_effect=question.least,
         needed=_seeds_to_run(finding, samples, question.strictest),
         correlation=samples.correlation,
-        time_ratio=ratio,
-        time_interval=ratio_interval,
+        time_ratio=time.ratio,
+        time_interval=time.interval,
+        time_needed=time.needed,
         overlap=samples.overlap,
         folds=samples.folds,
         improvement=improvement(
@@ -496,14 +502,29 @@ def _seeds_to_run(finding: Finding, samples: Samples, alpha: float) -> int | Non
     return samples.needed(alpha, fewest) if finding is Finding.NONE else None
 
 
-def _time_ratio(
-    base: Mapping[int, float], other: Mapping[int, float], alpha: float
-) -> tuple[float, Interval | None]:
+class _TimeRatio(NamedTuple):
+    """The ratio of epoch times, its interval, and the seeds for one that is not too wide."""
+
+    ratio: float
+    interval: Interval | None = None
+    needed: int | None = None
+
+
+def _time_ratio(base: Mapping[int, float], other: Mapping[int, float], alpha: float) -> _TimeRatio:
     """Geometric mean of the epoch-time ratios, paired by seed, with its confidence interval."""
     pairs = [(base[s], other[s]) for s in base if s in other and min(base[s], other[s]) > 0]
     if not pairs:
-        return math.nan, None
+        return _TimeRatio(math.nan)
     logs = [math.log(b / a) for a, b in pairs]
     interval = mean_interval(logs, 1 - alpha)
-    ends = interval and Interval(math.exp(interval.low), math.exp(interval.high))
-    return math.exp(mean(logs)), ends
+    if interval is None:
+        return _TimeRatio(math.exp(mean(logs)))
+    ends, half = Interval(math.exp(interval.low), math.exp(interval.high)), math.log(WIDEST) / 2
+    wide = not is_narrow(ends)
+    needed = number_for_interval(logs, 1 - alpha, half, MOST_SEEDS) if wide else None
+    return _TimeRatio(math.exp(mean(logs)), ends, needed)
+
+
+def is_narrow(ratio: Interval) -> bool:
+    """False for an interval of a ratio that is too wide to say anything."""
+    return ratio.high <= WIDEST * ratio.low

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from cnnbench.comparisons.samples import POWER
-from cnnbench.comparisons.verdict import Criteria, Effect, Finding, Verdict
+from cnnbench.comparisons.verdict import Criteria, Effect, Finding, Verdict, is_narrow
 from cnnbench.errors import UsageError
 from cnnbench.formatting import MISSING, clean, enumeration
 from cnnbench.spec.metrics import is_fraction, words
@@ -15,8 +15,6 @@ from cnnbench.statistics.improvement import Improvement
 from cnnbench.statistics.looks import Reason
 from cnnbench.statistics.matched_pairs import MatchedPairs
 from cnnbench.statistics.permutation import EXACT, TIES, enumerable
-
-WIDEST = 100  # upper over lower bound of a ratio's interval; a wider one is uninformative
 
 _EFFECT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(pp|%|)")
 
@@ -201,8 +199,16 @@ def _over_images(v: Verdict) -> str:
 
 def _interval(v: Verdict) -> str:
     """The difference, and the interval after an opening parenthesis."""
-    assert v.interval is not None
-    return f"{size(v.metric, v.difference)} ({interval_name(v)} {_ends(v, v.interval)}"
+    return f"{size(v.metric, v.difference)} ({named_ends(v)}"
+
+
+def named_ends(verdict: Verdict) -> str:
+    """The interval of the difference with its name, or that there is no useful one."""
+    assert verdict.interval is not None
+    name = interval_name(verdict)
+    if is_useful(verdict.metric, verdict.interval):
+        return f"{name} {_ends(verdict, verdict.interval)}"
+    return f"no useful {name}"
 
 
 def interval_name(verdict: Verdict) -> str:
@@ -255,14 +261,37 @@ def artifact_text(verdict: Verdict) -> str:
 
 
 def _time_ratio(v: Verdict) -> str:
-    text = f"; an epoch takes {v.time_ratio:.2f}x as long"
-    if v.time_interval is None:
-        return text
-    if v.time_interval.high > WIDEST * v.time_interval.low:
-        # Two digits, without an exponent: 160x, not 1.6e+02x.
-        low, high = (f"{float(f'{x:.2g}'):g}x" for x in (v.time_interval.low, v.time_interval.high))
-        return f"{text} ({low} to {high}: too few seeds for a useful interval)"
-    return f"{text} ({v.time_interval.low:.2f}x to {v.time_interval.high:.2f}x)"
+    ends = time_ends(v)
+    return f"; an epoch takes {v.time_ratio:.2f}x as long{f' ({ends})' if ends else ''}"
+
+
+def time_ends(verdict: Verdict, digits: str = ".2f", name: str = "") -> str:
+    """The interval of a ratio of times, or the seeds that give a useful one; empty for one seed.
+
+    Args:
+      verdict: the verdict.
+      digits: format of the ends.
+      name: what is written before them.
+    """
+    ends, needed = verdict.time_interval, verdict.time_needed
+    if ends is None:
+        return ""
+    if is_narrow(ends):
+        return f"{name}{ends.low:{digits}}x to {ends.high:{digits}}x"
+    if needed is None:
+        return "no useful interval, since the times vary too much"
+    return f"no useful interval with so few seeds; about {needed} would give one"
+
+
+def is_useful(metric: str, interval: Interval) -> bool:
+    """False for an interval of a difference that excludes next to nothing.
+
+    >>> is_useful("accuracy", Interval(-0.6, 0.7)), is_useful("loss", Interval(-0.6, 0.7))
+    (False, True)
+    """
+    if is_fraction(metric):  # whose difference is between -1 and 1
+        return min(interval.high, 1) - max(interval.low, -1) < 1
+    return math.isfinite(interval.low) or math.isfinite(interval.high)
 
 
 def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
@@ -409,11 +438,11 @@ def better_text(improvement: Improvement) -> str:
 
 
 def interval_text(metric: str, interval: Interval | None) -> str:
-    """An interval of a difference, without its unit.
+    """An interval of a difference, without its unit; a dash for one that says nothing.
 
     >>> interval_text("accuracy", Interval(-0.01, 0.02)), interval_text("loss", None)
     ('-1.00 to +2.00', '–')
     """  # noqa: RUF002 - the dash
-    if interval is None:
+    if interval is None or not is_useful(metric, interval):
         return MISSING
     return " to ".join(size(metric, end).split()[0] for end in (interval.low, interval.high))

@@ -100,6 +100,31 @@ def mean_interval(
     return Interval(center - half, center + half)
 
 
+def number_for_interval(
+    values: Sequence[float], level: float, half: float, most: int
+) -> int | None:
+    """Smallest number of values of the same spread with an interval of the mean that is narrow.
+
+    Args:
+      values: at least two.
+      level: confidence level of Student's t interval, in (0, 1).
+      half: the largest distance of its ends from the mean.
+      most: the largest number.
+
+    Returns:
+      None if it is larger than `most`.
+
+    >>> number_for_interval([0.0, 1.0], 0.95, 1.5, 100)
+    4
+    """
+    std = sample_std(values)
+    assert std is not None
+    from scipy.special import stdtrit
+
+    halves = ((n, stdtrit(n - 1, (1 + level) / 2) * std / math.sqrt(n)) for n in range(2, most + 1))
+    return next((n for n, own in halves if own <= half), None)
+
+
 def standard_error(std: float, number: int, overlap: float = 0.0) -> float:
     """Standard error of the mean of values that are correlated by overlapping training sets.
 

@@ -13,9 +13,17 @@ from hypothesis import strategies as st
 from scipy import stats as oracle
 
 from cnnbench.comparisons.samples import Pairing
+from cnnbench.comparisons.thresholds import Threshold, check_threshold
 from cnnbench.comparisons.verdict import ANY, Arm, Criteria, Effect, Finding, Verdict, judge
-from cnnbench.comparisons.verdict_text import fields, how_lines, parse_effect, sentence
+from cnnbench.comparisons.verdict_text import (
+    fields,
+    how_lines,
+    interval_text,
+    parse_effect,
+    sentence,
+)
 from cnnbench.errors import UsageError
+from cnnbench.statistics.estimates import Interval
 
 SIMULATIONS = 2000
 
@@ -221,16 +229,48 @@ def test_the_fewest_seeds_suffice_for_all_comparisons(others: int, fewest: int) 
         assert {verdict.fewest for verdict in verdicts} == {fewest}
 
 
-def test_wide_time_intervals_are_written_without_exponents() -> None:
+@pytest.mark.parametrize(("slower", "told"), [(1.15, True), (2.0, False), (1e4, False)])
+def test_time_intervals_that_say_nothing_are_replaced_by_the_seeds_for_one(
+    slower: float, told: bool
+) -> None:
     first = Arm(("A", "a", "a/1"), {0: 0.5, 1: 0.25}, {0: 1.0, 1: 1.0})
-    other = Arm(("B", "b", "b/1"), {0: 0.5, 1: 0.75}, {0: 1.0, 1: 2.0})
+    other = Arm(("B", "b", "b/1"), {0: 0.5, 1: 0.75}, {0: 1.0, 1: slower})
     (verdict,) = judge([first, other], "accuracy", Criteria(), higher=True)
-    logs = np.log([1.0, 2.0])
-    half = oracle.t.ppf(0.975, 1) * logs.std(ddof=1) / math.sqrt(2)
-    high = math.exp(logs.mean() + half)
-    assert 100 < high < 1000
-    ends = f"(0.017x to {round(high, -1):.0f}x: too few seeds for a useful interval)"
-    assert ends in sentence(verdict)
+    logs = np.log([1.0, slower])
+    halves = [oracle.t.ppf(0.975, n - 1) * logs.std(ddof=1) / math.sqrt(n) for n in range(2, 200)]
+    needed = next(n for n, half in enumerate(halves, start=2) if math.exp(2 * half) <= 10)
+    low, high = (math.exp(logs.mean() + sign * halves[0]) for sign in (-1, 1))
+    assert verdict.time_interval is not None  # in JSON, as it is
+    assert verdict.time_interval.low == pytest.approx(low)
+    ratio = f"; an epoch takes {math.sqrt(slower):.2f}x as long"
+    text = f"no useful interval with so few seeds; about {needed} would give one"
+    expected = f"{low:.2f}x to {high:.2f}x" if told else text
+    assert sentence(verdict).endswith(f"{ratio} ({expected}).")
+    assert verdict.time_needed == (None if told else needed)
+    limit = check_threshold(Threshold("train_s", 1, Effect(0.1, "relative"), "T"), verdict)
+    shown = f"95% CI {low:.3g}x to {high:.3g}x" if told else text
+    assert limit.text == (
+        f"T inconclusive: B: {math.sqrt(slower):.3g}x the baseline's time ({shown})"
+    )
+
+
+def test_differences_that_could_be_anything_have_no_interval() -> None:
+    """The t interval of 10 and 60 points is 35 points, give or take 12.7 times 25."""
+    first, other = ({0: 0.2, 1: 0.2}, {0: 0.3, 1: 0.8})
+    arms = [Arm((n, n, n), v, {}) for n, v in (("A", first), ("B", other))]
+    (verdict,) = judge(arms, "accuracy", PAIRED, higher=True)
+    assert sentence(verdict) == (
+        "Too few seeds to compare B with A: accuracy +35.00 points (no useful 95% t interval,"
+        " 2 seeds); p < 0.05 takes at least 6 seeds: run both with --seeds 6."
+    )
+    assert verdict.interval is not None
+    assert verdict.interval.high == pytest.approx(0.35 + oracle.t.ppf(0.975, 1) * 0.25)
+    limit = check_threshold(Threshold("accuracy", -1, Effect(0.01), "T"), verdict)
+    assert limit.text == ("T inconclusive: B: accuracy +35.00 points (no useful 95% t interval)")
+    assert interval_text("accuracy", verdict.interval) == "–"  # noqa: RUF001 - a dash
+    without_ends = Interval(-math.inf, math.inf)
+    assert interval_text("loss", without_ends) == "–"  # noqa: RUF001 - a dash
+    assert interval_text("loss", Interval(0.5, math.inf)) == "+0.5 to +inf"
 
 
 @pytest.mark.parametrize("name", ["Run 1", "run1", "run1/id"])
