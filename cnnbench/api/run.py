@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnnbench.api.cores import keep_to_cores
 from cnnbench.api.criteria import require_alpha, require_test
 from cnnbench.api.frames import load_runs
 from cnnbench.api.messages import names_parameters
@@ -91,6 +92,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     device: DeviceChoice = "auto",
     engine: EngineChoice | None = None,
     workers: int | None = None,
+    cores: int | None = None,
     on: str | None = None,
     tags: str | Iterable[str] = (),
     needed: bool = False,
@@ -127,6 +129,9 @@ def run(  # noqa: PLR0913 - one parameter per option
         ``CNNBENCH_ENGINE``, or ``"auto"``.
       workers: processes that decode the images of a dataset that is streamed; by default one per
         core.
+      cores: restrict this process, with all of its threads and processes, to so many cores, which
+        no other one with this option uses if there are enough. It keeps to them until it ends, and
+        JAX must not have started yet, since its threads are made then.
       on: train several seeds at a time in worker processes: ``"local"``, or ``"local:2"`` for two
         of them; ``"ray"`` on a Ray cluster.
       tags: a name for the runs, or several.
@@ -162,6 +167,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     )
     effect, values = number_text(min_effect), over_text(over)
     options = {
+        "cores": cores,
         "on": on,
         "over": values,
         "until-decided": until_decided,
@@ -179,6 +185,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     check_seed_test(test, requests)
     wish = Wish(until_decided, anytime, steps, max_seeds, count, resume=False)
     requests, criteria = stopped_by(requests, wish, (metric, alpha, effect, test))
+    keep_to_cores(cores, on)
     return _train(requests, criteria, progress=progress)
 
 

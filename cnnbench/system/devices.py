@@ -30,6 +30,18 @@ def use_all_cores(notify: Callable[[str], None]) -> None:
         return
 
 
+def has_started() -> bool:
+    """True if JAX has started, so that its threads and devices are fixed."""
+    name = "jax_num_cpu_devices"
+    number = jax.config.values[name]
+    try:  # JAX refuses another number then
+        jax.config.update(name, number + 1)
+    except RuntimeError:
+        return True
+    jax.config.update(name, number)
+    return False
+
+
 def pick_devices(kind: str) -> tuple[jax.Device, ...]:
     """All devices of a kind: ``auto``, ``cpu``, ``gpu`` or ``tpu``.
 

@@ -100,6 +100,7 @@ def refused(*experiments: str, **options: object) -> CnnbenchError:
         ({"data_dir": "gone"}, "data_dir: no such folder: 'gone'; name an existing one."),
         ({"tags": ["a@b"]}, "tags: 'a@b' "),
         ({"seeds": 0}, "seeds: '0' "),
+        ({"cores": 0}, "cores: 0 is not positive; use 1 or more."),
         ({"alpha": 0}, "alpha: 0 is not between 0.0001 and 0.5; write 0.05."),
         ({"test": "welch"}, "test: 'welch' is no test; write unpaired or paired."),
         (
@@ -204,7 +205,7 @@ def test_options_of_the_commands_are_parameters() -> None:
         *("specs", "match", "tune", "profile", "resume", "tag", "dry_run", "json", "quiet"),
         "verbose",
         "track",
-        *("retune", "sbatch", "gpus", "cpus", "cores", "processes", "shard"),
+        *("retune", "sbatch", "gpus", "cpus", "processes", "shard"),
     }
     assert {*inspect.signature(compare_command).parameters} - {
         *inspect.signature(cnnbench.compare).parameters,
@@ -280,6 +281,55 @@ def test_a_notebook_gets_lines_instead_of_bars(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     console = requests.progress_console()
     assert (console.is_jupyter, console.is_terminal, console.file) == (False, False, terminal)
+
+
+CORES = """
+import os
+import cnnbench
+from cnnbench.errors import UsageError
+
+(first,) = cnnbench.run("tiny", epochs=1, cores=1, progress=False)
+(again,) = cnnbench.run("tiny", epochs=1, cores=1, progress=False)
+for record in (first.record, again.record):
+    assert record.environment.num_cpus == len(os.sched_getaffinity(0)) == 1
+    assert record.environment.command[-2:] == ("--cores", "1")
+for number in (2, 1000):
+    try:
+        cnnbench.run("tiny", cores=number)
+    except UsageError as error:
+        print(error)
+"""
+LATE = """
+import jax
+import cnnbench
+
+jax.devices()
+try:
+    cnnbench.run("tiny", cores=1)
+except cnnbench.CnnbenchError as error:
+    print(error)
+"""
+
+
+def said_by(code: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="no affinity")
+def test_cores_are_kept_until_the_process_ends() -> None:
+    remedy = "write cores=1, or start another process."
+    assert said_by(CORES) == [f"cores: this process keeps to 1 until it ends; {remedy}"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="no affinity")
+def test_cores_of_a_jax_that_runs_are_fixed() -> None:
+    assert said_by(LATE) == [
+        "cores: JAX has started in this process, with threads for all of its cores; call run with"
+        " cores first, in a new process."
+    ]
 
 
 def test_import_is_cheap() -> None:
