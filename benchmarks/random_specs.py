@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -19,6 +19,9 @@ from cnnbench.bench.measurements import Benchmark, Ratio
 from cnnbench.data.splits import Split
 from cnnbench.errors import SpecError
 from cnnbench.spec.loader import Loaded, load_experiment
+
+if TYPE_CHECKING:
+    from cnnbench.bench.scheduler import Settings
 
 COUNT = 10
 COST = (1_000_000, 30_000_000)  # range of forward multiply-adds per image
@@ -183,24 +186,33 @@ def random_splits(loaded: Loaded) -> tuple[Split, Split]:
 
 
 def race(
-    count: int, rounds: int, budget_s: float, notify: Callable[[str], None]
+    count: int, settings: "Settings", notify: Callable[[str], None], patterns: str = "*"
 ) -> Iterator[tuple[str, Benchmark | None]]:
     """Measure each random network, as `measure_all`."""
     with tempfile.TemporaryDirectory() as folder:
         loaded = map(load_experiment, write_specs(Path(folder), count))
-        yield from measure_all(loaded, rounds, budget_s, notify)
+        yield from measure_all(loaded, settings, notify, patterns)
 
 
 def measure_all(
-    experiments: Iterable[Loaded], rounds: int, budget_s: float, notify: Callable[[str], None]
+    experiments: Iterable[Loaded],
+    settings: "Settings",
+    notify: Callable[[str], None],
+    patterns: str = "*",
 ) -> Iterator[tuple[str, Benchmark | None]]:
-    """Measure each network on random images against every variant of PyTorch.
+    """Measure each network on random images against variants of PyTorch.
+
+    Args:
+      experiments: the networks.
+      settings: settings of the benchmark.
+      notify: called with progress messages.
+      patterns: of the variants' names, as of `session.measure`.
 
     Yields:
       Name and measurements; None if our own variant failed, which counts as slower and does not
       stop the other networks.
     """
-    from cnnbench.bench.scheduler import BenchError, Settings
+    from cnnbench.bench.scheduler import BenchError
     from cnnbench.bench.session import measure, task_on
 
     for loaded in experiments:
@@ -209,7 +221,7 @@ def measure_all(
             task_on(loaded, *random_splits(loaded), "random images"),
         )
         try:
-            yield name, measure(task, ("torch",), Settings(rounds, budget_s), notify)
+            yield name, measure(task, ("torch",), settings, notify, patterns)
         except BenchError as error:
             notify(str(error))
             yield name, None
@@ -232,11 +244,13 @@ def main() -> None:
     from rich.console import Console
 
     from cnnbench.bench.report import ratio_text
+    from cnnbench.bench.scheduler import Settings
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=COUNT, help="number of networks")
     parser.add_argument("--rounds", type=int, default=7, help="maximum number of timed rounds")
     parser.add_argument("--budget", type=float, default=30, help="seconds of training per network")
+    parser.add_argument("--variants", default="*", metavar="PATTERN,...", help="of PyTorch")
     parser.add_argument("--write", type=Path, metavar="DIR", help="only write the files to DIR")
     arguments = parser.parse_args()
     console, errors = Console(), Console(stderr=True, highlight=False)
@@ -244,7 +258,8 @@ def main() -> None:
         write_specs(arguments.write, arguments.count)
         return
     done = {}
-    for name, each in race(arguments.count, arguments.rounds, arguments.budget, errors.print):
+    settings = Settings(arguments.rounds, arguments.budget)
+    for name, each in race(arguments.count, settings, errors.print, arguments.variants):
         done[name] = each
         best = each.best("torch") if each else None
         ratio = each.ratio(best) if each else None

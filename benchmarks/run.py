@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(BY_DEFAULT), metavar="SECTION,...")
     parser.add_argument("--budget", type=float, default=150, help="seconds of training per network")
     parser.add_argument("--rounds", type=int, default=7, help="maximum number of timed rounds")
+    parser.add_argument("--variants", default="*", metavar="PATTERN,...", help="of the frameworks")
     parser.add_argument("--dataset", default="mnist_5k")
     parser.add_argument("--data-dir", type=Path, help="with all of MNIST, for growth and memory")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
@@ -70,13 +71,18 @@ def main() -> None:
         record.add(growth_checks(arguments.data_dir))
     if "random" in wanted:
         untuned: dict[str, Benchmark | None] = {}
-        rules = random_specs.COUNT, arguments.rounds, RANDOM_BUDGET_S
-        for name, found in random_specs.race(*rules, errors.print):
+        rules = Settings(arguments.rounds, RANDOM_BUDGET_S)
+        for name, found in random_specs.race(
+            random_specs.COUNT, rules, errors.print, arguments.variants
+        ):
             untuned[name] = found
             record.add([], *([found] if found else []))
         record.add(random_checks(untuned))
     if "zoo" in wanted:
-        for name, found in zoo_networks.race(arguments.rounds, arguments.budget, errors.print):
+        rules = Settings(arguments.rounds, arguments.budget)
+        for name, found in zoo_networks.race(
+            zoo_networks.NETWORKS, rules, errors.print, arguments.variants
+        ):
             record.add([zoo_check(name, found)], *([found] if found else []))
     if record.benchmarks:
         console.print(bench_report.terminal_table(record.report))
@@ -123,7 +129,7 @@ def throughput(arguments: argparse.Namespace, notify: Any) -> Iterator[Benchmark
     settings = Settings(arguments.rounds, arguments.budget)
     for loaded in session.load_all(paths, overrides, arguments.data_dir):
         task = session.make_task(loaded, arguments.data_dir, notify)
-        yield session.measure(task, FAMILIES, settings, notify)
+        yield session.measure(task, FAMILIES, settings, notify, arguments.variants)
 
 
 def speed_checks(benchmark: Benchmark) -> list[Check]:

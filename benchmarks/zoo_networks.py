@@ -4,11 +4,12 @@
 on them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.random_specs import measure_all
 from cnnbench.bench.measurements import Benchmark
+from cnnbench.bench.scheduler import Settings
 from cnnbench.spec.loader import Loaded, load_experiment
 
 ROOT = Path(__file__).parent.parent
@@ -64,7 +65,7 @@ def load(name: str) -> Loaded:
 
 
 def race(
-    rounds: int, budget_s: float, notify: Callable[[str], None]
+    names: Iterable[str], settings: Settings, notify: Callable[[str], None], patterns: str
 ) -> Iterator[tuple[str, Benchmark | None]]:
-    """Measure each network against every variant of PyTorch, as `random_specs.race`."""
-    yield from measure_all(map(load, NETWORKS), rounds, budget_s, notify)
+    """Measure networks against variants of PyTorch, as `measure_all`."""
+    yield from measure_all(map(load, names), settings, notify, patterns)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,14 +129,30 @@ def task_on(
 
 
 def measure(
-    task: BenchTask, families: Sequence[str], settings: Settings, notify: Notify
+    task: BenchTask,
+    families: Sequence[str],
+    settings: Settings,
+    notify: Notify,
+    patterns: str = "*",
 ) -> Benchmark:
     """Measure one network in every variant of the frameworks and report the fastest.
+
+    Args:
+      task: network and data to train.
+      families: frameworks to compare with.
+      settings: settings of the benchmark.
+      notify: called with progress messages.
+      patterns: of the variants' names, comma-separated, such as `torch-tcmalloc-*,torch-eager-*`.
 
     Raises:
       BenchError: our own variant failed.
     """
-    benchmark = run_benchmark(task, variants(families), settings, notify)
+    chosen = [
+        each
+        for each in variants(families)
+        if each == OURS or any(fnmatch(each.name, pattern) for pattern in patterns.split(","))
+    ]
+    benchmark = run_benchmark(task, chosen, settings, notify)
     for line in best_notes(benchmark):
         notify(f"{benchmark.name}: {line}")
     return benchmark

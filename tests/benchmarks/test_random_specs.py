@@ -9,7 +9,7 @@ import pytest
 from benchmarks import random_specs, run
 from cnnbench.bench import session
 from cnnbench.bench.measurements import Benchmark, Measurement, Ratio
-from cnnbench.bench.scheduler import BenchError
+from cnnbench.bench.scheduler import BenchError, Settings
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.statistics.estimates import Interval
 
@@ -122,7 +122,7 @@ def test_a_failing_network_does_not_stop_the_others(monkeypatch):
 
     monkeypatch.setattr(session, "measure", measure)
     notes: list[str] = []
-    done = dict(random_specs.race(3, 3, 1, notes.append))
+    done = dict(random_specs.race(3, Settings(3, 1), notes.append))
     assert [name for name, each in done.items() if each is None] == ["random-01"]
     assert list(done) == ["random-00", "random-01", "random-02"]
     assert notes == ["random-01: cnnbench itself could not be measured: why"]
