@@ -225,13 +225,11 @@ def busy_seconds(
     >>> busy_seconds([("dot.1", 2.0), ("add.2", 1.0), ("dot.1", 0.5)], program, {})
     {'fc': (2.5, 0.0), '': (1.0, 0.0)}
     """
-    from cnnbench.nn.ops.onednn import TARGET
     from cnnbench.nn.scopes import is_gradient, layer_of
 
     places = _instructions(program)
     found: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for event, seconds in events:
-        name = event.removesuffix(TARGET)  # which XLA appends to the name of the instruction
+    for name, seconds in events:
         if name in places:
             metadata = places[name]
             layer = layer_of(metadata) or ""
