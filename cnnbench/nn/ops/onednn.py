@@ -50,7 +50,7 @@ def available() -> bool:
 
 
 def convolve(x: jax.Array, kernel: jax.Array, pads: _Edges, dilation: Pair) -> jax.Array:
-    """Correlation of stride one, in float32; XLA computes float64, which oneDNN lacks.
+    """Correlation of stride one, in float32; XLA computes float64, which oneDNN does not have.
 
     Args:
       x: images, (n, h, w, in).
@@ -61,8 +61,6 @@ def convolve(x: jax.Array, kernel: jax.Array, pads: _Edges, dilation: Pair) -> j
     Returns:
       (n, oh, ow, out), with oh = h + pads - (kh - 1) * dilation, and ow by the same formula.
     """
-    if not x.size * kernel.size:  # oneDNN would end the process
-        return jnp.zeros_like(_shape(x, kernel, pads=pads, dilation=dilation))
     if x.dtype == jnp.float64:
         return _by_xla(x, kernel, pads, dilation)
     single = (each.astype(jnp.float32) for each in (x, kernel))
@@ -163,9 +161,9 @@ class OneDnn(Untransformed):
         are a kernel of one column.
         """
         (kh, kw), (oh, ow), (n, c) = self.kernel, self.out, x.shape[2:]
-        turned = x.reshape(x.shape[0], x.shape[1] * n, c).swapaxes(1, 2)  # (h, c, w * n)
+        turned = x.reshape(x.shape[0], -1, c).swapaxes(1, 2)  # (h, c, w * n)
         shifted = jnp.stack([turned[:, :, j * n : (j + ow) * n] for j in range(kw)])
-        errors = y.reshape(oh, 1, ow * n, y.shape[3])
+        errors = y.reshape(oh, 1, ow * n, -1)
         rows = oh // num_blocks(oh, oh * ow * n, _OF_GRADIENT)
         parts = (
             convolve(shifted[:, i : i + rows + kh - 1], errors[i : i + rows], _NONE, (1, 1))
@@ -183,4 +181,4 @@ def _over_columns(x: jax.Array, kernel: jax.Array, edges: Pair) -> jax.Array:
     (rows, columns), (kh, kw) = edges, kernel.shape[:2]
     pads = ((rows, rows), (columns * n, columns * n))
     y = convolve(x.reshape(1, h, w * n, c), kernel, pads, (1, n))
-    return y.reshape(h + 2 * rows - kh + 1, w + 2 * columns - kw + 1, n, kernel.shape[3])
+    return y.reshape(h + 2 * rows - kh + 1, w + 2 * columns - kw + 1, n, -1)

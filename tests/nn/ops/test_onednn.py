@@ -69,15 +69,6 @@ def test_other_types_are_those_of_the_images(dtype: str, error: float) -> None:
 
 
 @needed
-def test_no_images_have_no_outputs_and_a_gradient_of_zero() -> None:
-    taps = OneDnn((3, 2), (6, 5))
-    x, y, kernel = jnp.ones((8, 6, 0, 4)), jnp.ones((6, 5, 0, 7)), jnp.ones((3, 2, 4, 7))
-    assert taps.forward(x, kernel).shape == y.shape
-    assert taps.backward(y, kernel).shape == x.shape
-    np.testing.assert_array_equal(taps.gradient(x, y), jnp.zeros(kernel.shape))
-
-
-@needed
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 3), (2, 1)])
 def test_vmap_is_one_call_after_another(axes: tuple[int | None, int | None]) -> None:
     rng = np.random.default_rng(0)
