@@ -24,16 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnbench.nn.ops import layout, onednn
+from cnnbench.nn.ops import layout
 from cnnbench.nn.ops.im2col import Col2im, Im2col, RowIm2col
-from cnnbench.nn.ops.onednn import OneDnn
 from cnnbench.nn.ops.winograd import Winograd, apply_separable, tilings
 from cnnbench.system.arrays import Array, Pair
 from cnnbench.system.compile_cache import traced_once
 
 EngineName = Literal["plain", "direct", "fast"]
 Two = tuple[jax.Array, jax.Array]
-Algorithm = Im2col | Col2im | RowIm2col | OneDnn | Winograd
+Algorithm = Im2col | Col2im | RowIm2col | Winograd
 
 FEW_CHANNELS = 4  # with fewer, matrix products over channels are not vectorized
 
@@ -223,7 +222,6 @@ def pick_algorithm(
     if kernel == (1, 1):
         return RowIm2col(kernel, out)
     found: list[Algorithm] = [RowIm2col(kernel, out), Im2col(kernel, out), Col2im(kernel, out)]
-    found += [OneDnn(kernel, out)] if onednn.available() else []
     found += tilings(kernel, out) if form == "fast" else []
     return min(found, key=lambda algorithm: algorithm.cost(channels, filters))
 

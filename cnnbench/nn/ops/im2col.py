@@ -93,7 +93,7 @@ class Im2col:
         """The transpose of `forward` in its second argument."""
         if len(patches) > _FEW_ROWS:
             return patches @ products
-        blocks = num_blocks(math.prod(self.out), len(products), _OF_FEW)
+        blocks = _num_blocks(math.prod(self.out), len(products), _OF_FEW)
         split = patches.reshape(len(patches), blocks, -1), _in_blocks(products, blocks)
         return jnp.einsum("kbr,brf->bkf", *split).sum(0)
 
@@ -148,7 +148,7 @@ class RowIm2col(Untransformed):
     def gradient(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """Gradient of the kernel: products of inputs and errors per tap, summed over images."""
         wide, pixels = self._wide(x), math.prod(self.out)
-        blocks = num_blocks(pixels, pixels * y.shape[2], _OF_MANY)
+        blocks = _num_blocks(pixels, pixels * y.shape[2], _OF_MANY)
         errors = _in_blocks(y, blocks)
         parts = [_in_blocks(wide[i : i + self.out[0]], blocks) for i in range(self.kernel[0])]
         rows = [jnp.einsum("brk,brf->bkf", part, errors).sum(0) for part in parts]
@@ -207,7 +207,7 @@ class Col2im(Untransformed):
         return Im2col(self.kernel, _full(self))
 
 
-def num_blocks(pixels: int, products: int, most: int) -> int:
+def _num_blocks(pixels: int, products: int, most: int) -> int:
     """Number of blocks of pixels whose products are added separately.
 
     Rounding errors of a sum grow with its length: added one after another, the products of all
