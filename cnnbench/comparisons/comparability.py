@@ -316,7 +316,8 @@ def machines(runs: Sequence[tuple[str, Summary]]) -> str | None:
         f"{where}: {', '.join(f'{label} {seeds_text(own)}' for label, own in found.items())}"
         for where, found in groups.items()
     ]
-    return f"Different machines: {'; '.join(parts)}. {_effect([summary for _, summary in runs])}"
+    effect = _effect([summary for _, summary in runs])
+    return f"Different hardware or versions of JAX: {'; '.join(parts)}. {effect}"
 
 
 def machine_text(machine: Machine) -> str:
@@ -325,25 +326,25 @@ def machine_text(machine: Machine) -> str:
 
 
 def _effect(runs: Sequence[Summary]) -> str:
-    """What different machines mean for a comparison of runs."""
+    """What different hardware means for a comparison of runs."""
     own = [{s.seed: machine_text(s.machine) for s in run.seeds if s.machine} for run in runs]
     apart = sorted(
         seed
         for seed in set().union(*own)
         if len({places[seed] for places in own if seed in places}) > 1
     )
-    advice = "train each seed of all experiments on one machine, as --shard does."
+    advice = "train each seed of all experiments on the same machine and cores, as --shard does."
     if apart:
         seeds = seeds_text([str(seed) for seed in apart])
         return (
-            f"The runs of {seeds} are from different ones, so a difference may come from rounding,"
+            f"The runs of {seeds} used different hardware, so a difference may come from rounding,"
             f" and their times cannot be compared; {advice}"
         )
     if len({frozenset(places.values()) for places in own if places}) > 1:
         return f"A difference may come from rounding, and their times cannot be compared; {advice}"
     pooled = "times of different hardware are not pooled."
     if len(runs) > 1:
-        return f"All runs of a seed are from one machine, so rounding favors none; {pooled}"
+        return f"All runs of a seed are from the same hardware, so rounding favors none; {pooled}"
     return f"Rounding differs; {pooled}"
 
 

@@ -434,14 +434,15 @@ FIRST_CPU, OTHER_CPU = "Example CPU @ 2.10GHz with jax 0.10.2", "Other CPU with 
 
 def test_seeds_of_different_machines_are_named() -> None:
     runs = [make_run(seeds=(0, 1)), make_run("modified", "Modified CNN", seeds=(0, 1))]
-    assert not [note for note in compare(runs).remarks if "machines" in note]
+    assert not [note for note in compare(runs).remarks if "Different hardware" in note]
     found = compare([runs[0], on_other(runs[1], 1)])
-    (note,) = [note for note in found.remarks if "machines" in note]
+    (note,) = [note for note in found.remarks if "Different hardware" in note]
     assert note == (
-        f"Different machines: {FIRST_CPU}: Standard CNN seeds 0 and 1, Modified CNN seed 0;"
-        f" {OTHER_CPU}: Modified CNN seed 1. The runs of seed 1 are from different ones, so a"
+        "Different hardware or versions of JAX:"
+        f" {FIRST_CPU}: Standard CNN seeds 0 and 1, Modified CNN seed 0;"
+        f" {OTHER_CPU}: Modified CNN seed 1. The runs of seed 1 used different hardware, so a"
         " difference may come from rounding, and their times cannot be compared; train each seed of"
-        " all experiments on one machine, as --shard does."
+        " all experiments on the same machine and cores, as --shard does."
     )
     assert Cause.DEVICES in {warning.cause for warning in found.warnings}
 
@@ -451,8 +452,8 @@ def test_seeds_of_different_machines_are_named() -> None:
     [
         (
             [(1,), (1,)],
-            "All runs of a seed are from one machine, so rounding favors none; times of different"
-            " hardware are not pooled.",
+            "All runs of a seed are from the same hardware, so rounding favors none; times of"
+            " different hardware are not pooled.",
         ),
         ([(1,)], "Rounding differs; times of different hardware are not pooled."),
     ],
@@ -460,13 +461,13 @@ def test_seeds_of_different_machines_are_named() -> None:
 def test_seeds_of_one_machine_each_are_fair(others: list[tuple[int, ...]], effect: str) -> None:
     runs = [make_run(seeds=(0, 1)), make_run("modified", "Modified CNN", seeds=(0, 1))]
     found = compare([on_other(run, *own) for run, own in zip(runs, others, strict=False)])
-    (note,) = [note for note in found.remarks if note.startswith("Different machines")]
+    (note,) = [note for note in found.remarks if note.startswith("Different hardware")]
     assert note.endswith(effect)
 
 
 def test_runs_of_different_seeds_and_machines_are_doubted() -> None:
     runs = [make_run(seeds=(0, 1)), on_other(make_run("modified", seeds=(2, 3)), 2, 3)]
-    (note,) = [note for note in compare(runs).remarks if note.startswith("Different machines")]
+    (note,) = [note for note in compare(runs).remarks if note.startswith("Different hardware")]
     assert "A difference may come from rounding, and their times cannot be compared; " in note
 
 
