@@ -149,12 +149,12 @@ def remove_machine(cluster: Any) -> None:
     ],
 )
 def test_what_is_killed_loses_nothing(
-    cluster: Any,
-    expected: list[Any],
-    tmp_path: Path,
-    disturb: Callable[[Any], None],
-    reason: str,
+    cluster: Any, tmp_path: Path, disturb: Callable[[Any], None], reason: str
 ) -> None:
+    """With epochs enough that workers are still training when the driver hears of the eighth."""
+    asked = requests(tmp_path, SEEDS, overrides=("train.epochs=30",))
+    local = tmp_path / "local"
+    expected = on_local([dataclasses.replace(each, results_dir=local, known={}) for each in asked])
     seen: Counter[str] = Counter()
 
     def at_eighth(event: str) -> None:
@@ -163,7 +163,7 @@ def test_what_is_killed_loses_nothing(
             disturb(cluster)
 
     told = diaries(2, at_eighth)
-    runs = run_on(requests(tmp_path, SEEDS), told, Connected())
+    runs = run_on(asked, told, Connected())
     assert [numbers(run) for run in runs] == expected
     assert any(reason in note for each in told for note in each.notes)
     # An epoch is kept, or its worker died before its checkpoint had arrived.
