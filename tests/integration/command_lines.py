@@ -165,7 +165,7 @@ LINES = (
     ),
     Line("run tiny.yaml --on cloud", 2, "--on: 'cloud' is not local, local:N, ray"),
     Line("run tiny.yaml --cpus 2", 2, "--cpus: applies only to workers on Ray"),
-    Line("run tiny.yaml --gpus 1 --on local", 2, "--gpus: only workers on Ray"),
+    Line("run tiny.yaml --gpus 1 --on local", 2, "--gpus: applies only to workers on Ray"),
     Line("run code.yaml --engine direct", says="Loss"),
     Line("run python.yaml --allow-python --engine auto --device auto", says="Accuracy"),
     Line("run --resume stopped", says="Files: "),
