@@ -80,9 +80,7 @@ def main() -> None:
         record.add(random_checks(untuned))
     if "zoo" in wanted:
         rules = Settings(arguments.rounds, arguments.budget)
-        for name, found in zoo_networks.race(
-            zoo_networks.NETWORKS, rules, errors.print, arguments.variants
-        ):
+        for name, found in zoo_networks.race(rules, errors.print, arguments.variants):
             record.add([zoo_check(name, found)], *([found] if found else []))
     if record.benchmarks:
         console.print(bench_report.terminal_table(record.report))

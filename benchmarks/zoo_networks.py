@@ -4,7 +4,7 @@
 on them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.random_specs import measure_all
@@ -65,7 +65,7 @@ def load(name: str) -> Loaded:
 
 
 def race(
-    names: Iterable[str], settings: Settings, notify: Callable[[str], None], patterns: str
+    settings: Settings, notify: Callable[[str], None], patterns: str
 ) -> Iterator[tuple[str, Benchmark | None]]:
-    """Measure networks against variants of PyTorch, as `measure_all`."""
-    yield from measure_all(map(load, names), settings, notify, patterns)
+    """Measure each network against variants of PyTorch, as `measure_all`."""
+    yield from measure_all(map(load, NETWORKS), settings, notify, patterns)
