@@ -73,15 +73,18 @@ def find_named(word: str) -> NamedExperiment | None:
 
 def find_shipped(name: str) -> Path | None:
     """The file of an experiment shipped with cnnbench; None if there is none of this name."""
-    files = (_file(folder, name) for folder in _FOLDERS) if _is_name(name) else ()
-    return next(filter(None, files), None)
+    return _first(_FOLDERS, name)
 
 
 def find_file(word: str) -> Path | None:
     """The file of an experiment that a path or a name means, as in `find_named`; None for none."""
     if Path(word).suffix in ENDINGS:
         return Path(word) if _exists(Path(word)) else None
-    files = (_file(folder, word) for folder in (*_HERE, *_FOLDERS)) if _is_name(word) else ()
+    return _first((*_HERE, *_FOLDERS), word)
+
+
+def _first(folders: Iterable[Path], name: str) -> Path | None:
+    files = (_file(folder, name) for folder in folders) if _is_name(name) else ()
     return next(filter(None, files), None)
 
 

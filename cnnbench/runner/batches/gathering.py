@@ -58,23 +58,22 @@ def _found(name: str | Path, results_dir: Path) -> tuple[list[RunResult], list[s
     for place in places:
         if place.is_dir() and not (place / RECORD_FILE).is_file():
             return runs_below(place)
-    if not any(place.exists() for place in places):
-        _require_run(name, results_dir)
-    path, warnings = find_run(str(name), results_dir)
+    known = any(place.exists() for place in places)
+    path, warnings = (find_run if known else _find_by_name)(str(name), results_dir)
     return [read_run(path)], list(warnings)
 
 
-def _require_run(name: str | Path, results_dir: Path) -> None:
-    """Checks a word that is no folder: it may still be a RUN-ID or a tag.
+def _find_by_name(name: str, results_dir: Path) -> tuple[Path, Sequence[str]]:
+    """Finds the run of a word that is no folder, but may be a RUN-ID or a tag.
 
     Raises:
       UsageError: nothing has that name, or several runs.
     """
-    message = f"merge: no folder {quoted(str(name))}"
+    message = f"merge: no folder {quoted(name)}"
     if len(Path(name).parts) > 1 or not run_folders(results_dir):
         raise UsageError(f"{message}; name folders of results, or runs in {results_dir}.")
     try:
-        find_run(str(name), results_dir)
+        return find_run(name, results_dir)
     except UsageError as unknown:
         found = str(unknown).removeprefix("command line: ")
         raise UsageError(f"{message}, and {found}") from None
