@@ -198,7 +198,7 @@ def test_srun_trains_one_network_in_tasks_of_which_one_is_killed(
 def test_a_task_at_its_time_limit_is_requeued_and_goes_on(
     slurm: dict[str, str], cnnbench: Cnnbench, tmp_path: Path
 ) -> None:
-    """SLURM warns the task of the limit, starts it again, and no epoch is trained twice.
+    """SLURM warns the task of the limit, starts it again, and it goes on from its last checkpoint.
 
     The training is paused until the warning, so that the test does not depend on its speed.
     """
@@ -225,10 +225,14 @@ def test_a_task_at_its_time_limit_is_requeued_and_goes_on(
     wait_for("PENDING", ["squeue", "-h", "-o", "%T"], slurm, 60)
     before = lines()
     assert 2 < len(before) < 80
-    # SLURM waits for two minutes before it starts the task again.
-    subprocess.run([*control, "TimeLimit=60", "StartTime=now"], env=slurm, check=True)
+    # SLURM waits for two minutes before it starts the task again. In the second in which it ended
+    # the task, slurmd would reject it: "Job credential revoked".
+    subprocess.run([*control, "TimeLimit=60", "StartTime=now+5seconds"], env=slurm, check=True)
     wait_for("", ["squeue", "-h"], slurm, 150)
-    assert [lines()[: len(before)], len(lines())] == [before, 80]
+    # A stop between the line of an epoch and its checkpoint trains that epoch again.
+    (known,) = re.findall(r"resuming after (\d+) of 80 epochs", log.read_text())
+    assert len(before) - 1 <= int(known) <= len(before)
+    assert [lines()[: int(known)], len(lines())] == [before[: int(known)], 80]
     (path,), (whole,) = runs.iterdir(), (tmp_path / "whole" / "a").iterdir()
     found = read_run(path)
     assert len(found.record.resumed_at) == 1
