@@ -133,8 +133,8 @@ class RowIm2col(Untransformed):
         taps, small, large = map(math.prod, (self.kernel, self.out, _full(self)))
         products = (2 * small + large) * taps * channels * filters
         added = self.kernel[0] * (small * filters + large * channels)
-        copied = taps * (small * channels + large * filters)
-        return 0.013 * products + 0.6 * added + copied
+        copied = large * (self.kernel[1] * channels + self.kernel[0] * filters)
+        return 0.013 * products + 1.2 * (added + copied)
 
     def forward(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Correlation, (h, w, n, in) and (kh, kw, in, out) to (oh, ow, n, out)."""
@@ -146,13 +146,27 @@ class RowIm2col(Untransformed):
         return RowIm2col(self.kernel, _full(self)).forward(_around(y, self.kernel), rotated(kernel))
 
     def gradient(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        """Gradient of the kernel: products of inputs and errors per tap, summed over images."""
-        wide, pixels = self._wide(x), math.prod(self.out)
+        """Gradient of the kernel: the product of all taps of inputs and errors, over pixels.
+
+        Columns are shifted in the inputs and rows in the errors, so each is copied once per tap of
+        one side of the kernel, and not once per tap.
+        """
+        wide, tall = self._wide(x), self._tall(y)
+        pixels = x.shape[0] * self.out[1]
         blocks = _num_blocks(pixels, pixels * y.shape[2], _OF_MANY)
-        errors = _in_blocks(y, blocks)
-        parts = [_in_blocks(wide[i : i + self.out[0]], blocks) for i in range(self.kernel[0])]
-        rows = [jnp.einsum("brk,brf->bkf", part, errors).sum(0) for part in parts]
-        return jnp.stack(rows).reshape(*self.kernel, x.shape[-1], y.shape[-1])
+        split = _in_blocks(wide, blocks), _in_blocks(tall, blocks)
+        sums = jnp.einsum("brk,brf->bkf", *split).sum(0)
+        taps = self.kernel[1], x.shape[-1], self.kernel[0], y.shape[-1]
+        return sums.reshape(taps).transpose(2, 0, 1, 3)
+
+    def _tall(self, y: jax.Array) -> jax.Array:
+        """Errors of the rows that read each row of the inputs, (h, ow, n, kh * f)."""
+        last = self.kernel[0] - 1
+        rows = fold_channels(y)
+        around = unfold_channels(jnp.pad(rows, ((last, last), (0, 0), (0, 0))), y.shape[2:])
+        height = y.shape[0] + last
+        shifted = [around[last - i : last - i + height] for i in range(self.kernel[0])]
+        return jnp.concatenate(shifted, axis=-1)
 
     def _wide(self, x: jax.Array) -> jax.Array:
         """Patches of columns for a kernel row, (h, ow, n, kw * c)."""

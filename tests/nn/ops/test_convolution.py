@@ -183,7 +183,7 @@ PICKED = (
     (Case((12, 12), (5, 5, 16, 24)), Winograd, Im2col),
     (Case((11, 14), (5, 5, 3, 8), (2, 2), ((0, 1), (2, 1))), Winograd, Im2col),
     (Case((14, 10), (6, 6, 8, 8), (2, 2), ((1, 2), (0, 1))), Winograd, Col2im),
-    (Case((14, 13), (7, 7, 16, 8)), Winograd, Im2col),  # in blocks, along the results' channels
+    (Case((14, 13), (7, 7, 16, 8)), Winograd, RowIm2col),  # in blocks, along the results' channels
     (Case((20, 16), (9, 8, 8, 32)), Winograd, Im2col),  # and along the inputs'
     (Case((7, 8), (1, 1, 8, 24)), RowIm2col, RowIm2col),
     (
