@@ -15,6 +15,8 @@ RESULTS ?= results
 # `make test EXTRAS=dev,peers` includes the tests that need PyTorch; `TESTS=tests/spec/test_experiment.py` selects tests.
 EXTRAS ?= dev
 TESTS ?=
+# `make proofs SHARE=3` runs every third slow test, and others after the next commit.
+SHARE ?=
 MODELS = experiments/standard.yaml experiments/modified.yaml
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -40,7 +42,7 @@ test: $(VENV)/.installed-$(EXTRAS) ## Run the tests, except the slow ones
 	$(BIN)/python -m pytest -n 2 $(TESTS)
 
 proofs: $(VENV)/.installed-$(EXTRAS) ## Run the slow tests, which `make test` skips
-	$(BIN)/python -m pytest -n 2 -m slow $(TESTS)
+	CNNBENCH_TEST_SHARE="$(if $(SHARE),$(SHARE) $(shell git rev-parse HEAD))" $(BIN)/python -m pytest -n 2 -m slow $(TESTS)
 
 coverage: $(VENV)/.installed-$(EXTRAS) ## Run the same tests and measure line and branch coverage
 	rm -rf build/coverage

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,7 @@ settings.load_profile("ci" if repeatable else "random")
 
 QUICK = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
 AS_USERS = "CNNBENCH_TEST_AS_USERS"  # if set, programs are compiled without QUICK
+SHARE = "CNNBENCH_TEST_SHARE"  # "3 COMMIT" runs every third slow test; others after other commits
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,6 +68,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    if share := os.environ.get(SHARE, "").split():
+        items[:] = [item for item in items if drawn(item, int(share[0]), share[-1])]
+
+
+def drawn(item: pytest.Item, share: int, commit: str) -> bool:
+    """True for tests that are not slow, and for one of `share` slow ones, by hash."""
+    number = zlib.crc32(f"{commit} {item.nodeid}".encode())
+    return item.get_closest_marker("slow") is None or number % share == 0
 
 
 def case_numbers(items: list[pytest.Item]) -> Iterator[int]:
