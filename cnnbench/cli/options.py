@@ -228,6 +228,7 @@ class Engine(StrEnum):
 
     AUTO = "auto"
     PLAIN = "plain"
+    WHOLE = "whole"
     DIRECT = "direct"
     FAST = "fast"
 
@@ -237,8 +238,8 @@ DeviceOption = Annotated[Device, typer.Option(help="Device to train on.")]
 EngineOption = Annotated[
     Engine,
     typer.Option(
-        help="Convolution algorithms: XLA's (plain), im2col and matmul (direct), or also"
-        " Winograd's (fast); auto benchmarks them once.",
+        help="Convolution algorithms: XLA's (plain), or with other gradients (whole), im2col and"
+        " matmul (direct), or also Winograd's (fast); auto benchmarks them once.",
         envvar="CNNBENCH_ENGINE",
     ),
 ]

@@ -380,7 +380,7 @@ class GraphNet(nnx.Module):
                 return self._product(node, inputs)
             case Activate():
                 y = layout.elementwise(ACTIVATIONS[op.activation], x)
-                return lowering.materialize(y) if op.activation in COSTLY and y.ndim == 4 else y
+                return lowering.activated(y, costly=op.activation in COSTLY)
             case Attention() | PositionEmbedding() | ClassToken():
                 y = transformer.of_images(op, lowering.from_layout(x), weights[node.name])
                 return lowering.to_layout(y)

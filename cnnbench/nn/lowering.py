@@ -33,7 +33,7 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.correlation import ConvGeometry
-from cnnbench.nn.ops import convolution, pooling, xla
+from cnnbench.nn.ops import convolution, pooling, whole, xla
 from cnnbench.nn.ops.im2col import rotated
 from cnnbench.nn.ops.shifted import depthwise, pays
 from cnnbench.system.arrays import Pair
@@ -94,10 +94,20 @@ class Lowering(Protocol):
     def materialize(self, x: jax.Array) -> jax.Array:
         """Keeps expensive values from being recomputed."""
 
+    def activated(self, x: jax.Array, *, costly: bool) -> jax.Array:
+        """Keeps the output of an activation layer from being recomputed, if that is slow.
+
+        Args:
+          x: the output.
+          costly: True for functions that take longer than reading a value.
+        """
+
 
 def lower(plan: Plan, form: convolution.EngineName) -> Lowering:
     """Lowers a plan in a given form."""
-    return Plain(plan) if form == "plain" else Fused(plan, form)
+    if form == "plain":
+        return Plain(plan)
+    return Whole(plan) if form == "whole" else Fused(plan, form)
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,28 @@ class Plain:
     def materialize(self, x: jax.Array) -> jax.Array:
         """Returns values unchanged; left to XLA."""
         return x
+
+    def activated(self, x: jax.Array, *, costly: bool) -> jax.Array:  # noqa: ARG002
+        """Returns values unchanged; left to XLA."""
+        return x
+
+
+@dataclass(frozen=True)
+class Whole(Plain):
+    """The same for whole batches on CPUs, with gradients that XLA computes fast."""
+
+    def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Convolution by XLA, and gradients of kernels by matrix products."""
+        of = geometry(self.plan, node)
+        if isinstance(node.op, Conv) and not node.op.is_plain:
+            groups = node.op.num_groups(node.in_shapes[0][2])
+            return GroupedConv(of, groups, node.op.dilation)(x, kernel)
+        call = whole.conv_transpose if isinstance(node.op, ConvTranspose) else whole.conv
+        return call(x, kernel, of)
+
+    def activated(self, x: jax.Array, *, costly: bool) -> jax.Array:  # noqa: ARG002
+        """Keeps images: XLA would compute all blocks of a residual network again for each one."""
+        return whole.kept(x) if x.ndim == 4 else x
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +311,10 @@ class Fused:
     def from_layout(self, x: jax.Array) -> jax.Array:
         """(h, w, n, c) to (n, h, w, c)."""
         return x.transpose(2, 0, 1, 3)
+
+    def activated(self, x: jax.Array, *, costly: bool) -> jax.Array:
+        """Keeps images of costly functions."""
+        return self.materialize(x) if costly and x.ndim == 4 else x
 
     def prepare(self, node: Node, kernel: jax.Array) -> jax.Array:
         """Folds a kernel and transforms it for the algorithm."""

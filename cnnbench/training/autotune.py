@@ -157,9 +157,12 @@ def promising(plan: Plan, found: Sequence[Strategy]) -> tuple[Strategy, ...]:
 
     `plain` is only faster without convolutions, or if most of the work is in convolutions that all
     engines leave to XLA (grouped or dilated, except depthwise with small kernels). Compiling and
-    timing both `fast` and `direct` would take longer than most networks could gain.
+    timing both `fast` and `direct` would take longer than most networks could gain. `whole` has to
+    be requested, since its cost is not estimated.
     """
     kept = {strategy.form: strategy for strategy in found}
+    if len(kept) > 1:
+        kept.pop("whole", None)
     if len(kept) > 1 and convolves(plan) and xla_share(plan) < MOST_XLA:
         kept.pop("plain", None)
     if {"fast", "direct"} <= kept.keys():

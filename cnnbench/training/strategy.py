@@ -18,7 +18,7 @@ ROW = 10  # images; docs/explanation/performance.md compares other sizes
 SMALL_ROW, MOST_VALUES = 5, 12_000  # images per row if a layer has more values per image
 MOST_PATCH_VALUES = 2**28  # 1 GiB in float32
 MOST_AT_ONCE = 8  # seeds per program; more compile longer and gain less
-ENGINES: tuple[str, ...] = ("auto", "plain", "direct", "fast")
+ENGINES: tuple[str, ...] = ("auto", "plain", "whole", "direct", "fast")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,11 @@ def candidates(
     """The strategies to choose from.
 
     On an accelerator, whole batches, with a whole epoch in one program. On a CPU, micro-batches
-    that fit into the caches, sharded over the cores; whole batches for Python models, which
-    cannot be split. The reference (`plain`) is always included. Winograd's algorithm is excluded
-    for the low precision of bfloat16, and of TF32 on accelerators, which its sums would cancel.
-    On accelerators, `direct` is excluded where it has not been measured: for batch statistics, and
-    for images whose patches would fill the memory.
+    that fit into the caches, sharded over the cores, or equal shares of a batch (`whole`); whole
+    batches for Python models, which cannot be split. The reference (`plain`) is always included.
+    Winograd's algorithm is excluded for the low precision of bfloat16, and of TF32 on accelerators,
+    which its sums would cancel. On accelerators, `direct` is excluded where it has not been
+    measured: for batch statistics, and for images whose patches would fill the memory.
 
     Args:
       plan: the network; None for a Python model.
@@ -88,8 +88,11 @@ def candidates(
     row = _row(plan, batch_size, num_devices)
     shares = min(num_devices, -(-batch_size // row))
     direct, fast = (Strategy(form, row, shares, 1) for form in _FORMS)
-    winograd = convolves(plan) and precision == "float32"
-    return (fast, direct, plain) if winograd else (direct, plain)
+    if not convolves(plan) or precision != "float32":
+        return (direct, plain)
+    share = _row(plan, batch_size, num_devices, undivided=True)
+    whole = Strategy("whole", share, -(-batch_size // share), 1)
+    return (fast, direct, whole, plain)
 
 
 def spread(found: Sequence[Strategy], batch_size: int, num_devices: int) -> tuple[Strategy, ...]:
@@ -126,17 +129,17 @@ def for_batch(strategy: Strategy, plan: Plan | None, batch_size: int) -> Strateg
     """The strategy for single steps of another batch size, with the same algorithms."""
     row = strategy.row
     if plan and row:
-        row = _row(plan, batch_size, strategy.num_devices)
+        row = _row(plan, batch_size, strategy.num_devices, undivided=strategy.form == "whole")
     return replace(strategy, row=row, steps_per_call=1)
 
 
 _FORMS: "tuple[EngineName, ...]" = ("direct", "fast")
 
 
-def _row(plan: Plan, batch_size: int, num_devices: int) -> int:
+def _row(plan: Plan, batch_size: int, num_devices: int, *, undivided: bool = False) -> int:
     """Images per row; with batch statistics, rows must divide the batch evenly."""
     share = -(-batch_size // num_devices)
-    if not convolves(plan):
+    if undivided or not convolves(plan):
         fills = batch_size % num_devices == 0 or not has_batch_statistics(plan)
         return share if fills else batch_size
     if not has_batch_statistics(plan):
@@ -160,7 +163,7 @@ def has_batch_statistics(plan: Plan) -> bool:
 def requested_strategy(engine: str, found: Sequence[Strategy]) -> Strategy | None:
     """The strategy for the requested engine; None if it has to be measured.
 
-    Falls back to the next plainer engine if the network does not support `fast` or `direct`.
+    Falls back to the next plainer engine if the network does not support the requested one.
     """
     if engine == "auto":
         return found[0] if len(found) == 1 else None

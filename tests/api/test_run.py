@@ -96,7 +96,7 @@ def refused(*experiments: str, **options: object) -> CnnbenchError:
     ("options", "message"),
     [
         ({"device": "cuda"}, "device: 'cuda' is not auto, cpu, gpu or tpu."),
-        ({"engine": "fats"}, "engine: 'fats' is not auto, plain, direct or fast."),
+        ({"engine": "fats"}, "engine: 'fats' is not auto, plain, whole, direct or fast."),
         ({"data_dir": "gone"}, "data_dir: no such folder: 'gone'; name an existing one."),
         ({"tags": ["a@b"]}, "tags: 'a@b' "),
         ({"seeds": 0}, "seeds: '0' "),

@@ -42,7 +42,7 @@ from tests.bench.frameworks.test_frameworks import need, without_dropout
 from tests.support.graphs import CLASSES, CONTINUOUS, Layers, convs, graphs, parse_layer
 from tests.support.oracles import Array, make_plan
 
-FORMS: tuple[convolution.EngineName, ...] = ("plain", "direct", "fast")
+FORMS: tuple[convolution.EngineName, ...] = ("plain", "whole", "direct", "fast")
 NUM_IMAGES = 3
 TOLERANCE = 1e-7  # relative to the largest entry, in float64
 Graph = tuple[Layers, Shape, Shape]

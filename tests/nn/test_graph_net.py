@@ -26,7 +26,7 @@ from cnnbench.training.state import Network, split_network
 from tests.support import oracles
 from tests.support.oracles import Array, make_plan
 
-FORMS: tuple[convolution.EngineName, ...] = ("plain", "direct", "fast")
+FORMS: tuple[convolution.EngineName, ...] = ("plain", "whole", "direct", "fast")
 Layers = dict[str, dict[str, Any]]
 Params = Mapping[str, Mapping[str, Array]]
 

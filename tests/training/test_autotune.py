@@ -45,6 +45,7 @@ def test_candidates_on_a_cpu_are_rows_on_all_cores_and_the_reference() -> None:
     assert found(CONV, 500) == (
         Strategy("fast", ROW, 2, 1),
         Strategy("direct", ROW, 2, 1),
+        Strategy("whole", 250, 2, 1),
         Strategy("plain", None, 1, 1),
     )
     assert [s.form for s in found(LINEAR, 500)] == ["direct", "plain"]
@@ -245,7 +246,7 @@ def test_the_only_engine_that_fits_in_memory_is_never_ruled_out() -> None:
 
 def test_ruled_out_engines_can_be_requested(cache: Path) -> None:
     options: dict[str, Any] = {"num_devices": 2, "batch_size": 4}
-    for engine in ("fast", "direct", "plain"):
+    for engine in ("fast", "direct", "whole", "plain"):
         job = make_job(CONV, make_dataset(8, 1, 1), engine=engine, **options)
         assert (choice := known_choice(job)) is not None
         assert choice.strategy.form == engine
@@ -277,7 +278,7 @@ def test_a_choice_is_measured_once_and_cached(cache: Path, monkeypatch: pytest.M
 
     def stepper(_job: Any, strategy: Strategy, _program: Any) -> Any:
         measured.append(strategy.form)
-        return lambda: {"fast": 3.0, "direct": 2.0, "plain": 4.0}[strategy.form]
+        return lambda: {"fast": 3.0, "direct": 2.0, "whole": 2.5, "plain": 4.0}[strategy.form]
 
     monkeypatch.setattr(autotune, "_stepper", stepper)
     job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=4)
@@ -290,7 +291,7 @@ def test_a_choice_is_measured_once_and_cached(cache: Path, monkeypatch: pytest.M
     assert kept_choice.measured_at is not None
     assert kept_choice.measured_at.utcoffset() == timedelta(0)
     assert kept_choice == replace(first, kept=path, how="kept", measured_at=kept_choice.measured_at)
-    assert measured == ["fast", "direct", "plain"]
+    assert measured == ["fast", "direct", "whole", "plain"]
     kept = json.loads(path.read_text())
     assert kept["step_s"] == first.step_s
     damages = ["", "{", "[]", "{}"]
@@ -307,7 +308,7 @@ def test_a_choice_is_measured_once_and_cached(cache: Path, monkeypatch: pytest.M
         path.write_text(text)
         assert known_choice(job) is None
         assert measure(job) == first
-        assert len(measured) == 3 * number
+        assert len(measured) == 4 * number
 
 
 @pytest.mark.usefixtures("uncompiled")
@@ -376,7 +377,7 @@ def test_auto_really_measures(cache: Path) -> None:
     assert isinstance(trained, Trained)
     engine = trained.engine
     assert engine.requested == "auto"
-    assert set(engine.step_s) == {"fast", "direct", "plain"}
+    assert set(engine.step_s) == {"fast", "direct", "whole", "plain"}
     assert all(0 < seconds < 10 for seconds in engine.step_s.values())
     assert engine.form in engine.step_s
     assert engine.tune_s > 0

@@ -401,7 +401,7 @@ def test_evaluation_counts_the_images_of_weight_one(
     np.testing.assert_allclose(of_images["loss"], losses, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("form", "row"), [("plain", 3), ("direct", 4), ("fast", 1)])
+@pytest.mark.parametrize(("form", "row"), [("plain", 3), ("whole", 3), ("direct", 4), ("fast", 1)])
 def test_evaluation_samples_the_code_of_an_image_by_its_index(
     form: convolution.EngineName, row: int | None
 ) -> None:
@@ -655,7 +655,9 @@ def test_a_frozen_batch_norm_is_in_inference_mode() -> None:
         assert weights_of(frozen.params, frozen.rest, layers=True).keys() == weights.keys()
 
 
-@pytest.mark.parametrize(("form", "row"), [("plain", None), ("direct", 4), ("fast", 3)])
+@pytest.mark.parametrize(
+    ("form", "row"), [("plain", None), ("whole", 6), ("direct", 4), ("fast", 3)]
+)
 @pytest.mark.parametrize("num_devices", [1, 2])
 @pytest.mark.sampled(3)
 def test_dropout_is_the_same_for_every_strategy(

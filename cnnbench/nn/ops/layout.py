@@ -39,10 +39,11 @@ def elementwise(function: Callable[..., jax.Array], *images: jax.Array) -> jax.A
 def repeat_channels(values: jax.Array, like: jax.Array) -> jax.Array:
     """Repeats a value per channel, (c,), to the shape of `fold_channels(like)`: (n * c,).
 
-    The barrier materializes them: otherwise XLA looks up the channel of each value where it is
-    used, and does not vectorize.
+    The condition, which XLA cannot evaluate, materializes them (a barrier does not): otherwise XLA
+    looks up the channel of each value where it is used, and does not vectorize.
     """
     if like.ndim != 4:
         return values
-    result: jax.Array = lax.optimization_barrier(jnp.tile(values, like.shape[2]))
+    wide = jnp.tile(values, like.shape[2])
+    result: jax.Array = lax.cond(wide[0] > jnp.inf, jnp.negative, lambda v: v, wide)
     return result

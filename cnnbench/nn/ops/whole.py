@@ -1,0 +1,190 @@
+"""Convolutions of whole batches by XLA on CPUs, with gradients that it computes fast.
+
+XLA calls YNNPACK (https://github.com/google/XNNPACK/tree/master/ynnpack) for most convolutions,
+which reaches 60 to 80% of the speed of the processor. The gradients that JAX derives do not: those
+of kernels are convolutions with kernels as large as an image, and those of images read the kernel
+in reverse, or insert zeros between pixels.
+"""
+
+import math
+from functools import partial
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnbench.nn.ops import xla
+from cnnbench.nn.ops.convolution import Two
+from cnnbench.nn.ops.im2col import rotated
+from cnnbench.nn.ops.pooling import materialized
+from cnnbench.system.arrays import Pair
+
+# Of a block: pixels whose products are added in float32 before they are added to those of other
+# blocks, and values of its images or errors, 256 KiB.
+_MOST_PIXELS, _MOST_VALUES = 2048, 2**16
+
+
+class Geometry(Protocol):
+    """Sizes of a convolution; a `layers.correlation.ConvGeometry`, which needs no JAX."""
+
+    @property
+    def size(self) -> Pair:
+        """Height and width of the input."""
+
+    @property
+    def kernel(self) -> Pair:
+        """Height and width of the kernel."""
+
+    @property
+    def stride(self) -> Pair:
+        """Vertical and horizontal stride."""
+
+    @property
+    def pads(self) -> tuple[Pair, Pair]:
+        """Zeros before and after the rows and columns of the input."""
+
+    @property
+    def places(self) -> Pair:
+        """Height and width of the output."""
+
+    @property
+    def remainder(self) -> Pair:
+        """Rows and columns at the end of the padded input that the kernel does not reach."""
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv(x: jax.Array, kernel: jax.Array, of: Geometry) -> jax.Array:
+    """Convolution, (n, *size, in) and (kh, kw, in, out) to (n, oh, ow, out)."""
+    return xla.conv(x, kernel, of.stride, of.pads)
+
+
+def _conv_forward(x: jax.Array, kernel: jax.Array, of: Geometry) -> tuple[jax.Array, Two]:
+    return conv(x, kernel, of), (x, kernel)
+
+
+def _conv_backward(of: Geometry, saved: Two, dy: jax.Array) -> Two:
+    x, kernel = saved
+    return _adjoint(dy, kernel, of), kernel_gradient(x, dy, of)
+
+
+conv.defvjp(_conv_forward, _conv_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv_transpose(y: jax.Array, kernel: jax.Array, of: Geometry) -> jax.Array:
+    """The adjoint of a convolution, (n, oh, ow, out) to (n, *size, in)."""
+    return _adjoint(y, kernel, of)
+
+
+def _transpose_forward(y: jax.Array, kernel: jax.Array, of: Geometry) -> tuple[jax.Array, Two]:
+    return _adjoint(y, kernel, of), (y, kernel)
+
+
+def _transpose_backward(of: Geometry, saved: Two, dx: jax.Array) -> Two:
+    y, kernel = saved
+    return xla.conv(dx, kernel, of.stride, of.pads), kernel_gradient(dx, y, of)
+
+
+conv_transpose.defvjp(_transpose_forward, _transpose_backward)
+
+
+def _adjoint(y: jax.Array, kernel: jax.Array, of: Geometry) -> jax.Array:
+    """The adjoint, as a convolution of stride one with the rotated kernel."""
+    turned = materialized(rotated(kernel))
+    if of.stride != (1, 1):
+        between = [(0, 0, 0), *((0, 0, stride - 1) for stride in of.stride), (0, 0, 0)]
+        y = materialized(lax.pad(y, jnp.zeros((), y.dtype), between))
+    rows, columns = (
+        (of.kernel[i] - 1 - of.pads[i][0], of.kernel[i] - 1 - of.pads[i][1] + of.remainder[i])
+        for i in (0, 1)
+    )
+    return xla.conv(y, turned, (1, 1), (rows, columns))
+
+
+def kernel_gradient(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
+    """Gradient of a kernel, summed over blocks of images that fit into the cache.
+
+    Args:
+      x: images, (n, *size, in).
+      dy: errors of the outputs, (n, oh, ow, out).
+      of: sizes of the convolution.
+
+    Returns:
+      (kh, kw, in, out).
+    """
+    (n, h, _, c), (ow, f) = x.shape, dy.shape[2:]
+    blocks = _num_blocks(n, n * h * ow, max(x.size, dy.size))
+    sizes = of.kernel[1] * c, of.kernel[0] * f
+
+    def add(
+        carry: tuple[jax.Array, ...], block: tuple[jax.Array, ...]
+    ) -> tuple[tuple[jax.Array, ...], None]:
+        total, images, errors = carry
+        images = _within(images, block[0].reshape(-1, h, of.size[1] * c), 2, of.pads[1][0] * c)
+        errors = _within(errors, _spread(block[1], of), 1, of.kernel[0] - 1 - of.pads[0][0])
+        wide, tall = _wide(images, c, of), _tall(errors, f, of)
+        product = wide.reshape(-1, sizes[0]).T @ tall.reshape(-1, sizes[1])
+        return (total + product, images, errors), None
+
+    width = (ow - 1) * of.stride[1] + of.kernel[1]
+    zeros = (sizes, (n // blocks, h, width * c), (n // blocks, h + of.kernel[0] - 1, ow * f))
+    split = tuple(v.reshape(blocks, -1, *v.shape[1:]) for v in (x, dy))
+    carry = tuple(jnp.zeros(shape, x.dtype) for shape in zeros)
+    total = lax.scan(add, carry, split)[0][0]
+    taps = total.reshape(of.kernel[1], c, of.kernel[0], f)
+    return taps.transpose(2, 0, 1, 3)
+
+
+def _within(zeros: jax.Array, values: jax.Array, axis: int, start: int) -> jax.Array:
+    """Replaces values along an axis; those that would be outside are left out.
+
+    Faster than padding, for which XLA asks at each place whether it is inside.
+    """
+    first, last = max(0, -start), min(values.shape[axis], zeros.shape[axis] - start)
+    inside = lax.slice_in_dim(values, first, last, axis=axis)
+    return lax.dynamic_update_slice_in_dim(zeros, inside, max(0, start), axis)
+
+
+def _spread(dy: jax.Array, of: Geometry) -> jax.Array:
+    """Errors in rows, (m, rows, ow * out), with zeros between them for a vertical stride."""
+    rows = dy.reshape(*dy.shape[:2], -1)
+    between = [(0, 0, 0), (0, 0, of.stride[0] - 1), (0, 0, 0)]
+    return lax.pad(rows, jnp.zeros((), dy.dtype), between)
+
+
+def _wide(x: jax.Array, channels: int, of: Geometry) -> jax.Array:
+    """Columns of a kernel row for each output column, (m, h, ow, kw * in)."""
+    columns, last = x.reshape(*x.shape[:2], -1, channels), (of.places[1] - 1) * of.stride[1]
+    shifted = [columns[:, :, j : j + last + 1 : of.stride[1]] for j in range(of.kernel[1])]
+    return jnp.concatenate(shifted, axis=-1)
+
+
+def _tall(dy: jax.Array, filters: int, of: Geometry) -> jax.Array:
+    """Errors of the output rows that read each row of the images, (m, h, ow, kh * out)."""
+    taps, height = of.kernel[0], of.size[0]
+    shifted = [dy[:, taps - 1 - i : taps - 1 - i + height] for i in range(taps)]
+    split = [rows.reshape(*rows.shape[:2], -1, filters) for rows in shifted]
+    return jnp.concatenate(split, axis=-1)
+
+
+def _num_blocks(images: int, pixels: int, values: int) -> int:
+    """Number of equal blocks of images of limited size, or of one image each.
+
+    >>> _num_blocks(64, 2**16, 2**20), _num_blocks(50, 50, 2**20), _num_blocks(3, 3, 2**20)
+    (32, 25, 3)
+    """
+    least = max(math.ceil(pixels / _MOST_PIXELS), math.ceil(values / _MOST_VALUES))
+    return next((number for number in range(least, images) if images % number == 0), images)
+
+
+@jax.custom_vjp
+def kept(x: jax.Array) -> jax.Array:
+    """Values that are computed once, as is their gradient.
+
+    XLA would compute the values of all residual blocks again wherever those of the last are used.
+    """
+    return materialized(x)
+
+
+kept.defvjp(lambda x: (materialized(x), None), lambda _, dx: (materialized(dx),))
