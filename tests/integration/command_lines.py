@@ -167,7 +167,7 @@ LINES = (
     Line("run tiny.yaml --cpus 2", 2, "--cpus: applies only to workers on Ray"),
     Line("run tiny.yaml --gpus 1 --on local", 2, "--gpus: applies only to workers on Ray"),
     Line("run code.yaml --engine direct", says="Loss"),
-    Line("run wide.yaml --seeds 1 --epochs 1 --engine whole --quiet", says="Accuracy"),
+    Line("run wide.yaml --seeds 1 --epochs 1 --engine whole --results-dir shares", says="Accuracy"),
     Line("run python.yaml --allow-python --engine auto --device auto", says="Accuracy"),
     Line("run --resume stopped", says="Files: "),
     Line("run tiny.yaml --seeds 1 --retune --engine auto", says="Files: "),
