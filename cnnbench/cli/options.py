@@ -239,7 +239,7 @@ EngineOption = Annotated[
     Engine,
     typer.Option(
         help="Convolution algorithms: XLA's (plain), or with other gradients (whole), im2col and"
-        " matmul (direct), or also Winograd's (fast); auto benchmarks them once.",
+        " matmul (direct), or also Winograd's (fast); auto chooses any but whole.",
         envvar="CNNBENCH_ENGINE",
     ),
 ]

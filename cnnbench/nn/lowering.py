@@ -33,7 +33,7 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.correlation import ConvGeometry
-from cnnbench.nn.ops import convolution, pooling, whole, xla
+from cnnbench.nn.ops import convolution, layout, pooling, whole, xla
 from cnnbench.nn.ops.im2col import rotated
 from cnnbench.nn.ops.shifted import depthwise, pays
 from cnnbench.system.arrays import Pair
@@ -164,10 +164,9 @@ class Whole(Plain):
 
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Convolution by XLA, and gradients of kernels by matrix products."""
+        if (grouped := _grouped(self.plan, node)) is not None:
+            return grouped(x, kernel)
         of = geometry(self.plan, node)
-        if isinstance(node.op, Conv) and not node.op.is_plain:
-            groups = node.op.num_groups(node.in_shapes[0][2])
-            return GroupedConv(of, groups, node.op.dilation)(x, kernel)
         call = whole.conv_transpose if isinstance(node.op, ConvTranspose) else whole.conv
         return call(x, kernel, of)
 
@@ -262,6 +261,14 @@ class GroupedConv:
         )
 
 
+def _grouped(plan: Plan, node: Node) -> GroupedConv | None:
+    """The convolution of a layer with groups or dilation; None for other layers."""
+    if not isinstance(node.op, Conv) or node.op.is_plain:
+        return None
+    groups = node.op.num_groups(node.in_shapes[0][2])
+    return GroupedConv(geometry(plan, node), groups, node.op.dilation)
+
+
 class Fused:
     """Layers fused where this does not change results, on images (h, w, n, c).
 
@@ -271,7 +278,7 @@ class Fused:
     """
 
     axes = (0, 1)
-    materialize = staticmethod(pooling.materialized)
+    materialize = staticmethod(layout.materialized)
     max_pool = staticmethod(pooling.max_pool)
     avg_pool = staticmethod(pooling.avg_pool)
 
@@ -287,10 +294,8 @@ class Fused:
         self.convs: dict[str, LoweredConv] = {}
         self.grouped: dict[str, GroupedConv] = {}
         for node in plan.nodes:
-            if isinstance(node.op, Conv) and not node.op.is_plain:
-                self.grouped[node.name] = GroupedConv(
-                    geometry(plan, node), node.op.num_groups(node.in_shapes[0][2]), node.op.dilation
-                )
+            if (grouped := _grouped(plan, node)) is not None:
+                self.grouped[node.name] = grouped
             elif isinstance(node.op, Conv | ConvTranspose):
                 folded = self._fold(plan, node, readers[node.name], form)
                 exact_zeros = node.inputs[0] in blank and node.name in kinked

@@ -39,11 +39,25 @@ def elementwise(function: Callable[..., jax.Array], *images: jax.Array) -> jax.A
 def repeat_channels(values: jax.Array, like: jax.Array) -> jax.Array:
     """Repeats a value per channel, (c,), to the shape of `fold_channels(like)`: (n * c,).
 
-    The condition, which XLA cannot evaluate, materializes them (a barrier does not): otherwise XLA
-    looks up the channel of each value where it is used, and does not vectorize.
+    They are materialized, for which a barrier is not enough: otherwise XLA looks up the channel of
+    each value where it is used, and does not vectorize.
     """
     if like.ndim != 4:
         return values
-    wide = jnp.tile(values, like.shape[2])
-    result: jax.Array = lax.cond(wide[0] > jnp.inf, jnp.negative, lambda v: v, wide)
+    return materialized(jnp.tile(values, like.shape[2]))
+
+
+@jax.custom_vjp
+def materialized(x: jax.Array) -> jax.Array:
+    """Forces values to be computed before they are used.
+
+    Otherwise XLA fuses an activation into its consumers: it is recomputed for each of them, and not
+    vectorized if they pad, shift or stride. Since XLA does not know the branch of a conditional, it
+    must compute the values first.
+    """
+    never = x.reshape(-1)[0] > jnp.inf
+    result: jax.Array = lax.cond(never, jnp.negative, lambda x: x, x)
     return result
+
+
+materialized.defvjp(lambda x: (materialized(x), None), lambda _, dx: (dx,))

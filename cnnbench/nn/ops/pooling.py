@@ -55,22 +55,6 @@ def _repeated(x: jax.Array, size: Pair) -> jax.Array:
     return tiled.reshape(h * size[0], w * size[1], c)
 
 
-@jax.custom_vjp
-def materialized(x: jax.Array) -> jax.Array:
-    """Forces values to be computed before they are used.
-
-    Otherwise XLA fuses an activation into its consumers: it is recomputed for each of them, and not
-    vectorized if they pad, shift or stride. Since XLA does not know the branch of a conditional, it
-    must compute the values first.
-    """
-    never = x.reshape(-1)[0] > jnp.inf
-    result: jax.Array = lax.cond(never, jnp.negative, lambda x: x, x)
-    return result
-
-
-materialized.defvjp(lambda x: (materialized(x), None), lambda _, dx: (dx,))
-
-
 def _views(x: jax.Array, size: Pair, stride: Pair) -> list[jax.Array]:
     """Values of all windows by position in the window, (oh, ow, n, c) each."""
     rows, columns = (_last(x.shape[i], size[i], stride[i]) for i in (0, 1))

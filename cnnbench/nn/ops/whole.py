@@ -17,7 +17,7 @@ from jax import lax
 from cnnbench.nn.ops import xla
 from cnnbench.nn.ops.convolution import Two
 from cnnbench.nn.ops.im2col import rotated
-from cnnbench.nn.ops.pooling import materialized
+from cnnbench.nn.ops.layout import materialized
 from cnnbench.system.arrays import Pair
 
 # Of a block: pixels whose products are added in float32 before they are added to those of other

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnbench.nn.ops import pooling, xla
+from cnnbench.nn.ops import layout, pooling, xla
 from tests.support.oracles import Array
 
 Pair = tuple[int, int]
@@ -147,14 +147,14 @@ def test_equal_values_send_the_gradient_to_the_first(window: Pair, stride: Pair)
 def test_settled_values_are_the_same_values() -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 2, 3)), jnp.float32)
     x = x.at[0, 0, 0, 1].set(jnp.inf).at[1].set(jnp.nan)
-    np.testing.assert_array_equal(jax.jit(pooling.materialized)(x), x)
-    np.testing.assert_array_equal(jax.jit(pooling.materialized)(jnp.full_like(x, jnp.inf)), jnp.inf)
-    _, pull = jax.vjp(pooling.materialized, x)
+    np.testing.assert_array_equal(jax.jit(layout.materialized)(x), x)
+    np.testing.assert_array_equal(jax.jit(layout.materialized)(jnp.full_like(x, jnp.inf)), jnp.inf)
+    _, pull = jax.vjp(layout.materialized, x)
     np.testing.assert_array_equal(pull(x)[0], x)
 
 
 def test_consumers_of_settled_values_wait_for_them() -> None:
     """XLA must not see through it; else an activation is computed where it is read."""
     x = jnp.ones((4, 4, 2, 3))
-    compiled = jax.jit(lambda x: jnp.pad(pooling.materialized(jnp.tanh(x)), 1)).lower(x).compile()
+    compiled = jax.jit(lambda x: jnp.pad(layout.materialized(jnp.tanh(x)), 1)).lower(x).compile()
     assert "conditional" in str(compiled.as_text())
