@@ -220,7 +220,7 @@ class WorkerProcess:
         self.process.stdout.close()
 
     def death(self) -> str:
-        """Tells how it ended."""
+        """Describes how the process ended."""
         code = self.process.wait(END_S)
         name = f"worker {self.number + 1}"
         if code < 0:

@@ -111,7 +111,7 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
 class QuickCompare:
     """Settings of a quick comparison: the options of the command.
 
-    Without a `dataset`, that of the experiment is used.
+    If `dataset` is None, uses that of the experiment.
     """
 
     seeds: int

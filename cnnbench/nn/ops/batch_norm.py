@@ -93,7 +93,7 @@ def statistics(part: nnx.BatchNorm, sums: Sums, size: int) -> dict[str, jax.Arra
 
 
 def _moved(running: jax.Array, parts: tuple[jax.Array, ...], momentum: float) -> jax.Array:
-    """Exponential moving average of the sum of `parts`, rounded once."""
+    """Exponential moving average of the sum of `parts`, with a single rounding."""
     with jax.enable_x64(True):
         before, *new = (_wide(lax.stop_gradient(v)) for v in (running, *parts))
         return (momentum * before + (1 - momentum) * sum(new)).astype(running.dtype)
@@ -231,7 +231,7 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def _repeated(values: jax.Array, like: jax.Array) -> jax.Array:
-    """`layout.repeat_channels` on CPUs, and without its barrier on accelerators."""
+    """`layout.repeat_channels` on CPUs; on accelerators, values that are not materialized."""
     if like.ndim != 4:
         return values
     result: jax.Array = lax.platform_dependent(
