@@ -17,6 +17,7 @@ from cnnbench.runner.tuning import own_command
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.sweeps.plans import SweepPlan
 from cnnbench.spec.metrics import metric_text, words
+from cnnbench.spec.shipped import find_file
 
 FIRST_SEED = 5000
 SEEDS = 6
@@ -51,7 +52,7 @@ def confirming_requests(
     if best is None:
         raise UsageError(f"sweep {plan.sweep} has no trial to confirm; train it again.")
     place = next(i for i, run in enumerate(plan.trials[0].runs) if run.title == best.title)
-    path = Path(plan.specs[place])
+    path = find_file(plan.specs[place]) or Path(plan.specs[place])
     chosen = f"seeds=[{','.join(map(str, seeds))}]"
     kept = [text for text in plan.overrides if not text.startswith("seeds=")]
     base = _values(result, against, place)

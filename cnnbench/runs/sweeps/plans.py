@@ -56,7 +56,7 @@ class SweepPlan:
       sweep: the id: a digest of experiments, seeds and trials.
       created_at: when the sweep was started for the first time.
       command: its command line, one string per argument.
-      specs: the experiment files.
+      specs: the experiment files, or names of those that ship with cnnbench.
       overrides: of all trials, `key=value` each.
       keys: the keys whose values differ.
       trials: the trials, in the order of training.

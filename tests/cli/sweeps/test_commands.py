@@ -179,6 +179,16 @@ def test_confirming_uses_seeds_that_the_sweep_never_saw():
     assert fresh[0].title == "Net"
 
 
+def test_a_sweep_of_an_experiment_that_ships_with_cnnbench_is_confirmed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = "dataset.splits={train: 20, validation: 20, test: 20}"
+    words = ("mlp", few, "train.optimizer.learning_rate=0.01,0.1", "--seeds", "1", "--epochs", "1")
+    assert invoke("run", *words, "-q", "--dataset", "mnist_5k").exit_code == 0
+    done = invoke("confirm", "--seeds", "2", "--against", "written", "-q")
+    assert done.exit_code == 0, done.stderr
+    assert "Verdict: " in done.stdout
+
+
 def test_messages_of_confirm():
     best = shown()["trials"][0]["trial"]
     done = invoke("confirm", "--against", str(best))
