@@ -12,9 +12,10 @@ from types import MappingProxyType
 
 from cnnbench.bench.frameworks.interface import ARRANGEMENTS, TorchSettings, torch_name
 from cnnbench.bench.worker_process import BenchVariant
+from cnnbench.system.host import huge_pages
 
 # See mallopt(3): map no single blocks, and hardly ever return memory. cnnbench sets the same for
-# itself (`host.keep_malloc_arenas`).
+# itself (`host.keep_malloc_arenas`), and uses `huge_pages`, too.
 _GLIBC = MappingProxyType(
     {
         "MALLOC_MMAP_MAX_": "0",
@@ -75,7 +76,7 @@ def _variants(
             return [BenchVariant(f"torch-{settings}", "torch", lacking=lacking)]
         variables = {**preloading(library, environ), **options, **pinning(cpus)}
     elif settings is not TorchSettings.DEFAULT:
-        variables = {**_GLIBC, **pinning(cpus)}
+        variables = {**_GLIBC, **huge_pages(environ), **pinning(cpus)}
     names = (torch_name(settings, arrangement) for arrangement in ARRANGEMENTS)
     return [BenchVariant(name, "torch", environment=variables) for name in names]
 

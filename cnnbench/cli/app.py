@@ -1,6 +1,8 @@
 """The command line: parse arguments, call a library function, print, map errors to exit codes."""
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import typer
@@ -10,6 +12,7 @@ from cnnbench.cli.file_progress import file_display
 from cnnbench.cli.parser import App, LazyCommand, LazyGroup
 from cnnbench.cli.terminal import exit_at_once, open_streams, tell
 from cnnbench.executors.processes import num_processes
+from cnnbench.system.host import huge_pages
 from cnnbench.system.progress import shown_by
 from cnnbench.system.signals import CODES
 
@@ -127,8 +130,17 @@ def options(
     """Describe a CNN in YAML, train it over several seeds, and find out whether it is better."""
 
 
+def _use_huge_pages(words: Sequence[str]) -> None:
+    """Starts a command that trains once more, with huge pages; glibc reads its variables once."""
+    trains = words[:1] in (["run"], ["watch"], ["confirm"]) or "--by-layer" in words
+    variables = huge_pages(os.environ) if trains and sys.executable and sys.orig_argv else {}
+    if variables and sys.gettrace() is None:  # a debugger would lose its breakpoints
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | variables)
+
+
 def main() -> None:
     """Entry point of the `cnnbench` command."""
+    _use_huge_pages(sys.argv[1:])
     open_streams()
     try:
         with shown_by(file_display()):

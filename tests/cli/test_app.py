@@ -670,6 +670,33 @@ def test_the_largest_networks_are_shown_at_once(words):
     assert can_take(code, 1.0, "show", str(EXPERIMENTS / "zoo" / path), *overrides)
 
 
+@pytest.mark.parametrize(
+    ("words", "known", "uses"),
+    [
+        (["run", "standard"], None, "glibc.malloc.hugetlb=1"),
+        (["bench", "standard", "--by-layer"], "a=2", "a=2:glibc.malloc.hugetlb=1"),
+        (["watch"], "glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+        (["bench", "standard"], None, "None"),  # else PyTorch would use them, too
+        (["show", "standard"], None, "None"),
+    ],
+)
+def test_commands_that_train_are_restarted_with_huge_pages(words, known, uses, tmp_path):
+    modes = tmp_path / "enabled"
+    modes.write_text("always [madvise] never")
+    code = "import functools, os, pathlib, sys; import cnnbench.cli.app as app\n"
+    code += f"path = pathlib.Path({str(modes)!r})\n"
+    code += "app.huge_pages = functools.partial(app.huge_pages, modes=path)\n"
+    code += "app.app = lambda **_: print(os.environ.get('GLIBC_TUNABLES'), *sys.argv[1:])\n"
+    code += "app.main()"
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    environment |= {"GLIBC_TUNABLES": known} if known else {}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    assert done.stdout == f"{' '.join([uses, *words])}\n"
+
+
 def test_help_imports_no_command():
     code = "import sys; from cnnbench.cli.app import app; from typer.testing import CliRunner\n"
     code += "print(CliRunner().invoke(app, ['--help']).exit_code, *sys.modules)"

@@ -1,6 +1,7 @@
 """How busy the machine is before a run trains, and the memory of this process."""
 
 import ctypes
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,52 @@ def test_freed_memory_stays_with_the_process() -> None:
         for mode in ("keep", "return")
     }  # fmt: skip
     assert resident["keep"] - resident["return"] > 150_000  # KiB of 195,312
+
+
+@pytest.mark.parametrize(
+    ("known", "mode", "set_to"),
+    [
+        ({}, "always [madvise] never", "glibc.malloc.hugetlb=1"),
+        ({"GLIBC_TUNABLES": "a=2"}, "always [madvise] never", "a=2:glibc.malloc.hugetlb=1"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, "always [madvise] never", None),
+        ({}, "[always] madvise never", None),
+        ({}, "always madvise [never]", None),
+        ({}, None, None),
+    ],
+)
+def test_huge_pages_are_requested_where_programs_decide(known, mode, set_to, tmp_path) -> None:
+    file = tmp_path / "enabled"
+    if mode:
+        file.write_text(f"{mode}\n")
+    wanted = {"GLIBC_TUNABLES": set_to} if set_to else {}
+    assert host.huge_pages(known, file) == wanted
+
+
+# Not arrays: NumPy requests huge pages itself.
+THREAD = """
+import ctypes, resource, threading
+from cnnbench.system import host
+host.keep_malloc_arenas()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+def step():
+    for _ in range(5):
+        block = libc.malloc(ctypes.c_size_t(100 << 20))
+        ctypes.memset(block, 1, 100 << 20)
+        libc.free(ctypes.c_void_p(block))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+thread = threading.Thread(target=step)
+thread.start()
+thread.join()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not host.huge_pages({}), reason="huge pages are not left to programs here")
+def test_large_blocks_of_threads_cause_few_page_faults_with_huge_pages() -> None:
+    faults = [
+        int(subprocess.run([sys.executable, "-c", THREAD], check=True, capture_output=True,
+                           text=True, env=os.environ | variables).stdout)
+        for variables in ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, host.huge_pages({}))
+    ]  # fmt: skip
+    assert faults[0] > 20 * faults[1]
