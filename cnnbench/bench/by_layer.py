@@ -132,17 +132,19 @@ class ByLayer:
         return seconds / self.step_s
 
 
-def measure_by_layer(task: "BenchTask") -> ByLayer:
-    """Measures the layers of a network in the training step of `cnnbench run --engine fast`.
+def measure_by_layer(task: "BenchTask", engine: str) -> ByLayer:
+    """Measures the layers of a network in the training step of `cnnbench run`.
 
     Args:
       task: the network, its initial weights and its images.
+      engine: convolution algorithms, as in `run`.
     """
     from cnnbench.bench.frameworks.cnnbench import OwnTrainer, make_trainer
 
     loaded = task.loaded
     assert loaded.plan is not None
-    trainer: OwnTrainer = make_trainer("cnnbench", loaded.experiment, loaded.plan, task.weights)
+    network = loaded.experiment, loaded.plan, task.weights
+    trainer: OwnTrainer = make_trainer("cnnbench", *network, engine)
     size = task.batch_size
     batch = task.train.images[None, :size], task.train.labels[None, :size]
     trainer.train(*batch)  # compiles

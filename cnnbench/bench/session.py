@@ -21,7 +21,7 @@ from cnnbench.errors import Notify, StoreError, UsageError, cannot_write, or_lis
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.spec.vocabulary import FAMILY
 from cnnbench.system import commands
-from cnnbench.system.host import cores, has_bfloat16
+from cnnbench.system.host import cores, has_bfloat16, huge_pages
 from cnnbench.system.settings import pinned
 
 FAMILIES = tuple(dict.fromkeys(VARIANTS.values()))
@@ -69,18 +69,25 @@ def choose_families(text: str | None, installed: Callable[[str], object] = find_
     return Families(names, ())
 
 
-def variants(families: Sequence[str]) -> tuple[BenchVariant, ...]:
+def variants(families: Sequence[str], engine: str | None = None) -> tuple[BenchVariant, ...]:
     """Our variant, and every variant of the frameworks.
 
     With PyTorch, and on a processor with products in bfloat16, this includes both in bfloat16.
+
+    Args:
+      families: the frameworks.
+      engine: our convolution algorithms, as in `run`; None for ``CNNBENCH_ENGINE``, or ``auto``.
     """
+    chosen = huge_pages(os.environ) | ({"CNNBENCH_ENGINE": engine} if engine else {})
+    own = (dataclasses.replace(v, environment=chosen) for v in (OURS, OURS_BFLOAT16))
+    ours, ours_bfloat16 = own
     others = [BenchVariant(name, family) for name, family in VARIANTS.items() if family in families]
     if "torch" not in families:
-        return (OURS, *others)
+        return (ours, *others)
     bfloat16 = has_bfloat16()
     torch = torch_variants(cores(), os.environ, bfloat16=bfloat16)
     others = [*torch, *(each for each in others if each.family != "torch")]
-    return (OURS, *([OURS_BFLOAT16] if bfloat16 else []), *others)
+    return (ours, *([ours_bfloat16] if bfloat16 else []), *others)
 
 
 def load_all(
@@ -134,6 +141,7 @@ def measure(
     settings: Settings,
     notify: Notify,
     patterns: str = "*",
+    engine: str | None = None,
 ) -> Benchmark:
     """Measure one network in every variant of the frameworks and report the fastest.
 
@@ -143,14 +151,16 @@ def measure(
       settings: settings of the benchmark.
       notify: called with progress messages.
       patterns: of the variants' names, comma-separated, such as `torch-tcmalloc-*,torch-eager-*`.
+      engine: our convolution algorithms; see `variants`.
 
     Raises:
       BenchError: our own variant failed.
     """
     chosen = [
         each
-        for each in variants(families)
-        if each == OURS or any(fnmatch(each.name, pattern) for pattern in patterns.split(","))
+        for each in variants(families, engine)
+        if each.name == OURS.name
+        or any(fnmatch(each.name, pattern) for pattern in patterns.split(","))
     ]
     benchmark = run_benchmark(task, chosen, settings, notify)
     for line in best_notes(benchmark):

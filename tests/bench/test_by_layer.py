@@ -77,7 +77,7 @@ def task(tmp_path: Path) -> BenchTask:
 
 
 def test_a_step_is_the_sum_of_its_layers(task: BenchTask) -> None:
-    found = measure_by_layer(task)
+    found = measure_by_layer(task, "fast")
     assert [layer.name for layer in found.layers] == ["conv1", "norm", "act", "drop", "dense"]
     total = sum(layer.seconds for layer in found.layers) + found.rest_s
     assert total == pytest.approx(found.step_s)

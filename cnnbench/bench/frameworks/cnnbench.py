@@ -1,5 +1,6 @@
 """This project's engine behind the interface of the other frameworks."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,12 @@ from cnnbench.system.arrays import LayerWeights
 from cnnbench.system.devices import pick_devices, use_all_cores
 from cnnbench.system.host import keep_malloc_arenas
 from cnnbench.system.stopwatch import Stopwatch
-from cnnbench.training.autotune import known_choice
+from cnnbench.training.autotune import known_choice, measure
 from cnnbench.training.executables import Executables, Job, compile_train, set_up
 from cnnbench.training.inference import outputs_of
 from cnnbench.training.state import Arrays, Network, TrainState, Tree
 from cnnbench.training.step import pick
 from cnnbench.training.strategy import Strategy
-
-ENGINE = "fast"
 
 
 def make_trainer(
@@ -34,17 +33,20 @@ def make_trainer(
     experiment: Experiment,
     plan: Plan,
     weights: LayerWeights,
+    engine: str | None = None,
 ) -> "OwnTrainer":
-    """Our engine as `cnnbench run --engine fast` uses it, with given initial weights.
+    """Our engine as `cnnbench run` uses it, with given initial weights.
 
-    The variant ``cnnbench-bfloat16`` trains with `precision: bfloat16`.
+    The variant ``cnnbench-bfloat16`` trains with `precision: bfloat16`. The default engine is
+    ``CNNBENCH_ENGINE``, or ``auto``.
     """
     if settings_of(variant) is TorchSettings.BFLOAT16:
         train = experiment.train.model_copy(update={"precision": "bfloat16"})
         experiment = experiment.model_copy(update={"train": train})
     use_all_cores(lambda _: None)  # the command has already reported it
     keep_malloc_arenas()
-    return OwnTrainer(experiment, plan, weights)
+    engine = engine or os.environ.get("CNNBENCH_ENGINE") or "auto"
+    return OwnTrainer(experiment, plan, weights, engine)
 
 
 class OwnTrainer:
@@ -54,10 +56,14 @@ class OwnTrainer:
       experiment: loss, optimizer and pixel scale.
       plan: the network.
       weights: initial values by layer and name, in the layout of `GraphNet`.
+      engine: convolution algorithms, as in `run`.
     """
 
-    def __init__(self, experiment: Experiment, plan: Plan, weights: LayerWeights) -> None:
+    def __init__(
+        self, experiment: Experiment, plan: Plan, weights: LayerWeights, engine: str
+    ) -> None:
         self._experiment, self._plan, self._weights = experiment, plan, weights
+        self._engine = engine
         self._setup: Executables | None = None
         self._network: Network
         self._state: TrainState
@@ -136,9 +142,8 @@ class OwnTrainer:
     def _set_up(self, images: NDArray[Any], labels: NDArray[Any]) -> Executables:
         """Devices and initial state, created once the batch size is known."""
         if self._setup is None:
-            job = _job(self._experiment, self._plan, images, labels)
-            choice = known_choice(job)
-            assert choice is not None  # since ENGINE is not auto
+            job = _job(self._experiment, self._plan, images, labels, self._engine)
+            choice = known_choice(job) or measure(job)
             self._setup = set_up(job, choice.strategy)
             network = self._setup.network(self._experiment.seeds[0])
             self._network = _with_weights(network, self._plan, self._weights)
@@ -146,7 +151,9 @@ class OwnTrainer:
         return self._setup
 
 
-def _job(experiment: Experiment, plan: Plan, images: NDArray[Any], labels: NDArray[Any]) -> Job:
+def _job(
+    experiment: Experiment, plan: Plan, images: NDArray[Any], labels: NDArray[Any], engine: str
+) -> Job:
     """A training job on one batch, which is replaced at every step."""
     labels = _stored(labels)
     batch, none = Split(images, labels), Split(images[:0], labels[:0])
@@ -156,7 +163,7 @@ def _job(experiment: Experiment, plan: Plan, images: NDArray[Any], labels: NDArr
         info, train=batch, validation=none, test=none, digest="", stand_in_for=None, source=""
     )
     devices = pick_devices("auto")
-    return Job(experiment, plan, Path(), dataset, devices, Stopwatch(), ENGINE)
+    return Job(experiment, plan, Path(), dataset, devices, Stopwatch(), engine)
 
 
 def _arrays(images: NDArray[Any], labels: NDArray[Any]) -> Arrays:

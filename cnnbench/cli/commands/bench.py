@@ -17,6 +17,8 @@ from cnnbench.cli.completion import complete_datasets
 from cnnbench.cli.options import (
     CoresOption,
     DataDir,
+    Engine,
+    EngineOption,
     Format,
     Specs,
     option_overrides,
@@ -55,6 +57,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     data_dir: DataDir = None,
     cores: CoresOption = None,
+    engine: EngineOption = Engine.AUTO,
     by_layer: Annotated[
         bool,
         typer.Option(
@@ -75,7 +78,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
     paths, overrides = split_words(specs)
     overrides += option_overrides(None, None, dataset)
     if by_layer:
-        _by_layer(session.load_all(paths, overrides, data_dir), data_dir, against, format)
+        _by_layer(session.load_all(paths, overrides, data_dir), data_dir, against, engine, format)
         return
     families = session.choose_families(against)
     experiments = session.load_all(paths, overrides, data_dir)
@@ -90,7 +93,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
     benchmarks = []
     for loaded in experiments:
         task = session.make_task(loaded, data_dir, _note)
-        benchmarks.append(session.measure(task, families.chosen, settings, _note))
+        benchmarks.append(session.measure(task, families.chosen, settings, _note, engine=engine))
         report = session.make_report(benchmarks, families.chosen, command, started_at)
         kept = session.write_report(report, output)  # later experiments may fail
     _print(report, format)
@@ -101,6 +104,7 @@ def _by_layer(
     experiments: Sequence[Loaded],
     data_dir: Path | None,
     against: str | None,
+    engine: Engine,
     format: BenchFormat,  # noqa: A002
 ) -> None:
     """Measures and prints the layers of each experiment.
@@ -114,7 +118,7 @@ def _by_layer(
     start_jax(all_cores=True)
     found = []
     for loaded in experiments:
-        found.append(measure_by_layer(session.make_task(loaded, data_dir, _note)))
+        found.append(measure_by_layer(session.make_task(loaded, data_dir, _note), engine))
         if format is Format.TABLE:
             stdout().print(terminal_by_layer(found[-1]))
         elif format is Format.MD:

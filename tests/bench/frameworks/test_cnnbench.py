@@ -10,9 +10,10 @@ import pytest
 from flax import nnx
 
 from cnnbench.bench.frameworks import initial_weights
-from cnnbench.bench.frameworks.cnnbench import OwnTrainer
+from cnnbench.bench.frameworks.cnnbench import OwnTrainer, make_trainer
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.spec.loader import Loaded, load_experiment
+from cnnbench.training import autotune
 from cnnbench.training.optim.optimizer import build_optimizer
 from cnnbench.training.state import Arrays, init_state, split_network
 from cnnbench.training.step import make_rules, train_step
@@ -65,7 +66,7 @@ def test_losses_equal_the_plain_form(norm, tmp_path, batches):
         state, loss = step(state, arrays, jnp.arange(8))
         losses.append(float(loss))
     # The weights are given, so the seed (0) does not matter.
-    trainer = OwnTrainer(loaded.experiment, loaded.plan, initial_weights(loaded.plan, 7))
+    trainer = OwnTrainer(loaded.experiment, loaded.plan, initial_weights(loaded.plan, 7), "fast")
     assert trainer.train(*batches) == pytest.approx(losses, rel=1e-4)
 
 
@@ -73,7 +74,7 @@ def test_gradients_match_a_step_of_gradient_descent(tmp_path, batches):
     loaded = load(tmp_path)
     assert loaded.plan is not None
     weights = initial_weights(loaded.plan, 7)
-    trainer = OwnTrainer(loaded.experiment, loaded.plan, weights)
+    trainer = OwnTrainer(loaded.experiment, loaded.plan, weights, "fast")
     loss, gradients = trainer.gradients(batches[0][0], batches[1][0])
     assert trainer.train(batches[0][:1], batches[1][:1]) == pytest.approx([loss], rel=1e-5)
     for layer, values in nnx.to_pure_dict(trainer._state.params)["weights"].items():
@@ -88,5 +89,21 @@ def test_outputs_equal_the_networks(tmp_path, batches):
     network = GraphNet(loaded.plan, form="plain", rngs=nnx.Rngs(7))
     network.eval()
     expected = network(jnp.asarray(batches[0][0], jnp.float32) / 256)
-    trainer = OwnTrainer(loaded.experiment, loaded.plan, initial_weights(loaded.plan, 7))
+    trainer = OwnTrainer(loaded.experiment, loaded.plan, initial_weights(loaded.plan, 7), "fast")
     assert trainer.outputs(batches[0][0]) == pytest.approx(np.asarray(expected), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["direct", "auto"])
+def test_the_engine_is_that_of_the_environment(tmp_path, batches, engine, monkeypatch):
+    """`auto` measures where the estimate leaves several, as in `run`."""
+    monkeypatch.setenv("CNNBENCH_ENGINE", engine)
+    monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(autotune, "promising", lambda _plan, found: found)
+    monkeypatch.setattr(autotune, "race", lambda found, _: {each.form: 1.0 for each in found})
+    loaded = load(tmp_path)
+    assert loaded.plan is not None
+    weights = initial_weights(loaded.plan, 7)
+    trainer = make_trainer("cnnbench", loaded.experiment, loaded.plan, weights)
+    assert np.isfinite(trainer.train(*batches)).all()
+    assert trainer.strategy.form == "direct"
+    assert (tmp_path / "cache" / "engines").exists() == (engine == "auto")
