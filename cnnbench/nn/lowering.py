@@ -162,6 +162,9 @@ class Plain:
 class Whole(Plain):
     """The same for whole batches on CPUs, with gradients that XLA computes fast."""
 
+    max_pool = staticmethod(whole.max_pool)
+    avg_pool = staticmethod(whole.avg_pool)
+
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Convolution by XLA, and gradients of kernels by matrix products."""
         if (grouped := _grouped(self.plan, node)) is not None:

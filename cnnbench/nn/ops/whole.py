@@ -7,6 +7,7 @@ in reverse, or insert zeros between pixels.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnbench.nn.ops import xla
+from cnnbench.nn.ops import pooling, xla
 from cnnbench.nn.ops.convolution import Two
 from cnnbench.nn.ops.im2col import rotated
 from cnnbench.nn.ops.layout import materialized
@@ -23,6 +24,9 @@ from cnnbench.system.arrays import Pair
 # Of a block: pixels whose products are added in float32 before they are added to those of other
 # blocks, and values of its images or errors, 256 KiB.
 _MOST_PIXELS, _MOST_VALUES = 2048, 2**16
+# Filters of the columns that are computed at once, with few channels and with very few of them.
+_FILTERS, _FILTERS_OF_FEW = 32, 64
+_MANY, _FEW = 24, 4  # channels
 
 
 class Geometry(Protocol):
@@ -56,7 +60,12 @@ class Geometry(Protocol):
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv(x: jax.Array, kernel: jax.Array, of: Geometry) -> jax.Array:
     """Convolution, (n, *size, in) and (kh, kw, in, out) to (n, oh, ow, out)."""
-    return xla.conv(x, kernel, of.stride, of.pads)
+    at_once = _num_columns(of.places[1], kernel.shape[1:], of.stride[1])
+    if at_once == 1:
+        return xla.conv(x, kernel, of.stride, of.pads)
+    wide = materialized(_in_columns(kernel, at_once, of.stride[1]))
+    y = xla.conv(x, wide, (of.stride[0], at_once * of.stride[1]), of.pads)
+    return y.reshape(len(x), *of.places, -1)
 
 
 def _conv_forward(x: jax.Array, kernel: jax.Array, of: Geometry) -> tuple[jax.Array, Two]:
@@ -83,23 +92,78 @@ def _transpose_forward(y: jax.Array, kernel: jax.Array, of: Geometry) -> tuple[j
 
 def _transpose_backward(of: Geometry, saved: Two, dx: jax.Array) -> Two:
     y, kernel = saved
-    return xla.conv(dx, kernel, of.stride, of.pads), kernel_gradient(dx, y, of)
+    return conv(dx, kernel, of), kernel_gradient(dx, y, of)
 
 
 conv_transpose.defvjp(_transpose_forward, _transpose_backward)
 
 
 def _adjoint(y: jax.Array, kernel: jax.Array, of: Geometry) -> jax.Array:
-    """The adjoint, as a convolution of stride one with the rotated kernel."""
-    turned = materialized(rotated(kernel))
-    if of.stride != (1, 1):
-        between = [(0, 0, 0), *((0, 0, stride - 1) for stride in of.stride), (0, 0, 0)]
+    """The adjoint, as a convolution with the rotated kernel.
+
+    For a vertical stride, zeros are inserted between rows. For a horizontal one, as many columns
+    are computed at once, each from the taps that would not meet a zero.
+    """
+    (height, width), stride, turned = of.size, of.stride[1], rotated(kernel)
+    at_once = stride * _num_columns(width // stride, turned.shape[1:], 1, stride)
+    low, high = (of.kernel[0] - 1 - pad for pad in of.pads[0])
+    first = of.kernel[1] - 1 - of.pads[1][0]
+    wide = materialized(_in_columns(turned, at_once, 1)[:, first % stride :: stride])
+    groups, start = -(-width // at_once), first // stride
+    end = at_once // stride * (groups - 1) + wide.shape[1] - start - y.shape[2]
+    if of.stride[0] > 1:
+        between = [(0, 0, 0), (0, 0, of.stride[0] - 1), (0, 0, 0), (0, 0, 0)]
         y = materialized(lax.pad(y, jnp.zeros((), y.dtype), between))
-    rows, columns = (
-        (of.kernel[i] - 1 - of.pads[i][0], of.kernel[i] - 1 - of.pads[i][1] + of.remainder[i])
-        for i in (0, 1)
+    pads = (low, high + of.remainder[0]), (start, end)
+    x = xla.conv(y, wide, (1, at_once // stride), pads)
+    return x.reshape(len(y), height, at_once * groups, -1)[:, :, :width]
+
+
+def _num_columns(columns: int, kernel: tuple[int, ...], stride: int, least: int = 1) -> int:
+    """Number of output columns to compute at once, as filters of a wider kernel.
+
+    YNNPACK computes 16 or more filters at once, and XLA does not call it with few channels and few
+    filters. Some products of the wider kernel are with zeros.
+
+    Args:
+      columns: number of output columns, or of groups of columns.
+      kernel: (kw, in, out).
+      stride: horizontal stride.
+      least: columns in a group.
+
+    >>> _num_columns(32, (3, 16, 16), 1), _num_columns(32, (3, 3, 16), 1)
+    (2, 4)
+    >>> _num_columns(32, (3, 32, 16), 1), _num_columns(31, (3, 16, 16), 1)
+    (1, 1)
+    """
+    width, channels, filters = kernel
+    if channels >= _MANY or width == 1:
+        return 1
+    most = _FILTERS_OF_FEW if channels < _FEW else _FILTERS
+    fitting = (
+        number
+        for number in (4, 2)
+        if columns % number == 0
+        and number * least * filters <= most
+        and stride * (number - 1) <= width
     )
-    return xla.conv(y, turned, (1, 1), (rows, columns))
+    return next(fitting, 1)
+
+
+def _in_columns(kernel: jax.Array, columns: int, stride: int) -> jax.Array:
+    """Kernel of several output columns at once, (kh, wider, in, columns * out).
+
+    Args:
+      kernel: (kh, kw, in, out).
+      columns: number of columns.
+      stride: horizontal distance of their windows.
+
+    >>> _in_columns(jnp.ones((3, 3, 8, 16)), 2, 1).shape
+    (3, 4, 8, 32)
+    """
+    ends = [(stride * i, stride * (columns - 1 - i)) for i in range(columns)]
+    moved = [jnp.pad(kernel, ((0, 0), end, (0, 0), (0, 0))) for end in ends]
+    return jnp.concatenate(moved, axis=-1)
 
 
 def kernel_gradient(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
@@ -176,6 +240,23 @@ def _num_blocks(images: int, pixels: int, values: int) -> int:
     """
     least = max(math.ceil(pixels / _MOST_PIXELS), math.ceil(values / _MOST_VALUES))
     return next((number for number in range(least, images) if images % number == 0), images)
+
+
+def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
+    """`pooling.max_pool` of images (n, h, w, c), whose gradient takes a fifth of XLA's."""
+    return _of_each(pooling.max_pool, x, size, stride)
+
+
+def avg_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
+    """`pooling.avg_pool` of images (n, h, w, c)."""
+    return _of_each(pooling.avg_pool, x, size, stride)
+
+
+def _of_each(
+    pool: Callable[..., jax.Array], x: jax.Array, size: Pair, stride: Pair
+) -> jax.Array:
+    """Pools each image as a batch of one, (n, h, w, c) to (n, oh, ow, c)."""
+    return jax.vmap(lambda image: pool(image[:, :, None], size, stride)[:, :, 0])(x)
 
 
 @jax.custom_vjp

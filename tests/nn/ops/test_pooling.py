@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnbench.nn.ops import layout, pooling, xla
+from cnnbench.nn.ops import layout, pooling, whole, xla
 from tests.support.oracles import Array
 
 Pair = tuple[int, int]
@@ -84,6 +84,10 @@ def numpy_mean_gradient(x: Array, dy: Array, window: Pair, stride: Pair) -> Arra
     return dx
 
 
+def _same(x: Array) -> Array:
+    return x
+
+
 def with_gradient(function: Callable[..., Any], x: Array, dy: Array) -> tuple[Array, Array]:
     """A function's result and its gradient for an error of the result, in one compilation."""
 
@@ -103,12 +107,14 @@ def test_max_pool(size: Pair, window: Pair, stride: Pair, tied: bool) -> None:
     want = numpy_pool(x, window, stride, np.max)
     dy = np.random.default_rng(1).normal(size=want.shape)
     wanted = numpy_max_gradient(x, dy, window, stride)
-    y, dx = with_gradient(lambda x: pooling.max_pool(x, window, stride), outer(x), outer(dy))
-    np.testing.assert_array_equal(y, outer(want))
-    np.testing.assert_allclose(dx, outer(wanted), atol=1e-12)
-    y, dx = with_gradient(lambda x: xla.max_pool(x, window, stride), x, dy)
-    np.testing.assert_array_equal(y, want)
-    np.testing.assert_allclose(dx, wanted, atol=1e-12)
+    for function, turn in (
+        (pooling.max_pool, outer),
+        (xla.max_pool, _same),
+        (whole.max_pool, _same),
+    ):
+        y, dx = with_gradient(lambda x, pool=function: pool(x, window, stride), turn(x), turn(dy))
+        np.testing.assert_array_equal(y, turn(want))
+        np.testing.assert_allclose(dx, turn(wanted), atol=1e-12)
 
 
 @pytest.mark.parametrize(("size", "window", "stride"), WINDOWS)
@@ -117,7 +123,11 @@ def test_avg_pool(size: Pair, window: Pair, stride: Pair) -> None:
     want = numpy_pool(x, window, stride, np.mean)
     dy = np.random.default_rng(1).normal(size=want.shape)
     wanted = numpy_mean_gradient(x, dy, window, stride)
-    for function, turn in ((pooling.avg_pool, outer), (xla.avg_pool, lambda x: x)):
+    for function, turn in (
+        (pooling.avg_pool, outer),
+        (xla.avg_pool, _same),
+        (whole.avg_pool, _same),
+    ):
         y, dx = with_gradient(lambda x, pool=function: pool(x, window, stride), turn(x), turn(dy))
         np.testing.assert_allclose(y, turn(want), atol=1e-12)
         np.testing.assert_allclose(dx, turn(wanted), atol=1e-12)
@@ -129,7 +139,7 @@ def test_upscale(times: Pair) -> None:
     want = x.repeat(times[0], axis=1).repeat(times[1], axis=2)
     dy = np.random.default_rng(1).normal(size=want.shape)
     wanted = dy.reshape(3, 3, times[0], 4, times[1], 2).sum(axis=(2, 4))
-    for function, turn in ((pooling.upscale, outer), (xla.upscale, lambda x: x)):
+    for function, turn in ((pooling.upscale, outer), (xla.upscale, _same)):
         y, dx = with_gradient(lambda x, up=function: up(x, times), turn(x), turn(dy))
         np.testing.assert_array_equal(y, turn(want))
         np.testing.assert_allclose(dx, turn(wanted), atol=1e-12)
