@@ -174,7 +174,7 @@ def run_once(
 ) -> list[dict[str, Any]]:
     """Run experiments in a fresh process; returns each `run.json`, with its log as `epochs`."""
     command = [sys.executable, "-m", "cnnbench", "run", *map(str, paths), "--quiet"]
-    command += ["--engine", "fast", "--results-dir", str(folder / "results"), *overrides]
+    command += ["--results-dir", str(folder / "results"), *overrides]
     command += ["--data-dir", str(data_dir)] if data_dir else []
     env = os.environ | {"CNNBENCH_CACHE_DIR": str(folder / "cache")}
     before = set(folder.glob("results/*/*"))

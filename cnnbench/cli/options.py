@@ -239,7 +239,7 @@ EngineOption = Annotated[
     Engine,
     typer.Option(
         help="Convolution algorithms: XLA's (plain), or with other gradients (whole), im2col and"
-        " matmul (direct), or also Winograd's (fast); auto chooses any but whole.",
+        " matmul (direct), or also Winograd's (fast); auto chooses by estimated cost.",
         envvar="CNNBENCH_ENGINE",
     ),
 ]

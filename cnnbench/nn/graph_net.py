@@ -539,10 +539,10 @@ def _order(
 ) -> tuple[tuple[Unit, ...], tuple[Loop, ...]]:
     """The layers in the order of execution, and the blocks of them that run as loops.
 
-    XLA's own convolutions are slow inside loops on CPUs.
+    XLA's own convolutions are slow inside loops on CPUs, unless it calls YNNPACK.
     """
     units = [stage.nodes for stage in stages(plan)] if cut else [(node,) for node in plan.nodes]
-    if isinstance(lowering, Plain):
+    if type(lowering) is Plain:
         return tuple(units), ()
     normed = {node.inputs[0] for node in plan.nodes if node.op.uses_batch}
     last = {node.name for node in units[-1]}

@@ -1,21 +1,43 @@
 """Estimated cost of a training step on a CPU, by which engines are ruled out uncompiled."""
 
 import math
+from dataclasses import dataclass
 from functools import cache
 
 import jax
 import jax.numpy as jnp
 
+from cnnbench.graph.geometry import geometry
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.nn.lowering import Fused, LoweredConv
+from cnnbench.nn.lowering import Fused, GroupedConv, LoweredConv
 from cnnbench.nn.ops.convolution import EngineName
 
-# Nanoseconds on one core, forward and backward, on the scale of the algorithms' costs. Fitted to
-# the steps of shipped networks; see docs/explanation/performance.md.
-_VALUE = 2.0  # per output of a layer
-_NORM = 30.0  # per output of a batch norm that needs statistics: further passes over its images
-_WEIGHT = 1.0  # per weight of a convolution and micro-batch, to accumulate its gradient
-_PRODUCT = 0.06  # per multiply-add of a dense layer
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """Nanoseconds on one core, forward and backward.
+
+    Args:
+      norm: per output of a batch norm that needs statistics: further passes over its images.
+      shifted: per multiply-add of a depthwise convolution as a sum of shifted images.
+      xla: per multiply-add of other grouped and dilated convolutions. XLA computes them slowly
+        inside loops over micro-batches.
+    """
+
+    norm: float
+    shifted: float
+    xla: float
+
+
+# Fitted together to steps of 35 networks; see docs/explanation/performance.md.
+_FUSED, _WHOLE = _Costs(norm=11, shifted=1.5, xla=57), _Costs(norm=4, shifted=6, xla=4.2)
+_PRODUCT = 0.15  # per multiply-add of a dense layer
+# Of convolutions by micro-batches: their algorithms' costs, which are in other units, and per
+# weight and micro-batch, to accumulate its gradient.
+_ALGORITHM, _WEIGHT = 1.3, 1.3
+# Of convolutions of whole batches: per input and output, and per multiply-add, with 1x1 kernels,
+# with others, and per channel, since few of them leave registers empty.
+_VALUE, _POINTWISE, _MULTIPLY_ADD, _FEW_CHANNELS = 2.7, 0.12, 0.019, 0.35
 
 
 def step_ns(plan: Plan, form: EngineName, row: int) -> float:
@@ -23,38 +45,65 @@ def step_ns(plan: Plan, form: EngineName, row: int) -> float:
 
     Args:
       plan: the network.
-      form: ``direct`` or ``fast``.
+      form: ``direct``, ``fast`` or ``whole``.
       row: images per micro-batch.
     """
-    convs = Fused(plan, form).convs
-    costs = (_conv_ns(conv, _kernel(plan, name), row) for name, conv in convs.items())
-    return sum(costs) + sum(_other_ns(node) for node in plan.nodes)
+    fused = Fused(plan, "fast" if form == "fast" else "direct")
+    costs = _WHOLE if form == "whole" else _FUSED
+    total = 0.0
+    for node in plan.nodes:
+        conv = fused.convs.get(node.name)
+        if form == "whole" and node.op.convolves:
+            total += _whole_ns(plan, node, plain=conv is not None)
+        elif conv:
+            total += _conv_ns(conv, _kernel(plan, node), row)
+        total += _other_ns(plan, node, fused.grouped.get(node.name), costs)
+    return total
 
 
 def xla_share(plan: Plan) -> float:
     """Share of the multiply-adds in grouped and dilated convolutions that engines leave to XLA."""
-    nodes = [(plan.by_name[name], conv) for name, conv in Fused(plan, "direct").grouped.items()]
-    left = sum(
-        node.layout.multiply_adds
-        for node, conv in nodes
-        if not conv.shifts(node.in_shapes[0][2], _kernel(plan, node.name))
-    )
+    grouped = Fused(plan, "direct").grouped
+    nodes = [node for node in plan.nodes if node.name in grouped]
+    left = sum(n.layout.multiply_adds for n in nodes if not _shifts(plan, n, grouped[n.name]))
     return left / plan.multiply_adds if left else 0.0
 
 
-def _kernel(plan: Plan, name: str) -> tuple[int, ...]:
+def _shifts(plan: Plan, node: Node, conv: GroupedConv) -> bool:
+    return conv.shifts(node.in_shapes[0][2], _kernel(plan, node))
+
+
+def _kernel(plan: Plan, node: Node) -> tuple[int, ...]:
     """Shape of the kernel of a layer, which may be that of another one."""
-    return plan.by_name[plan.by_name[name].kernel_owner].layout.params["kernel"]
+    return plan.by_name[node.kernel_owner].layout.params["kernel"]
 
 
 @cache
 def _conv_ns(conv: LoweredConv, kernel: tuple[int, ...], row: int) -> float:
     prepared = jax.eval_shape(conv.prepare, jax.ShapeDtypeStruct(kernel, jnp.float32))
     weights: int = prepared.size
-    return conv.cost(kernel) + _WEIGHT * weights / row
+    return _ALGORITHM * conv.cost(kernel) + _WEIGHT * weights / row
 
 
-def _other_ns(node: Node) -> float:
-    values = math.prod(node.layout.shape)
-    dense = 0 if node.op.convolves else node.layout.multiply_adds
-    return values * (_VALUE + _NORM * node.op.uses_batch) + _PRODUCT * dense
+def _whole_ns(plan: Plan, node: Node, *, plain: bool) -> float:
+    """Cost of a convolution layer of whole batches, without grouped or dilated products."""
+    values = _VALUE * (math.prod(node.layout.shape) + math.prod(node.in_shapes[0]))
+    if not plain:
+        return values
+    of, (_, _, channels, filters) = geometry(plan, node), _kernel(plan, node)
+    if of.kernel == of.stride == (1, 1):
+        return values + _POINTWISE * node.layout.multiply_adds
+    inserted = of.stride[0]  # rows of zeros between the errors, plus one
+    few = _FEW_CHANNELS * (1 / channels + inserted / filters)
+    per_product = _MULTIPLY_ADD * (1 + inserted) + few
+    return values + per_product * node.layout.multiply_adds
+
+
+def _other_ns(plan: Plan, node: Node, grouped: GroupedConv | None, costs: _Costs) -> float:
+    """Cost of batch norms, and of products that are no plain convolutions."""
+    norm = costs.norm * math.prod(node.layout.shape) * node.op.uses_batch
+    if grouped:
+        product = costs.shifted if _shifts(plan, node, grouped) else costs.xla
+    else:
+        product = 0 if node.op.convolves else _PRODUCT
+    return norm + product * node.layout.multiply_adds

@@ -21,6 +21,7 @@ from cnnbench._version import __version__
 from cnnbench.executors.processes import leads, num_processes, shared
 from cnnbench.graph.plan import Plan
 from cnnbench.graph.repeats import shortened
+from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.nn.step_cost import step_ns, xla_share
 from cnnbench.runs.records import EngineRecord
 from cnnbench.system.cache import cache_dir
@@ -42,7 +43,12 @@ LONG_S = 1.0  # longer steps are timed only once when warm
 HOPELESS = 3.0  # stop timing a candidate this many times slower than the best
 COLD_S = 3.0  # limit for a slow first step
 MARGIN = 1.05  # speedup required of `fast`, which has larger rounding errors
-CLEAR = 1.2  # estimated speedup required of `fast`, without a measurement
+# Estimated speedup required of an engine over another one, without a measurement.
+CLEAR: Mapping[tuple[EngineName, EngineName], float] = {
+    ("fast", "direct"): 1.2,
+    ("whole", "fast"): 1.05,
+    ("whole", "direct"): 1.05,
+}
 IDLE = 0.2  # load per CPU below which a choice made on a `BUSY` machine is measured again
 SLOWER = 1.5  # discard a choice whose steps take this many times as long as measured
 
@@ -157,17 +163,17 @@ def promising(plan: Plan, found: Sequence[Strategy]) -> tuple[Strategy, ...]:
 
     `plain` is only faster without convolutions, or if most of the work is in convolutions that all
     engines leave to XLA (grouped or dilated, except depthwise with small kernels). Compiling and
-    timing both `fast` and `direct` would take longer than most networks could gain. `whole` has to
-    be requested, since its cost is not estimated.
+    timing several others would take longer than most networks could gain.
     """
     kept = {strategy.form: strategy for strategy in found}
-    if len(kept) > 1:
-        kept.pop("whole", None)
     if len(kept) > 1 and convolves(plan) and xla_share(plan) < MOST_XLA:
         kept.pop("plain", None)
-    if {"fast", "direct"} <= kept.keys():
-        fast, direct = (step_ns(plan, s.form, s.row or 1) for s in (kept["fast"], kept["direct"]))
-        del kept["direct" if direct > CLEAR * fast else "fast"]
+    costs: dict[EngineName, float] = {
+        form: step_ns(plan, form, s.row or 1) for form, s in kept.items() if form != "plain"
+    }
+    for (engine, other), speedup in CLEAR.items():
+        if {engine, other} <= kept.keys():
+            del kept[other if costs[other] > speedup * costs[engine] else engine]
     return tuple(kept.values())
 
 

@@ -213,15 +213,15 @@ def test_fast_has_to_be_clearly_faster() -> None:
         ({"conv": {"op": "conv", "filters": 16, "kernel": 5}}, "fast"),
         ({"conv": {"op": "conv", "filters": 16, "kernel": 1}}, "direct"),
         ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "groups": 8}}, "direct"),
-        ({"conv": {"op": "conv", "filters": 16, "kernel": 7, "groups": 8}}, "direct plain"),
-        ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "groups": 4}}, "direct plain"),
-        ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "dilation": 2}}, "direct plain"),
-        ({"conv": {"op": "conv", "filters": 16, "kernel": 3}, "norm": NORM["norm"]}, "direct"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 7, "groups": 8}}, "whole plain"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "groups": 4}}, "whole plain"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "dilation": 2}}, "whole plain"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 3}, "norm": NORM["norm"]}, "whole"),
         ({"flat": {"op": "flatten"}}, "direct plain"),
     ],
     ids=[
         *("winograd", "without winograd", "depthwise", "depthwise, large kernel", "grouped"),
-        *("dilated", "a close race", "no convolution"),
+        *("dilated", "batch norm", "no convolution"),
     ],
 )
 def test_auto_only_considers_engines_that_may_be_the_fastest(layers: Any, forms: str) -> None:
@@ -242,6 +242,30 @@ def test_no_network_of_the_zoo_is_compiled_for_a_choice(path: Path) -> None:
 def test_the_only_engine_that_fits_in_memory_is_never_ruled_out() -> None:
     plan = make_plan(CONV, SHAPE, (CLASSES,))
     assert promising(plan, FOUND[2:]) == FOUND[2:]
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("zoo/resnet.yaml", "whole"),
+        ("zoo/wide_resnet.yaml", "whole"),
+        ("zoo/preact_resnet18.yaml", "whole"),
+        ("zoo/convnext_tiny.yaml", "whole"),  # depthwise with 7x7 kernels
+        ("zoo/mobilenet_v2.yaml", "direct"),  # depthwise with 3x3 kernels
+        ("zoo/unet.yaml", "fast"),
+        ("zoo/lenet5.yaml", "fast"),
+        ("standard.yaml", "fast"),
+        ("modified.yaml", "fast"),
+        ("autoencoder.yaml", "fast"),
+    ],
+)
+def test_known_networks_take_the_engine_that_was_measured_as_the_fastest(
+    path: str, form: str
+) -> None:
+    plan = load_experiment(EXPERIMENTS / path).plan
+    assert plan is not None
+    found = candidates(plan, 128, 10, 2, accelerator=False)
+    assert [strategy.form for strategy in promising(plan, found)] == [form]
 
 
 def test_ruled_out_engines_can_be_requested(cache: Path) -> None:

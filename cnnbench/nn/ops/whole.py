@@ -252,9 +252,7 @@ def avg_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
     return _of_each(pooling.avg_pool, x, size, stride)
 
 
-def _of_each(
-    pool: Callable[..., jax.Array], x: jax.Array, size: Pair, stride: Pair
-) -> jax.Array:
+def _of_each(pool: Callable[..., jax.Array], x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
     """Pools each image as a batch of one, (n, h, w, c) to (n, oh, ow, c)."""
     return jax.vmap(lambda image: pool(image[:, :, None], size, stride)[:, :, 0])(x)
 
