@@ -24,7 +24,7 @@ from pathlib import Path
 from cnnbench.bench import session
 from cnnbench.bench.frameworks.interface import TorchSettings, settings_of
 from cnnbench.bench.measurements import ratio, take_turns
-from cnnbench.bench.report import ratio_text
+from cnnbench.bench.report import ratio_with_interval
 from cnnbench.bench.scheduler import BenchTask, write_task
 from cnnbench.bench.tuning import torch_variants
 from cnnbench.bench.worker_process import BenchVariant, Worker
@@ -140,7 +140,7 @@ def summary(seconds: Mapping[str, Sequence[float]]) -> dict[str, object]:
     """The best arrangement of each side by its mean, and the ratio of their times."""
     ours = min(seconds.keys() & OURS.keys(), key=lambda name: sum(seconds[name]))
     theirs = min(seconds.keys() - OURS.keys(), key=lambda name: sum(seconds[name]))
-    text = ratio_text(ratio(seconds[theirs], seconds[ours]))
+    text = ratio_with_interval(ratio(seconds[theirs], seconds[ours]))
     return {"ours": ours, "theirs": theirs, "ratio": text, "seconds": seconds}
 
 

@@ -243,7 +243,7 @@ def main() -> None:
     """Print the ratio of every network, and the names of the slower ones."""
     from rich.console import Console
 
-    from cnnbench.bench.report import ratio_text
+    from cnnbench.bench.report import ratio_with_interval
     from cnnbench.bench.scheduler import Settings
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -263,7 +263,7 @@ def main() -> None:
         done[name] = each
         best = each.best("torch") if each else None
         ratio = each.ratio(best) if each else None
-        text = f"{best.variant} {ratio_text(ratio)}" if best and ratio else "not compared"
+        text = f"{best.variant} {ratio_with_interval(ratio)}" if best and ratio else "not compared"
         console.print(f"{name}: {text}", highlight=False)
     lost = slower(torch_ratios(done))
     console.print(

@@ -144,7 +144,7 @@ def speed_checks(benchmark: Benchmark) -> list[Check]:
     checks = []
     for target, peer in pairs:
         ratio = benchmark.ratio(peer)
-        note = f"{peer.variant} {bench_report.ratio_text(ratio)}" if peer and ratio else ""
+        note = f"{peer.variant} {bench_report.ratio_with_interval(ratio)}" if peer and ratio else ""
         checks.append(Check(target, ratio.value if ratio else None, note))
     return checks
 
@@ -165,7 +165,7 @@ def zoo_check(name: str, benchmark: Benchmark | None) -> Check:
     target = Target(f"{name}: tuned PyTorch / ours", ZOO_TARGET, "x", True)
     best = benchmark.best("torch") if benchmark else None
     ratio = benchmark.ratio(best) if benchmark else None
-    note = f"{best.variant} {bench_report.ratio_text(ratio)}" if best and ratio else ""
+    note = f"{best.variant} {bench_report.ratio_with_interval(ratio)}" if best and ratio else ""
     return Check(target, ratio.value if ratio else None, note)
 
 

@@ -7,7 +7,7 @@ The functions do what the commands do:
 - `compare_over` compares experiments at several values of a key (``cnnbench compare --over``),
 - `tune` tunes and compares experiments with equal budgets (``cnnbench run --tune``),
 - `sweep` trains an experiment with several values of its keys (``cnnbench run FILE KEY=1,2``),
-- `merge` unites the seeds of several runs (``cnnbench merge``),
+- `merge` merges the seeds of several runs (``cnnbench merge``),
 - `load_runs` loads learning curves into a pandas DataFrame,
 - `load_experiment` reads and checks an experiment file (``cnnbench show``),
 - `load_dataset` loads the images of a dataset (``cnnbench data``),

@@ -16,16 +16,16 @@ def merge(
     output: str | Path | None = None,
     results_dir: str | Path = "results",
 ) -> RunList:
-    """Unites the seeds of runs in one run per experiment, as ``cnnbench merge`` does.
+    """Merges the seeds of runs into one run per experiment, as ``cnnbench merge`` does.
 
     Args:
       *runs: results of `run`, names, RUN-IDs or folders of runs, or folders of results, such as
         those of several machines.
-      output: folder of results that gets the united runs; `results_dir` by default.
+      output: folder of results that gets the merged runs; `results_dir` by default.
       results_dir: folder of the runs that are given by name.
 
     Returns:
-      The united runs; merging again returns the same ones.
+      The merged runs; merging again returns the same ones.
 
     Raises:
       UsageError: there are fewer than two runs of each experiment, or they differ in their

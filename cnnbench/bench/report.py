@@ -175,7 +175,7 @@ def _best_note(benchmark: Benchmark, name: str, best: Measurement | None) -> lis
     ratio = benchmark.ratio(best)
     if best is None or ratio is None:
         return []
-    return [f"{name}: {best.variant}, ratio {ratio_text(ratio)}."]
+    return [f"{name}: {best.variant}, ratio {ratio_with_interval(ratio)}."]
 
 
 def _bfloat16_notes(benchmark: Benchmark) -> list[str]:
@@ -185,10 +185,10 @@ def _bfloat16_notes(benchmark: Benchmark) -> list[str]:
     ratio = benchmark.ratio(best, OWN_BFLOAT16)
     if own is None:
         return []
-    lines = [f"bfloat16: {OWN_BFLOAT16} takes {ratio_text(own)} times as long as {OWN}."]
+    lines = [f"bfloat16: {OWN_BFLOAT16} takes {ratio_with_interval(own)} times as long as {OWN}."]
     if best is not None and ratio is not None:
         name = f"Fastest PyTorch variant in bfloat16: {best.variant}"
-        lines.append(f"{name}, ratio to {OWN_BFLOAT16} {ratio_text(ratio)}.")
+        lines.append(f"{name}, ratio to {OWN_BFLOAT16} {ratio_with_interval(ratio)}.")
     return lines
 
 
@@ -213,11 +213,11 @@ def machine_note(report: Report) -> str:
     return f"Machine: {machine.device_model}, {machine.num_cpus} CPUs; {packages}; {day}."
 
 
-def ratio_text(ratio: Ratio) -> str:
+def ratio_with_interval(ratio: Ratio) -> str:
     """A ratio with its interval.
 
     >>> from cnnbench.statistics.estimates import Interval
-    >>> ratio_text(Ratio(2.134, Interval(2.0512, 2.21)))
+    >>> ratio_with_interval(Ratio(2.134, Interval(2.0512, 2.21)))
     '2.13 (2.05-2.21)'
     """
     low, high = ratio.interval.low, ratio.interval.high
@@ -235,7 +235,7 @@ def _digits(value: float) -> str:
 
 def _ratio_cell(benchmark: Benchmark, measurement: Measurement) -> str:
     ratio = benchmark.ratio(measurement)
-    return "" if ratio is None or measurement.variant == OWN else ratio_text(ratio)
+    return "" if ratio is None or measurement.variant == OWN else ratio_with_interval(ratio)
 
 
 def _epochs_cell(benchmark: Benchmark, measurement: Measurement) -> str:

@@ -91,7 +91,7 @@ class Commands(LazyGroup):
         ),
         "merge": LazyCommand(
             "cnnbench.cli.batches.merge:merge",
-            "Unite the seeds of several runs of an experiment in one run.",
+            "Merge the seeds of several runs of an experiment into one run.",
         ),
         "check": LazyCommand(
             "cnnbench.cli.commands.check:check",

@@ -27,14 +27,14 @@ def merge(
         typer.Option(
             "--output",
             "-o",
-            help="Folder of results that gets the united runs; default: --results-dir.",
+            help="Folder of results that gets the merged runs; default: --results-dir.",
             metavar="DIR",
             show_default=False,
         ),
     ] = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Unite the seeds of several runs of an experiment in one run."""
+    """Merge the seeds of several runs of an experiment into one run."""
     target = output or results_dir
     merged, notes = merge_named(runs, results_dir, target)
     warn(notes)
