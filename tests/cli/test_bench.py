@@ -47,7 +47,7 @@ def invoke(*words: str):
 @pytest.mark.slow
 def test_a_table_is_printed_and_kept(monkeypatch):
     fake = BenchVariant("a", "torch", "tests.bench.fake_frameworks")
-    monkeypatch.setattr(session, "variants", lambda _: (OURS, fake))
+    monkeypatch.setattr(session, "variants", lambda *_: (OURS, fake))
     done = invoke("bench", "tiny.yaml", "train.batch_size=50", *QUICK)
     assert done.exit_code == 0, done.stderr
     assert "Tiny CNN: mnist_5k, 300 training images, batch size 50" in done.stdout
@@ -97,7 +97,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(words, message):
 
 def test_ours_must_come_to_the_end(monkeypatch):
     broken = BenchVariant("cnnbench", "cnnbench", "tests.no_such_module")
-    monkeypatch.setattr(session, "variants", lambda _: (broken,))
+    monkeypatch.setattr(session, "variants", lambda *_: (broken,))
     done = invoke("bench", "tiny.yaml", *QUICK)
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1] == (
