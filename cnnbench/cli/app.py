@@ -133,7 +133,8 @@ def options(
 def _use_huge_pages(words: Sequence[str]) -> None:
     """Starts a command that trains once more, with huge pages; glibc reads its variables once."""
     trains = words[:1] in (["run"], ["watch"], ["confirm"]) or "--by-layer" in words
-    variables = huge_pages(os.environ) if trains and sys.executable and sys.orig_argv else {}
+    ours = sys.orig_argv[len(sys.orig_argv) - len(words) :] == words  # not of an embedding program
+    variables = huge_pages(os.environ) if trains and ours and sys.executable else {}
     if variables and sys.gettrace() is None:  # a debugger would lose its breakpoints
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | variables)
 

@@ -684,6 +684,7 @@ def test_commands_that_train_are_restarted_with_huge_pages(words, known, uses, t
     modes = tmp_path / "enabled"
     modes.write_text("always [madvise] never")
     code = "import functools, os, pathlib, sys; import cnnbench.cli.app as app\n"
+    code += "sys.settrace(None)\n"  # of coverage; commands are not restarted in a debugger
     code += f"path = pathlib.Path({str(modes)!r})\n"
     code += "app.huge_pages = functools.partial(app.huge_pages, modes=path)\n"
     code += "app.app = lambda **_: print(os.environ.get('GLIBC_TUNABLES'), *sys.argv[1:])\n"
@@ -695,6 +696,15 @@ def test_commands_that_train_are_restarted_with_huge_pages(words, known, uses, t
         capture_output=True, text=True, check=True, env=environment,
     )  # fmt: skip
     assert done.stdout == f"{' '.join([uses, *words])}\n"
+
+
+def test_a_program_that_calls_main_is_not_restarted():
+    code = "import sys; import cnnbench.cli.app as app\n"
+    code += "app.huge_pages = lambda _: {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'}\n"
+    code += "app.app = lambda **_: print('called'); sys.argv = ['cnnbench', 'run', 'standard']\n"
+    code += "sys.settrace(None); print('started', flush=True); app.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "started\ncalled\n"
 
 
 def test_help_imports_no_command():
