@@ -245,7 +245,10 @@ LINES = (
     ),
     Line("export tiny --to safetensors"),
     Line("export tiny --to onnx", 2, EXPORT),
-    Line("bench tiny.yaml --by-layer --dataset mnist_5k --data-dir data", says="Bound by"),
+    Line(
+        "bench tiny.yaml --by-layer --engine direct --dataset mnist_5k --data-dir data",
+        says="Bound by",
+    ),
     Line(
         "bench tiny.yaml --against flax --rounds 3 --budget 1 --format table --dataset mnist_5k"
         " --data-dir data --output benched",
