@@ -188,7 +188,7 @@ def test_json_has_derived_values() -> None:
 def test_the_command_measures_on_all_cores(tmp_path: Path) -> None:
     """As `run` trains: in a process of its own, where nothing has started JAX before."""
     (tmp_path / "tiny.yaml").write_text(SPEC)
-    words = ["bench", "tiny.yaml", "--by-layer", "--format", "json"]
+    words = ["bench", "tiny.yaml", "--by-layer", "--engine", "fast", "--format", "json"]
     done = subprocess.run(
         [sys.executable, "-m", "cnnbench", *words],
         cwd=tmp_path,
