@@ -79,8 +79,8 @@ def variants(families: Sequence[str], engine: str | None = None) -> tuple[BenchV
       engine: our convolution algorithms, as in `run`; None for ``CNNBENCH_ENGINE``, or ``auto``.
     """
     chosen = huge_pages(os.environ) | ({"CNNBENCH_ENGINE": engine} if engine else {})
-    own = (dataclasses.replace(v, environment=chosen) for v in (OURS, OURS_BFLOAT16))
-    ours, ours_bfloat16 = own
+    ours = dataclasses.replace(OURS, environment=chosen)
+    ours_bfloat16 = dataclasses.replace(OURS_BFLOAT16, environment=chosen)
     others = [BenchVariant(name, family) for name, family in VARIANTS.items() if family in families]
     if "torch" not in families:
         return (ours, *others)

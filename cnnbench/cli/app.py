@@ -131,7 +131,7 @@ def options(
 
 
 def _use_huge_pages(words: Sequence[str]) -> None:
-    """Starts a command that trains once more, with huge pages; glibc reads its variables once."""
+    """Re-executes a training command with huge pages: glibc reads its tunables only at startup."""
     trains = words[:1] in (["run"], ["watch"], ["confirm"]) or "--by-layer" in words
     ours = sys.orig_argv[len(sys.orig_argv) - len(words) :] == words  # not of an embedding program
     variables = huge_pages(os.environ) if trains and ours and sys.executable else {}

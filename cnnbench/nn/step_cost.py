@@ -29,7 +29,7 @@ class _Costs:
     xla: float
 
 
-# Fitted together to steps of 35 networks; see docs/explanation/performance.md.
+# Fitted jointly to the steps of 36 networks; see docs/explanation/performance.md.
 _FUSED, _WHOLE = _Costs(norm=11, shifted=1.5, xla=57), _Costs(norm=4, shifted=6, xla=4.2)
 _PRODUCT = 0.15  # per multiply-add of a dense layer
 # Of convolutions by micro-batches: their algorithms' costs, which are in other units, and per

@@ -132,12 +132,11 @@ def keep_malloc_arenas() -> None:
 
 
 def huge_pages(environ: Mapping[str, str], modes: Path = HUGE_PAGES) -> dict[str, str]:
-    """Variables with which malloc of a new process requests huge pages, or none.
+    """Environment variables that make malloc request huge pages in a new process; may be empty.
 
-    glibc maps blocks of more than 64 MiB of a thread anew for each allocation, whatever
-    `keep_malloc_arenas` says, and deep networks need larger ones for every step. With huge pages
-    there are 500 times fewer page faults. Only glibc 2.35 and later can request them, and only
-    where Linux leaves them to programs ("madvise"). Programs read the variable when they start.
+    When a thread allocates more than 64 MiB, glibc maps new memory each time, even after
+    `keep_malloc_arenas`, and deep networks need such blocks in every step. Huge pages cause 500
+    times fewer page faults. They need glibc 2.35 or later, and a kernel in the mode "madvise".
 
     Args:
       environ: environment variables; a choice in ``GLIBC_TUNABLES`` is kept.

@@ -21,10 +21,10 @@ from cnnbench.nn.ops.im2col import rotated
 from cnnbench.nn.ops.layout import materialized
 from cnnbench.system.arrays import Pair
 
-# Of a block: pixels whose products are added in float32 before they are added to those of other
-# blocks, and values of its images or errors, 256 KiB.
+# Limits of a block: pixels summed in float32 before blocks are added, and values of its images or
+# errors (256 KiB).
 _MOST_PIXELS, _MOST_VALUES = 2048, 2**16
-# Filters of the columns that are computed at once, with few channels and with very few of them.
+# Maximum filters of a widened kernel, for few input channels and for very few.
 _FILTERS, _FILTERS_OF_FEW = 32, 64
 _MANY, _FEW = 24, 4  # channels
 
@@ -122,8 +122,8 @@ def _adjoint(y: jax.Array, kernel: jax.Array, of: Geometry) -> jax.Array:
 def _num_columns(columns: int, kernel: tuple[int, ...], stride: int, least: int = 1) -> int:
     """Number of output columns to compute at once, as filters of a wider kernel.
 
-    YNNPACK computes 16 or more filters at once, and XLA does not call it with few channels and few
-    filters. Some products of the wider kernel are with zeros.
+    XLA does not call YNNPACK if there are few channels and few filters. The wider kernel is partly
+    zero, so it takes more multiplications.
 
     Args:
       columns: number of output columns, or of groups of columns.
@@ -259,9 +259,9 @@ def _of_each(pool: Callable[..., jax.Array], x: jax.Array, size: Pair, stride: P
 
 @jax.custom_vjp
 def kept(x: jax.Array) -> jax.Array:
-    """Values that are computed once, as is their gradient.
+    """Materializes values and their gradient.
 
-    XLA would compute the values of all residual blocks again wherever those of the last are used.
+    Otherwise, XLA recomputes all earlier residual blocks wherever the last one is used.
     """
     return materialized(x)
 
