@@ -70,6 +70,13 @@ EXAMPLES: Mapping[str, Layers] = {
         "conv3": conv(3, filters=8),
         "dense": DENSE,
     },
+    "smooth": {
+        "conv1": conv(5, activation="tanh"),
+        "pool1": POOL,
+        "conv2": conv(5, activation="sigmoid"),
+        "pool2": POOL,
+        "dense": DENSE,
+    },
     "two strides": {"conv1": conv(5, stride=2), "conv2": conv(5, stride=2), "dense": DENSE},
     "same": {
         "conv1": conv(5, padding="same"),

@@ -191,7 +191,20 @@ def check(got: Measured, want: Measured, tolerance: float) -> None:
 def test_fused_layers_equal_plain_layers(name: str) -> None:
     """XLA's layers, one by one, in float32."""
     plan = plan_of(EVERY[name])
-    check(measured(plan, "fast", np.float32), measured(plan, "plain", np.float32), 1e-4)
+    want = measured(plan, "plain", np.float32)
+    check(measured(plan, "fast", np.float32), want, 1e-4)
+    check(measured(plan, "whole", np.float32), want, 1e-4)
+
+
+@pytest.mark.parametrize("form", ["whole", "direct", "fast"])
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "elu"])
+def test_a_large_pool_after_a_smooth_activation(
+    activation: str, form: convolution.EngineName
+) -> None:
+    """Large enough for XLA to compute the derivative in place, from values that are compared."""
+    layers = {"first": conv(3, 16, activation=activation), "pool": pool(), "head": HEAD}
+    plan = plan_of(layers, (12, 12, 2))
+    check(measured(plan, form, np.float32), measured(plan, "plain", np.float32), 1e-4)
 
 
 @pytest.mark.parametrize("name", ["conv 5 valid after 2", "many channels", "tied", "a border"])

@@ -54,8 +54,12 @@ def materialized(x: jax.Array) -> jax.Array:
     Otherwise XLA fuses an activation into its consumers: it is recomputed for each of them, and not
     vectorized if they pad, shift or stride. Since XLA does not know the branch of a conditional, it
     must compute the values first.
+
+    Args:
+      x: floats, or integers that are not negative.
     """
-    never = x.reshape(-1)[0] > jnp.inf
+    first = x.reshape(-1)[0]
+    never = first < 0 if jnp.issubdtype(x.dtype, jnp.integer) else first > jnp.inf
     result: jax.Array = lax.cond(never, jnp.negative, lambda x: x, x)
     return result
 
