@@ -265,8 +265,8 @@ def _max_pool_forward(
 def _max_pool_backward(
     size: Pair, stride: Pair, image: Pair, places: jax.Array, dy: jax.Array
 ) -> tuple[jax.Array]:
-    gradient = jax.vmap(lambda *of: pooling.max_pool_gradient(*of, size, stride, image))
-    return (gradient(places, dy),)
+    gradient = partial(pooling.max_pool_gradient, size=size, stride=stride, image=image)
+    return (jax.vmap(gradient)(places, dy),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
