@@ -120,7 +120,14 @@ def test_a_depthwise_convolution_costs_the_same_by_shifted_products() -> None:
 
 @pytest.mark.parametrize(
     ("channels", "kernel", "groups", "slow"),
-    [(4, (5, 5), 4, 3), (4, (11, 11), 4, 3), (4, (13, 13), 4, 0), (4, (1, 1), 4, 0), (4, (3, 3), 2, 0), (1, (3, 3), 1, 0)],
+    [
+        (4, (5, 5), 4, 3),
+        (4, (11, 11), 4, 3),
+        (4, (13, 13), 4, 0),
+        (4, (1, 1), 4, 0),
+        (4, (3, 3), 2, 0),
+        (1, (3, 3), 1, 0),
+    ],
 )
 def test_slow_convolutions_are_found_inside_of_loops_and_functions(
     channels: int, kernel: tuple[int, int], groups: int, slow: int

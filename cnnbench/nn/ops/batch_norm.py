@@ -3,12 +3,13 @@
 The mean of a channel can be ten thousand times its standard deviation, and float32 has seven
 digits. Values and their squares are therefore summed in float64, which still leaves seven digits
 of the variance. On CPUs, loops over rows convert the values in registers, as fast as sums in
-float32. Everything else is in float32; the mean is a rounded value plus a remainder.
-docs/explanation/performance.md compares the errors with PyTorch's.
+float32; XLA would convert all of them first. Everything else is in float32; the mean is a rounded
+value plus a remainder. docs/explanation/performance.md compares the errors with PyTorch's.
 """
 
 import math
 from collections.abc import Callable, Collection
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -17,13 +18,13 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from cnnbench.nn.ops.layout import fold_channels, repeat_channels
+from cnnbench.nn.ops.layout import fold_channels, materialized, repeat_channels
 from cnnbench.system.arrays import Array
 from cnnbench.system.compile_cache import traced_once
 
 FACTOR = "factor"  # argument of `normalize`
 _BITS = 16  # mantissa bits of the rounded mean
-_MOST_LOOPED = 2**20  # above this, a CPU sums at once, on all cores
+_MOST_ROWS = 16  # added at a time
 
 
 class Sums(NamedTuple):
@@ -193,9 +194,11 @@ def _totals(
     """
 
     def looped(*rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def add(sums: tuple[jax.Array, jax.Array], row: tuple[jax.Array, ...]) -> Any:
-            first, second = terms(*row)
-            return (sums[0] + first.sum(0), sums[1] + second.sum(0)), None
+        def add(sums: tuple[jax.Array, jax.Array], some: tuple[jax.Array, ...]) -> Any:
+            parts = [terms(*row) for row in zip(*map(materialized, some), strict=True)]
+            # Sums of a few rows first, since rounding errors grow with the number of values.
+            first, second = (reduce(jnp.add, part) for part in zip(*parts, strict=True))
+            return (sums[0] + first, sums[1] + second), None
 
         zeros = jnp.zeros(rows[0].shape[2:], jnp.float64)
         first, second = lax.scan(add, (zeros, zeros), rows)[0]
@@ -205,19 +208,17 @@ def _totals(
         first, second = terms(*rows)
         return first.sum((0, 1)), second.sum((0, 1))
 
-    on_cpu = looped if images[0].size <= _MOST_LOOPED else at_once
     with jax.enable_x64(True):
-        sums = lax.platform_dependent(*map(_in_rows, images), cpu=on_cpu, default=at_once)
+        sums = lax.platform_dependent(*map(_in_rows, images), cpu=looped, default=at_once)
         first, second = (v.reshape(-1, images[0].shape[-1]).sum(0) for v in sums)
         return first, second
 
 
 def _in_rows(x: jax.Array) -> jax.Array:
-    """(h, w, n, c) to (rows, values, n * c), about as many rows as values; vectors likewise."""
+    """(h, w, n, c) to (some, rows, n * c), up to 16 rows each; vectors likewise."""
     flat = x.reshape(-1, math.prod(x.shape[2:])) if x.ndim == 4 else x.reshape(-1, x.shape[-1])
-    most = math.isqrt(len(flat))
-    rows = next(n for n in range(most, 0, -1) if len(flat) % n == 0)
-    return flat.reshape(rows, -1, flat.shape[-1])
+    rows = next(n for n in range(_MOST_ROWS, 0, -1) if len(flat) % n == 0)
+    return flat.reshape(-1, rows, flat.shape[-1])
 
 
 def sum_of_rows(x: jax.Array) -> jax.Array:
