@@ -126,7 +126,10 @@ def _padded(images: jax.Array, pads: Sequence[Pair], stride: Pair = (1, 1)) -> j
 def _sum(
     padded: jax.Array, taps: jax.Array, places: Pair, stride: Pair, dilation: Pair
 ) -> jax.Array:
-    """Sum over the taps of a kernel, from padded images to (n, *places, c)."""
+    """Sum over the taps of a kernel, from padded images to (n, *places, c).
+
+    Materialized, since XLA would compute the sum again wherever it is used.
+    """
     result = jnp.zeros((), padded.dtype)
     ends = [(length - 1) * step + 1 for length, step in zip(places, stride, strict=True)]
     for i, j in product(*map(range, taps.shape[:2])):
@@ -135,7 +138,7 @@ def _sum(
         shifted = lax.slice(padded, (0, y, x, 0), limits, (1, *stride, 1))
         with jax.named_scope(SCOPE):
             result += shifted * taps[i, j]
-    return result
+    return materialized(result)
 
 
 def _image_gradient(errors: jax.Array, taps: jax.Array, of: _Sizes) -> jax.Array:
