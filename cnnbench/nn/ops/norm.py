@@ -1,11 +1,15 @@
 """Normalization of each image by itself."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+Axes = tuple[int, ...]
 
-def standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
+
+def standardized(x: jax.Array, axes: Axes, epsilon: float) -> jax.Array:
     """Values with mean 0 and variance 1 over some axes.
 
     Computed in float32 at least, about the first value: equal values become exactly zero, and none
@@ -18,12 +22,48 @@ def standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Arr
       epsilon: term added to the variance.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    first = wide[tuple(slice(1) if axis in axes else slice(None) for axis in range(x.ndim))]
-    differences = wide - lax.stop_gradient(first)
-    apart = differences - differences.mean(axes, keepdims=True)
-    rest = apart.mean(axes, keepdims=True)
-    variance = jnp.square(apart).mean(axes, keepdims=True) - jnp.square(rest)
-    return ((apart - rest) * lax.rsqrt(variance + epsilon)).astype(x.dtype)
+    return _standardized(wide, axes, epsilon).astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _standardized(x: jax.Array, axes: Axes, epsilon: float) -> jax.Array:
+    return _forward(x, axes, epsilon)[0]
+
+
+def _forward(
+    x: jax.Array, axes: Axes, epsilon: float
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    first = x[tuple(slice(1) if axis in axes else slice(None) for axis in range(x.ndim))]
+    differences = x - first
+    apart = differences - _mean(differences, axes)
+    rest = _mean(apart, axes)
+    variance = _mean(jnp.square(apart), axes) - jnp.square(rest)
+    factor = lax.rsqrt(variance + epsilon)
+    y = (apart - rest) * factor
+    return y, (y, factor)
+
+
+def _backward(
+    axes: Axes, _epsilon: float, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array]:
+    y, factor = saved
+    return ((dy - _mean(dy, axes) - y * _mean(dy * y, axes)) * factor,)
+
+
+_standardized.defvjp(_forward, _backward)
+
+
+def _mean(x: jax.Array, axes: Axes) -> jax.Array:
+    """Mean over some axes, which are kept.
+
+    Over the last one, a product with ones takes a fifth of the time of XLA's sum on a CPU.
+    """
+    if axes != (x.ndim - 1,):
+        return x.mean(axes, keepdims=True)
+    size = x.shape[-1]
+    shares = jnp.full((size, 1), 1 / size, x.dtype)
+    means = jnp.matmul(x.reshape(-1, size), shares, precision=lax.Precision.HIGHEST)
+    return means.reshape(*x.shape[:-1], 1)
 
 
 def standardized_groups(
