@@ -19,18 +19,17 @@ class _Costs:
 
     Args:
       norm: per output of a batch norm that needs statistics: further passes over its images.
-      shifted: per multiply-add of a depthwise convolution as a sum of shifted images.
       xla: per multiply-add of other grouped and dilated convolutions. XLA computes them slowly
         inside loops over micro-batches.
     """
 
     norm: float
-    shifted: float
     xla: float
 
 
 # Fitted jointly to the steps of 36 networks; see docs/explanation/performance.md.
-_FUSED, _WHOLE = _Costs(norm=11, shifted=1.5, xla=57), _Costs(norm=4, shifted=6, xla=4.2)
+_FUSED, _WHOLE = _Costs(norm=9, xla=57), _Costs(norm=3, xla=4.2)
+_SHIFTED = 0.8  # per multiply-add of a depthwise convolution as a sum of shifted images
 _PRODUCT = 0.15  # per multiply-add of a dense layer
 # Of convolutions by micro-batches: their algorithms' costs, which are in other units, and per
 # weight and micro-batch, to accumulate its gradient.
@@ -103,7 +102,7 @@ def _other_ns(plan: Plan, node: Node, grouped: GroupedConv | None, costs: _Costs
     """Cost of batch norms, and of products that are no plain convolutions."""
     norm = costs.norm * math.prod(node.layout.shape) * node.op.uses_batch
     if grouped:
-        product = costs.shifted if _shifts(plan, node, grouped) else costs.xla
+        product = _SHIFTED if _shifts(plan, node, grouped) else costs.xla
     else:
         product = 0 if node.op.convolves else _PRODUCT
     return norm + product * node.layout.multiply_adds

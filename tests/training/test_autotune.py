@@ -213,15 +213,16 @@ def test_fast_has_to_be_clearly_faster() -> None:
         ({"conv": {"op": "conv", "filters": 16, "kernel": 5}}, "fast"),
         ({"conv": {"op": "conv", "filters": 16, "kernel": 1}}, "direct"),
         ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "groups": 8}}, "direct"),
-        ({"conv": {"op": "conv", "filters": 16, "kernel": 7, "groups": 8}}, "whole plain"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 7, "groups": 8}}, "direct"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 12, "groups": 8}}, "whole plain"),
         ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "groups": 4}}, "whole plain"),
         ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "dilation": 2}}, "whole plain"),
         ({"conv": {"op": "conv", "filters": 16, "kernel": 3}, "norm": NORM["norm"]}, "whole"),
         ({"flat": {"op": "flatten"}}, "direct plain"),
     ],
     ids=[
-        *("winograd", "without winograd", "depthwise", "depthwise, large kernel", "grouped"),
-        *("dilated", "batch norm", "no convolution"),
+        *("winograd", "without winograd", "depthwise", "depthwise, large kernel"),
+        *("depthwise, very large kernel", "grouped", "dilated", "batch norm", "no convolution"),
     ],
 )
 def test_auto_only_considers_engines_that_may_be_the_fastest(layers: Any, forms: str) -> None:
@@ -250,8 +251,9 @@ def test_the_only_engine_that_fits_in_memory_is_never_ruled_out() -> None:
         ("zoo/resnet.yaml", "whole"),
         ("zoo/wide_resnet.yaml", "whole"),
         ("zoo/preact_resnet18.yaml", "whole"),
-        ("zoo/convnext_tiny.yaml", "whole"),  # depthwise with 7x7 kernels
-        ("zoo/mobilenet_v2.yaml", "direct"),  # depthwise with 3x3 kernels
+        # With 32x32 pixels.
+        ("zoo/convnext_tiny.yaml", "direct"),
+        ("zoo/mobilenet_v2.yaml", "whole"),
         ("zoo/unet.yaml", "fast"),
         ("zoo/lenet5.yaml", "fast"),
         ("standard.yaml", "fast"),
