@@ -1,6 +1,7 @@
 """Minimum memory of training, and the errors if it does not fit."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -95,6 +96,24 @@ def test_strategies_that_do_not_fit_are_not_measured(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(autotune, "free_memory", lambda _: min(needs) - 1)
     with pytest.raises(OutOfMemoryError, match="use smaller layers"):
         autotune._fitting(job)
+
+
+def test_auto_takes_whole_batches_only_with_memory_to_spare(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def forms(engine: Any, free: float) -> set[str]:
+        job = make_job(CONV, make_dataset(90, 1, 1), engine=engine, batch_size=90)
+        monkeypatch.setattr(autotune, "free_memory", lambda _: free)
+        return {strategy.form for strategy in autotune._fitting(job)}
+
+    job = make_job(CONV, make_dataset(90, 1, 1), engine="whole", batch_size=90)
+    assert job.plan is not None
+    (strategy,) = autotune._fitting(job)
+    need = footprint(job.plan, strategy, job.batch_size, 1).total
+    assert "whole" in forms("auto", autotune.SPARE * need)
+    assert forms("auto", autotune.SPARE * need - 1) >= {"direct", "plain"}
+    assert "whole" not in forms("auto", autotune.SPARE * need - 1)
+    assert forms("whole", need) == {"whole"}
 
 
 def test_a_requested_engine_has_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:

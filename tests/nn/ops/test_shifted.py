@@ -27,6 +27,7 @@ def draw(shape: tuple[int, ...], seed: int) -> jax.Array:
         ((3, 3), (2, 2), (1, 1), 2),
         ((2, 5), (3, 1), (1, 1), 1),
         ((3, 2), (1, 2), (2, 3), 3),
+        ((7, 9), (1, 1), (1, 1), 1),
     ],
 )
 def test_values_and_gradients_are_those_of_xla(
