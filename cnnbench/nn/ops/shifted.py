@@ -91,10 +91,13 @@ class _Sizes(NamedTuple):
         return rows, columns
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(images: jax.Array, taps: jax.Array, of: _Sizes) -> jax.Array:
+def _convolved(images: jax.Array, taps: jax.Array, of: _Sizes) -> jax.Array:
     """(n, h, w, c) and (kh, kw, c) to (n, oh, ow, c)."""
     return _sum(_padded(images, of.pads), taps, of.places, of.stride, of.dilation)
+
+
+# With gradients that XLA computes fast.
+_conv = jax.custom_vjp(_convolved, nondiff_argnums=(2,))
 
 
 def _conv_forward(
@@ -107,7 +110,9 @@ def _conv_backward(
     of: _Sizes, saved: tuple[jax.Array, jax.Array], errors: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     images, taps = saved
-    return _image_gradient(errors, taps, of), _kernel_gradient(images, errors, of)
+    in_loops, at_once = partial(_kernel_gradient, of=of), partial(_derived_gradient, of=of)
+    kernel = lax.platform_dependent(images, errors, taps, cpu=in_loops, default=at_once)
+    return _image_gradient(errors, taps, of), kernel
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
@@ -120,7 +125,13 @@ def _padded(images: jax.Array, pads: Sequence[Pair], stride: Pair = (1, 1)) -> j
     """
     zero = jnp.zeros((), images.dtype)
     edges = [(*ends, apart - 1) for ends, apart in zip(pads, stride, strict=True)]
-    return materialized(lax.pad(images, zero, [(0, 0, 0), *edges, (0, 0, 0)]))
+    return _kept(lax.pad(images, zero, [(0, 0, 0), *edges, (0, 0, 0)]))
+
+
+def _kept(x: jax.Array) -> jax.Array:
+    """`materialized` on CPUs; accelerators would wait for the condition."""
+    result: jax.Array = lax.platform_dependent(x, cpu=materialized, default=lambda x: x)
+    return result
 
 
 def _sum(
@@ -138,7 +149,7 @@ def _sum(
         shifted = lax.slice(padded, (0, y, x, 0), limits, (1, *stride, 1))
         with jax.named_scope(SCOPE):
             result += shifted * taps[i, j]
-    return materialized(result)
+    return _kept(result)
 
 
 def _image_gradient(errors: jax.Array, taps: jax.Array, of: _Sizes) -> jax.Array:
@@ -153,8 +164,18 @@ def _image_gradient(errors: jax.Array, taps: jax.Array, of: _Sizes) -> jax.Array
     return _sum(padded, taps[::-1, ::-1], of.size, (1, 1), of.dilation)
 
 
-def _kernel_gradient(images: jax.Array, errors: jax.Array, of: _Sizes) -> jax.Array:
-    """Gradient of the taps, (kh, kw, c).
+def _derived_gradient(
+    images: jax.Array, errors: jax.Array, taps: jax.Array, of: _Sizes
+) -> jax.Array:
+    """Gradient of the taps, (kh, kw, c), derived by JAX."""
+    found: jax.Array = jax.vjp(lambda taps: _convolved(images, taps, of), taps)[1](errors)[0]
+    return found
+
+
+def _kernel_gradient(
+    images: jax.Array, errors: jax.Array, _taps: jax.Array, of: _Sizes
+) -> jax.Array:
+    """The same on CPUs.
 
     Computed for one row of the kernel and a few rows of an image at a time, which stay in the
     cache; XLA does not vectorize a sum over images and pixels.

@@ -106,3 +106,15 @@ def test_bfloat16_rounds_once_as_in_xla() -> None:
     np.testing.assert_allclose(np.asarray(found, np.float64), want, rtol=2**-8, atol=1e-5)
     want = windows.sum((0, 1, 2)).transpose(1, 2, 0)  # of a sum, by the kernel
     np.testing.assert_allclose(np.asarray(slopes[1], np.float64)[:, :, 0], want, rtol=2**-8)
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("cpu", True), ("cuda", False)])
+def test_accelerators_compute_it_without_loops_and_conditions(platform: str, loops: bool) -> None:
+    def total(images: jax.Array, kernel: jax.Array) -> jax.Array:
+        options: Any = {"dimension_numbers": NUMBERS, "feature_group_count": 4}
+        return cnnbench.depthwise(images, kernel, (1, 1), "SAME", **options).sum()
+
+    arguments = draw((2, 9, 11, 4), 0), draw((3, 3, 1, 4), 1)
+    exported = jax.export.export(jax.jit(jax.grad(total, (0, 1))), platforms=[platform])
+    program = str(exported(*arguments).mlir_module())
+    assert ("stablehlo.while" in program) == ("stablehlo.compare" in program) == loops
