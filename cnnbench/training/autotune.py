@@ -165,7 +165,7 @@ def promising(plan: Plan, found: Sequence[Strategy]) -> tuple[Strategy, ...]:
     """The candidates for a CPU that may be the fastest by their estimated cost.
 
     `plain` is only faster without convolutions, or if most of the work is in convolutions that all
-    engines leave to XLA (grouped or dilated, except depthwise with small kernels). Compiling and
+    engines leave to XLA (grouped or dilated, except depthwise up to 11x11). Compiling and
     timing several others would take longer than most networks could gain.
     """
     kept = {strategy.form: strategy for strategy in found}
