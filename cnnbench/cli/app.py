@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
@@ -133,7 +134,9 @@ def options(
 def _use_huge_pages(words: Sequence[str]) -> None:
     """Re-executes a training command with huge pages: glibc reads its tunables only at startup."""
     trains = words[:1] in (["run"], ["watch"], ["confirm"]) or "--by-layer" in words
-    ours = sys.orig_argv[len(sys.orig_argv) - len(words) :] == words  # not of an embedding program
+    place = len(sys.orig_argv) - len(words)
+    # Not a program that calls `main`, whose own code would run twice.
+    ours = sys.orig_argv[place:] == words and Path(sys.orig_argv[place - 1]).name == "cnnbench"
     variables = huge_pages(os.environ) if trains and ours and sys.executable else {}
     if variables and sys.gettrace() is None:  # a debugger would lose its breakpoints
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | variables)

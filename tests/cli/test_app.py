@@ -691,19 +691,23 @@ def test_commands_that_train_are_restarted_with_huge_pages(words, known, uses, t
     code += "app.main()"
     environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
     environment |= {"GLIBC_TUNABLES": known} if known else {}
+    command = tmp_path / "cnnbench"
+    command.write_text(code)
     done = subprocess.run(
-        [sys.executable, "-c", code, *words],
+        [sys.executable, command, *words],
         capture_output=True, text=True, check=True, env=environment,
     )  # fmt: skip
     assert done.stdout == f"{' '.join([uses, *words])}\n"
 
 
-def test_a_program_that_calls_main_is_not_restarted():
+@pytest.mark.parametrize("words", [[], ["run", "standard"]])
+def test_a_program_that_calls_main_is_not_restarted(words):
     code = "import sys; import cnnbench.cli.app as app\n"
     code += "app.huge_pages = lambda _: {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'}\n"
     code += "app.app = lambda **_: print('called'); sys.argv = ['cnnbench', 'run', 'standard']\n"
     code += "sys.settrace(None); print('started', flush=True); app.main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "started\ncalled\n"
 
 
