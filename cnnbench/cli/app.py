@@ -133,11 +133,12 @@ def options(
 
 def _use_huge_pages(words: Sequence[str]) -> None:
     """Re-executes a training command with huge pages: glibc reads its tunables only at startup."""
-    trains = words[:1] in (["run"], ["watch"], ["confirm"]) or "--by-layer" in words
+    if words[:1] not in (["run"], ["watch"], ["confirm"]) and "--by-layer" not in words:
+        return
     place = len(sys.orig_argv) - len(words)
     # Not a program that calls `main`, whose own code would run twice.
     ours = sys.orig_argv[place:] == words and Path(sys.orig_argv[place - 1]).name == "cnnbench"
-    variables = huge_pages(os.environ) if trains and ours and sys.executable else {}
+    variables = huge_pages(os.environ) if ours and sys.executable else {}
     if variables and sys.gettrace() is None:  # a debugger would lose its breakpoints
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | variables)
 

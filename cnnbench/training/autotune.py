@@ -200,12 +200,9 @@ def _fitting(job: Job) -> tuple[Strategy, ...]:
     needs = [footprint(plan, strategy, job.batch_size, slots) for strategy in found]
     least = min(zip(needs, found, strict=True), key=lambda pair: pair[0].total)
     require_memory(plan, least[0], free, rows=bool(least[1].row))
-
-    def most(strategy: Strategy) -> float:
-        return free / SPARE if strategy.form == "whole" and not asked else free
-
+    spare: Mapping[str, int] = {} if asked else {"whole": SPARE}
     fitting = zip(needs, found, strict=True)
-    return tuple(strategy for need, strategy in fitting if need.total <= most(strategy))
+    return tuple(s for need, s in fitting if spare.get(s.form, 1) * need.total <= free)
 
 
 def _steps_per_call(job: Job) -> int:

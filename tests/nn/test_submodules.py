@@ -122,6 +122,7 @@ def test_a_depthwise_convolution_costs_the_same_by_shifted_products() -> None:
     ("channels", "kernel", "groups", "slow"),
     [
         (4, (5, 5), 4, 3),
+        (4, (7, 7), 4, 3),
         (4, (11, 11), 4, 3),
         (4, (13, 13), 4, 0),
         (4, (1, 1), 4, 0),

@@ -196,7 +196,7 @@ def _totals(
     def looped(*rows: jax.Array) -> tuple[jax.Array, jax.Array]:
         def add(sums: tuple[jax.Array, jax.Array], some: tuple[jax.Array, ...]) -> Any:
             parts = [terms(*row) for row in zip(*map(materialized, some), strict=True)]
-            # Sums of a few rows first, since rounding errors grow with the number of values.
+            # Sum a few rows first: rounding errors grow with the number of terms.
             first, second = (reduce(jnp.add, part) for part in zip(*parts, strict=True))
             return (sums[0] + first, sums[1] + second), None
 

@@ -49,7 +49,7 @@ def repeat_channels(values: jax.Array, like: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def materialized(x: jax.Array) -> jax.Array:
-    """Forces values to be computed before they are used.
+    """Forces values to be computed before they are used, also inside `jax.vmap`.
 
     Otherwise XLA fuses an activation into its consumers: it is recomputed for each of them, and not
     vectorized if they pad, shift or stride. Since XLA does not know the branch of a conditional, it
@@ -58,10 +58,22 @@ def materialized(x: jax.Array) -> jax.Array:
     Args:
       x: floats, or integers that are not negative.
     """
+    result: jax.Array = _conditional(x)
+    return result
+
+
+materialized.defvjp(lambda x: (materialized(x), None), lambda _, dx: (dx,))
+
+
+@jax.custom_batching.custom_vmap
+def _conditional(x: jax.Array) -> jax.Array:
     first = x.reshape(-1)[0]
     never = first < 0 if jnp.issubdtype(x.dtype, jnp.integer) else first > jnp.inf
     result: jax.Array = lax.cond(never, jnp.negative, lambda x: x, x)
     return result
 
 
-materialized.defvjp(lambda x: (materialized(x), None), lambda _, dx: (dx,))
+@_conditional.def_vmap
+def _of_batch(_size: int, _batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
+    """One conditional for the batch: a batched condition becomes a select, which XLA fuses."""
+    return _conditional(x), True

@@ -93,29 +93,18 @@ _tiled_mean.defvjp(_mean_forward, _mean_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> jax.Array:
-    return largest_and_places(x, size, stride)[0]
+    return _largest_and_places(x, size, stride)[0]
 
 
 def _max_pool_forward(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> PooledAndPlaces:
-    largest, places = largest_and_places(x, size, stride)
+    largest, places = _largest_and_places(x, size, stride)
+    # XLA would repeat the comparisons in the gradient, and miscompile them after a smooth
+    # activation (docs/explanation/performance.md, "A buffer in two shapes").
     return largest, materialized(places)
 
 
-def largest_and_places(x: jax.Array, size: Pair, stride: Pair) -> PooledAndPlaces:
-    """Maximum of each window, and its position, row by row.
-
-    Materialize the positions for the gradient. XLA would compare again, and after a smooth
-    activation in place, with values that it has already replaced: it takes a buffer that is read
-    in two shapes for two buffers.
-
-    Args:
-      x: images whose last axes are merged, (h, w, n * c).
-      size: height and width of a window.
-      stride: vertical and horizontal stride.
-
-    Returns:
-      (oh, ow, n * c) each.
-    """
+def _largest_and_places(x: jax.Array, size: Pair, stride: Pair) -> PooledAndPlaces:
+    """Maximum of each window, and its position, row by row."""
     kind = jnp.int8 if math.prod(size) <= 127 else jnp.int16
     places = jnp.zeros(x.shape, kind)
     if math.prod(size) <= MANY_CELLS:
@@ -139,32 +128,14 @@ def _largest(
 
 
 def _max_pool_backward(
-    size: Pair, stride: Pair, image: Pair, places: jax.Array, dy: jax.Array
+    size: Pair, stride: Pair, image: Pair, winner: jax.Array, dy: jax.Array
 ) -> tuple[jax.Array]:
-    return (max_pool_gradient(places, dy, size, stride, image),)
-
-
-def max_pool_gradient(
-    places: jax.Array, dy: jax.Array, size: Pair, stride: Pair, image: Pair
-) -> jax.Array:
-    """Moves errors to the positions of the maxima, and adds those of overlapping windows.
-
-    Args:
-      places: from `largest_and_places`, (oh, ow, n * c).
-      dy: errors of the maxima, (oh, ow, n * c).
-      size: height and width of a window.
-      stride: vertical and horizontal stride.
-      image: height and width of the result.
-
-    Returns:
-      (*image, n * c).
-    """
     if size == stride:
-        return _tiled(places, dy, size, image)
-    cells = [(i, j) for i in range(size[0]) for j in range(size[1])]
-    shares = [jnp.where(places == k, dy, 0) for k in range(len(cells))]
-    placed = [_dilate(s, stride, at, image) for s, at in zip(shares, cells, strict=True)]
-    return functools.reduce(jnp.add, placed)
+        return (_tiled(winner, dy, size, image),)
+    places = [(i, j) for i in range(size[0]) for j in range(size[1])]
+    shares = [jnp.where(winner == k, dy, 0) for k in range(len(places))]
+    placed = [_dilate(s, stride, at, image) for s, at in zip(shares, places, strict=True)]
+    return (functools.reduce(jnp.add, placed),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)

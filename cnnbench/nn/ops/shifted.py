@@ -2,7 +2,7 @@
 
 XLA does not use matrix products for convolutions with one group per channel, and is much slower
 than the arithmetic requires. As a sum of shifted images, each multiplied by one weight per
-channel, it takes a twentieth of the time, and so do its gradients.
+channel, it takes about a tenth of the time, and so do its gradients.
 """
 
 import math
@@ -119,17 +119,14 @@ _conv.defvjp(_conv_forward, _conv_backward)
 
 
 def _padded(images: jax.Array, pads: Sequence[Pair], stride: Pair = (1, 1)) -> jax.Array:
-    """Images with zeros around them, and between their pixels for a stride.
-
-    With fewer than no zeros, rows or columns are left out.
-    """
+    """Zero-pads images around them, and between their pixels for a stride; negative pads crop."""
     zero = jnp.zeros((), images.dtype)
     edges = [(*ends, apart - 1) for ends, apart in zip(pads, stride, strict=True)]
     return _kept(lax.pad(images, zero, [(0, 0, 0), *edges, (0, 0, 0)]))
 
 
 def _kept(x: jax.Array) -> jax.Array:
-    """`materialized` on CPUs; accelerators would wait for the condition."""
+    """`materialized` on CPUs; on accelerators, the host would wait for the condition."""
     result: jax.Array = lax.platform_dependent(x, cpu=materialized, default=lambda x: x)
     return result
 

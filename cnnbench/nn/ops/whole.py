@@ -7,6 +7,7 @@ in reverse, or insert zeros between pixels.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -243,38 +244,17 @@ def _num_blocks(images: int, pixels: int, values: int) -> int:
 
 def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
     """`pooling.max_pool` of images (n, h, w, c), whose gradient takes a fifth of XLA's."""
-    return _max_pool(x, size, stride, (x.shape[1], x.shape[2]))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> jax.Array:
-    return _largest_and_places(x, size, stride)[0]
-
-
-def _largest_and_places(x: jax.Array, size: Pair, stride: Pair) -> pooling.PooledAndPlaces:
-    return jax.vmap(lambda image: pooling.largest_and_places(image, size, stride))(x)
-
-
-def _max_pool_forward(
-    x: jax.Array, size: Pair, stride: Pair, _image: Pair
-) -> pooling.PooledAndPlaces:
-    y, places = _largest_and_places(x, size, stride)
-    return y, materialized(places)
-
-
-def _max_pool_backward(
-    size: Pair, stride: Pair, image: Pair, places: jax.Array, dy: jax.Array
-) -> tuple[jax.Array]:
-    gradient = partial(pooling.max_pool_gradient, size=size, stride=stride, image=image)
-    return (jax.vmap(gradient)(places, dy),)
-
-
-_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+    return _of_each(pooling.max_pool, x, size, stride)
 
 
 def avg_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
     """`pooling.avg_pool` of images (n, h, w, c)."""
-    return jax.vmap(lambda image: pooling.avg_pool(image[:, :, None], size, stride)[:, :, 0])(x)
+    return _of_each(pooling.avg_pool, x, size, stride)
+
+
+def _of_each(pool: Callable[..., jax.Array], x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
+    """Pools each image as a batch of one, (n, h, w, c) to (n, oh, ow, c)."""
+    return jax.vmap(lambda image: pool(image[:, :, None], size, stride)[:, :, 0])(x)
 
 
 @jax.custom_vjp

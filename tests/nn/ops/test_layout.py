@@ -13,6 +13,19 @@ sizes = st.tuples(*[st.integers(1, 5)] * 4)
 few = settings(max_examples=25)  # each size is compiled
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_materialized_values_are_unchanged_and_need_a_conditional(
+    dtype: type, mapped: bool
+) -> None:
+    function = jax.jit(jax.vmap(layout.materialized) if mapped else layout.materialized)
+    x = jnp.arange(6, dtype=dtype).reshape(3, 2)
+    np.testing.assert_array_equal(function(x), x)
+    program = function.lower(x).as_text()
+    assert "stablehlo.case" in program
+    assert "stablehlo.select" not in program
+
+
 @few
 @given(sizes)
 def test_split_undoes_merge(size: tuple[int, ...]) -> None:
