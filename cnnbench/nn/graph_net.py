@@ -66,6 +66,7 @@ from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 from cnnbench.nn.scopes import layer_scope
 
+_lean = partial(jax.checkpoint, prevent_cse=False)  # keeps only the input for the gradient
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda x: x,
     "relu": nnx.relu,
@@ -73,15 +74,15 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": nnx.sigmoid,
     "leaky_relu": nnx.leaky_relu,
     "elu": nnx.elu,
-    "gelu": nnx.gelu,
-    "silu": nnx.silu,
+    "gelu": _lean(nnx.gelu),
+    "silu": _lean(nnx.silu),
     "softplus": softplus,
     "relu6": relu6,
     "hard_sigmoid": lambda x: relu6(x + 3) / 6,
     "hard_silu": lambda x: x * relu6(x + 3) / 6,
-    "mish": lambda x: x * jnp.tanh(softplus(x)),
+    "mish": _lean(lambda x: x * jnp.tanh(softplus(x))),
     "selu": nnx.selu,
-    "gelu_exact": partial(nnx.gelu, approximate=False),
+    "gelu_exact": _lean(partial(nnx.gelu, approximate=False)),
 }
 COSTLY = frozenset(
     {"tanh", "sigmoid", "elu", "gelu", "silu", "softplus", "mish", "selu", "gelu_exact"}
@@ -361,8 +362,10 @@ class GraphNet(nnx.Module):
         match op:
             case Conv() | ConvTranspose():
                 z = lowering.convolve(node, x, weights[node.name]["kernel"])
-                waits = node.name in lowering.deferred.values()
-                return z if waits else _finish(z, op.activation, weights[node.name])
+                if node.name in lowering.deferred.values():
+                    return z
+                repeat = layout.each_channel if _is_product(op) else layout.repeat_channels
+                return _finish(z, op.activation, weights[node.name], repeat)
             case Dense():
                 z = dense.multiply(self._vectors(node, x), weights[node.name])
                 return _finish(z, op.activation, weights[node.name])
@@ -510,10 +513,20 @@ def _multiplied(*factors: jax.Array) -> jax.Array:
     return reduce(jnp.multiply, factors)
 
 
-def _finish(z: jax.Array, activation: str, weights: Mapping[str, jax.Array]) -> jax.Array:
+def _is_product(op: Conv | ConvTranspose) -> bool:
+    """True if the gradient of the outputs is computed before its sum, for a matrix product."""
+    return isinstance(op, Conv) and op.kernel == op.stride == (1, 1)
+
+
+def _finish(
+    z: jax.Array,
+    activation: str,
+    weights: Mapping[str, jax.Array],
+    repeat: Callable[[jax.Array, jax.Array], jax.Array] = layout.repeat_channels,
+) -> jax.Array:
     values = layout.fold_channels(z)
     if "bias" in weights:
-        values = values + layout.repeat_channels(weights["bias"], z)
+        values = values + repeat(weights["bias"], z)
     return ACTIVATIONS[activation](values).reshape(z.shape)
 
 
@@ -521,9 +534,9 @@ def _scaled(x: jax.Array, weights: Mapping[str, jax.Array]) -> jax.Array:
     """Applies a scale and a bias per channel, if there are any."""
     values = layout.fold_channels(x)
     if "scale" in weights:
-        values = values * layout.repeat_channels(weights["scale"], x)
+        values = values * layout.each_channel(weights["scale"], x)
     if "bias" in weights:
-        values = values + layout.repeat_channels(weights["bias"], x)
+        values = values + layout.each_channel(weights["bias"], x)
     return values.reshape(x.shape)
 
 

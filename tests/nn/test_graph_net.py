@@ -772,6 +772,14 @@ def test_monotone_activations_are_those_that_never_fall(activation: str) -> None
     assert falls != (activation in MONOTONE)
 
 
+@pytest.mark.parametrize("activation", ["gelu", "gelu_exact", "silu", "mish"])
+def test_costly_activations_store_only_their_input(activation: str) -> None:
+    x = jnp.linspace(-2, 2, 8)
+    _, pull = jax.vjp(ACTIVATIONS[activation], x)
+    (stored,) = (leaf for leaf in jax.tree.leaves(pull) if leaf.size > 1)
+    np.testing.assert_array_equal(stored, x)
+
+
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_bias_and_activation_may_wait_until_after_the_pools(activation: str) -> None:
     """Two pools read the convolution; the result equals that of unfused layers."""

@@ -7,9 +7,9 @@ in reverse, or insert zeros between pixels.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -177,6 +177,12 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
     Returns:
       (kh, kw, in, out).
     """
+    few = of.stride[1] == 1 and of.kernel[0] * dy.shape[3] < x.shape[3]
+    return (_few_filters if few else _many_filters)(x, dy, of)
+
+
+def _many_filters(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
+    """Images are shifted by columns, and errors by rows."""
     (n, h, _, c), (ow, f) = x.shape, dy.shape[2:]
     blocks = _num_blocks(n, n * h * ow, max(x.size, dy.size))
     sizes = of.kernel[1] * c, of.kernel[0] * f
@@ -185,29 +191,59 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
         carry: tuple[jax.Array, ...], block: tuple[jax.Array, ...]
     ) -> tuple[tuple[jax.Array, ...], None]:
         total, images, errors = carry
-        images = _within(images, block[0].reshape(-1, h, of.size[1] * c), 2, of.pads[1][0] * c)
-        errors = _within(errors, _spread(block[1], of), 1, of.kernel[0] - 1 - of.pads[0][0])
-        wide, tall = _wide(images, c, of), _tall(errors, f, of)
+        columns = block[0].reshape(-1, h, of.size[1] * c)
+        images = _within(images, columns, (0, of.pads[1][0] * c))
+        errors = _within(errors, _spread(block[1], of), (of.kernel[0] - 1 - of.pads[0][0], 0))
+        wide, tall = _wide(images, c, of), _tall(errors, f, of, (0,))
         product = wide.reshape(-1, sizes[0]).T @ tall.reshape(-1, sizes[1])
         return (total + product, images, errors), None
 
     width = (ow - 1) * of.stride[1] + of.kernel[1]
     zeros = (sizes, (n // blocks, h, width * c), (n // blocks, h + of.kernel[0] - 1, ow * f))
-    split = tuple(v.reshape(blocks, -1, *v.shape[1:]) for v in (x, dy))
-    carry = tuple(jnp.zeros(shape, x.dtype) for shape in zeros)
-    total = lax.scan(add, carry, split)[0][0]
-    taps = total.reshape(of.kernel[1], c, of.kernel[0], f)
-    return taps.transpose(2, 0, 1, 3)
+    total = _summed(add, zeros, (x, dy), blocks)
+    return total.reshape(of.kernel[1], c, of.kernel[0], f).transpose(2, 0, 1, 3)
 
 
-def _within(zeros: jax.Array, values: jax.Array, axis: int, start: int) -> jax.Array:
-    """Replaces values along an axis; those that would be outside are left out.
+def _few_filters(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
+    """Errors are shifted by rows and columns: fewer copies than of images with many channels."""
+    (n, h, w, c), f = x.shape, dy.shape[3]
+    blocks = _num_blocks(n, n * h * w, max(x.size, dy.size))
+    start = of.kernel[0] - 1 - of.pads[0][0], (of.kernel[1] - 1 - of.pads[1][0]) * f
+
+    def add(
+        carry: tuple[jax.Array, ...], block: tuple[jax.Array, ...]
+    ) -> tuple[tuple[jax.Array, ...], None]:
+        total, errors = carry
+        errors = _within(errors, _spread(block[1], of), start)
+        tall = _tall(errors, f, of, range(of.kernel[1] - 1, -1, -1))
+        product = block[0].reshape(-1, c).T @ tall.reshape(-1, total.shape[1])
+        return (total + product, errors), None
+
+    around = h + of.kernel[0] - 1, (w + of.kernel[1] - 1) * f
+    zeros = ((c, math.prod(of.kernel) * f), (n // blocks, *around))
+    total = _summed(add, zeros, (x, dy), blocks)
+    return total.reshape(c, *of.kernel, f).transpose(1, 2, 0, 3)
+
+
+def _summed(
+    add: Callable[..., Any], shapes: Sequence[tuple[int, ...]], images: Two, blocks: int
+) -> jax.Array:
+    """The first value of the carry, which starts at zero, after all blocks of images."""
+    split = tuple(v.reshape(blocks, -1, *v.shape[1:]) for v in images)
+    carry = tuple(jnp.zeros(shape, images[0].dtype) for shape in shapes)
+    total: jax.Array = lax.scan(add, carry, split)[0][0]
+    return total
+
+
+def _within(zeros: jax.Array, values: jax.Array, start: Pair) -> jax.Array:
+    """Replaces values from a row and column on; those that would be outside are left out.
 
     Faster than padding, for which XLA asks at each place whether it is inside.
     """
-    first, last = max(0, -start), min(values.shape[axis], zeros.shape[axis] - start)
-    inside = lax.slice_in_dim(values, first, last, axis=axis)
-    return lax.dynamic_update_slice_in_dim(zeros, inside, max(0, start), axis)
+    for axis, first in enumerate(start, start=1):
+        last = min(values.shape[axis], zeros.shape[axis] - first)
+        values = lax.slice_in_dim(values, max(0, -first), last, axis=axis)
+    return lax.dynamic_update_slice(zeros, values, (0, *(max(0, first) for first in start)))
 
 
 def _spread(dy: jax.Array, of: Geometry) -> jax.Array:
@@ -224,10 +260,23 @@ def _wide(x: jax.Array, channels: int, of: Geometry) -> jax.Array:
     return jnp.concatenate(shifted, axis=-1)
 
 
-def _tall(dy: jax.Array, filters: int, of: Geometry) -> jax.Array:
-    """Errors of the output rows that read each row of the images, (m, h, ow, kh * out)."""
+def _tall(dy: jax.Array, filters: int, of: Geometry, columns: Iterable[int]) -> jax.Array:
+    """Errors of the outputs that read each pixel, (m, h, ow, kh * columns * out).
+
+    Args:
+      dy: errors in rows, with zeros around them.
+      filters: errors per output.
+      of: sizes of the convolution.
+      columns: first columns.
+    """
     taps, height = of.kernel[0], of.size[0]
-    shifted = [dy[:, taps - 1 - i : taps - 1 - i + height] for i in range(taps)]
+    starts = list(columns)
+    width = dy.shape[2] - max(starts) * filters
+    shifted = [
+        dy[:, taps - 1 - i : taps - 1 - i + height, first * filters : first * filters + width]
+        for i in range(taps)
+        for first in starts
+    ]
     split = [rows.reshape(*rows.shape[:2], -1, filters) for rows in shifted]
     return jnp.concatenate(split, axis=-1)
 

@@ -47,6 +47,31 @@ def test_a_value_for_each_channel_meets_that_channel(size: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2, 5), (7, 5)])
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_gradient_of_a_value_for_each_channel(
+    shape: tuple[int, ...], dtype: type, mapped: bool
+) -> None:
+    """Small integers, which bfloat16 can represent."""
+    rng = np.random.default_rng(0)
+    values, x = rng.integers(-3, 4, (2, shape[-1])), rng.integers(-2, 3, (2, *shape))
+
+    def total(values: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.sum(layout.fold_channels(x) * layout.each_channel(values, x))
+
+    gradient = jax.grad(total, (0, 1))
+    given = jnp.asarray(values, dtype), jnp.asarray(x, dtype)
+    found = jax.vmap(gradient)(*given) if mapped else gradient(given[0][0], given[1][0])
+    expected = (
+        x.reshape(2, -1, shape[-1]).sum(1),
+        np.broadcast_to(values.reshape(2, *[1] * (len(shape) - 1), -1), x.shape),
+    )
+    for own, right in zip(found, expected, strict=True):
+        assert own.dtype == dtype
+        np.testing.assert_array_equal(own.astype(np.float32), right if mapped else right[0])
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 5), (7, 5)])
 def test_each_value_with_gradients(shape: tuple[int, ...]) -> None:
     a, b = (np.random.default_rng(i).normal(size=shape).astype(np.float32) for i in (0, 1))
 
