@@ -25,6 +25,7 @@ from cnnbench.system.compile_cache import traced_once
 FACTOR = "factor"  # argument of `normalize`
 _BITS = 16  # mantissa bits of the rounded mean
 _MOST_ROWS = 16  # added at a time
+_MOST_VALUES = 4096  # of a row; few iterations, since XLA takes a microsecond for each operation
 
 
 class Sums(NamedTuple):
@@ -215,10 +216,20 @@ def _totals(
 
 
 def _in_rows(x: jax.Array) -> jax.Array:
-    """(h, w, n, c) to (some, rows, n * c), up to 16 rows each; vectors likewise."""
+    """(h, w, n, c) to (some, rows, parts, n * c), up to 16 rows of parts each; vectors likewise."""
     flat = x.reshape(-1, math.prod(x.shape[2:])) if x.ndim == 4 else x.reshape(-1, x.shape[-1])
-    rows = next(n for n in range(_MOST_ROWS, 0, -1) if len(flat) % n == 0)
-    return flat.reshape(-1, rows, flat.shape[-1])
+    rows = _divisor(len(flat), _MOST_ROWS)
+    parts = _divisor(len(flat) // rows, max(1, _MOST_VALUES // flat.shape[-1]))
+    return flat.reshape(-1, rows, parts, flat.shape[-1])
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor up to a limit.
+
+    >>> _divisor(98, 16)
+    14
+    """
+    return next(n for n in range(most, 0, -1) if number % n == 0)
 
 
 def sum_of_rows(x: jax.Array) -> jax.Array:
