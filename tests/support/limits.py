@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from tests.support.environments import without
 
 PATIENCE_S = 600.0  # for what happens however slow the machine is; what hangs fails all the same
-YARDSTICK_S = 0.8  # CPU time that the limits of processes assume for an import of SciPy
+YARDSTICK_S = 0.8  # CPU time of an import of SciPy that the limits assume; not measured
 DONT_WRITE = "PYTHONDONTWRITEBYTECODE"
 
 
