@@ -376,7 +376,7 @@ class GraphNet(nnx.Module):
                 y = lowering.avg_pool(self._extended(node, op, x, 0), op.size, op.steps)
                 return self._shared(node, op, y)
             case Concat():
-                return jnp.concatenate(inputs, axis=-1)
+                return lowering.activated(jnp.concatenate(inputs, axis=-1), costly=False)
             case Add():
                 return layout.elementwise(lambda first, *others: sum(others, first), *inputs)
             case Multiply():

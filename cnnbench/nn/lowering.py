@@ -95,10 +95,10 @@ class Lowering(Protocol):
         """Keeps expensive values from being recomputed."""
 
     def activated(self, x: jax.Array, *, costly: bool) -> jax.Array:
-        """Keeps the output of an activation layer from being recomputed, if that is slow.
+        """Keeps the output of a layer, or its gradient, from being recomputed, if that is slow.
 
         Args:
-          x: the output.
+          x: the output of an activation or concatenation.
           costly: True for functions that take longer than reading a value.
         """
 

@@ -338,8 +338,11 @@ def _costs(program: Any, above: str = "", times: int = 1) -> Counter[str]:
         name = _innermost(str(equation.source_info.name_stack)) or above
         found[name] += times * _multiply_adds(equation)
         repeats = times * equation.params.get("length", 1)
-        for inner in _inner(equation.params.values()):
-            found += _costs(inner, name, repeats)
+        costs = [_costs(inner, name, repeats) for inner in _inner(equation.params.values())]
+        if equation.primitive.name == "cond":  # computes one of its branches
+            costs = [max(costs, key=Counter.total)]
+        for each in costs:
+            found += each
     return found
 
 

@@ -15,6 +15,7 @@ from cnnbench.nn.lowering import MONOTONE, Fused, Plain, lower
 from cnnbench.nn.ops import convolution
 from tests.support import oracles
 from tests.support.oracles import Array, make_plan
+from tests.support.programs import most_inputs
 
 Layers = Mapping[str, Mapping[str, Any]]
 NUM_IMAGES = 3
@@ -155,9 +156,14 @@ def weights_of(plan: Plan) -> dict[str, dict[str, Array]]:
     return found
 
 
-def measured(plan: Plan, form: convolution.EngineName, dtype: type) -> Measured:
+def split(plan: Plan, form: convolution.EngineName) -> tuple[Any, Any, Any]:
     parts: Any = nnx.split(GraphNet(plan, form=form, rngs=nnx.Rngs(0)), nnx.Param, ...)
     graphdef, params, rest = parts
+    return graphdef, params, rest
+
+
+def measured(plan: Plan, form: convolution.EngineName, dtype: type) -> Measured:
+    graphdef, params, rest = split(plan, form)
     rng = np.random.default_rng(1)
     images = rng.normal(size=(NUM_IMAGES, *plan.input_shape))
     error = rng.normal(size=(NUM_IMAGES, *plan.output_shape))
@@ -205,6 +211,24 @@ def test_a_large_pool_after_a_smooth_activation(
     layers = {"first": conv(3, 16, activation=activation), "pool": pool(), "head": HEAD}
     plan = plan_of(layers, (12, 12, 2))
     check(measured(plan, form, np.float32), measured(plan, "plain", np.float32), 1e-4)
+
+
+@pytest.mark.parametrize("depth", [2, 6])
+def test_gradients_of_a_dense_block_are_not_computed_again(depth: int) -> None:
+    """In `whole`, no loop reads more arrays in a deeper block."""
+    layers: dict[str, Any] = {"c0": conv()}
+    for i in range(depth):
+        layers[f"relu{i}"] = {"op": "activation", "activation": "relu", "inputs": f"c{i}"}
+        layers[f"conv{i}"] = conv(padding="same")
+        layers[f"c{i + 1}"] = {"op": "concat", "inputs": [f"c{i}", f"conv{i}"]}
+    graphdef, params, rest = split(plan_of(layers | {"head": HEAD}, (8, 8, 4)), "whole")
+
+    @jax.jit
+    def gradients(params: Any, x: jax.Array) -> Any:
+        return jax.grad(lambda params: nnx.merge(graphdef, params, rest)(x).sum())(params)
+
+    program = gradients.lower(params, jnp.ones((4, 8, 8, 4))).compile()
+    assert most_inputs(program) <= 4
 
 
 @pytest.mark.parametrize("name", ["conv 5 valid after 2", "many channels", "tied", "a border"])

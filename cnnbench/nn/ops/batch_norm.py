@@ -216,11 +216,14 @@ def _totals(
 
 
 def _in_rows(x: jax.Array) -> jax.Array:
-    """(h, w, n, c) to (some, rows, parts, n * c), up to 16 rows of parts each; vectors likewise."""
+    """(h, w, n, c) to (some, rows, parts, n * c), up to 16 rows of parts each; vectors likewise.
+
+    Without the axis of a single part, for whose layout XLA would copy the images.
+    """
     flat = x.reshape(-1, math.prod(x.shape[2:])) if x.ndim == 4 else x.reshape(-1, x.shape[-1])
     rows = _divisor(len(flat), _MOST_ROWS)
     parts = _divisor(len(flat) // rows, max(1, _MOST_VALUES // flat.shape[-1]))
-    return flat.reshape(-1, rows, parts, flat.shape[-1])
+    return flat.reshape(-1, rows, *([parts] if parts > 1 else ()), flat.shape[-1])
 
 
 def _divisor(number: int, most: int) -> int:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnbench.system.arrays import Pair
+
 
 def fold_channels(x: jax.Array) -> jax.Array:
     """Merges (h, w, n, c) to (h, w, n * c); vectors, (n, c), are unchanged.
@@ -86,6 +88,23 @@ _each_channel.defvjp(
     lambda values, shape: (_each_channel(values, shape), None),
     lambda shape, _, dy: (_channel_sums(dy.reshape(-1, shape[-1])),),
 )
+
+
+def within(zeros: jax.Array, values: jax.Array, start: Pair) -> jax.Array:
+    """Replaces values from a row and column on; those that would be outside are left out.
+
+    Faster than padding, for which XLA asks at each place whether it is inside.
+
+    Args:
+      zeros: (n, h, w, ...).
+      values: (n, rows, columns, ...).
+      start: row and column of the first value; negative if it is outside.
+    """
+    for axis, first in enumerate(start, start=1):
+        last = min(values.shape[axis], zeros.shape[axis] - first)
+        values = lax.slice_in_dim(values, max(0, -first), last, axis=axis)
+    place = [0, *(max(0, first) for first in start), *[0] * (zeros.ndim - 3)]
+    return lax.dynamic_update_slice(zeros, values, place)
 
 
 @jax.custom_vjp

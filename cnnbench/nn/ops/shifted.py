@@ -15,12 +15,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnbench.nn.ops.layout import materialized
+from cnnbench.nn.ops.convolution import Two
+from cnnbench.nn.ops.layout import materialized, within
 from cnnbench.system.arrays import Pair
 
 SCOPE = "cnnbench_shifted"  # JAX name scope; products in it count as multiply-adds
 MOST_TAPS = 121  # 11x11; the gain is small with 13x13, which takes longer to compile
 _ROWS = 8  # maximum rows of errors at a time in the gradient of a kernel
+_MOST_VALUES = 2**17  # of images at a time (512 KiB)
+_Three = tuple[jax.Array, jax.Array, jax.Array]
 NHWC, HWIO = (0, 3, 1, 2), (3, 2, 0, 1)  # axis numbers of images and kernels in JAX
 
 
@@ -82,62 +85,85 @@ class _Sizes(NamedTuple):
     dilation: Pair
 
     @property
+    def padded(self) -> Pair:
+        """Height and width of the images with their border."""
+        rows, columns = (size + sum(ends) for size, ends in zip(self.size, self.pads, strict=True))
+        return rows, columns
+
+    @property
     def places(self) -> Pair:
         """Height and width of the result."""
         rows, columns = (
-            (size + sum(pads) - (k - 1) * dilation - 1) // stride + 1
-            for size, k, stride, pads, dilation in zip(*self, strict=True)
+            (size - (k - 1) * dilation - 1) // stride + 1
+            for size, k, stride, dilation in zip(
+                self.padded, self.kernel, self.stride, self.dilation, strict=True
+            )
         )
         return rows, columns
 
 
-def _convolved(images: jax.Array, taps: jax.Array, of: _Sizes) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(images: jax.Array, taps: jax.Array, of: _Sizes) -> jax.Array:
     """(n, h, w, c) and (kh, kw, c) to (n, oh, ow, c)."""
-    return _sum(_padded(images, of.pads), taps, of.places, of.stride, of.dilation)
+    in_blocks, at_once = partial(_in_blocks, of=of), partial(_at_once, of=of)
+    result: jax.Array = lax.platform_dependent(images, taps, cpu=in_blocks, default=at_once)
+    return result
 
 
-# With gradients that XLA computes fast.
-_conv = jax.custom_vjp(_convolved, nondiff_argnums=(2,))
-
-
-def _conv_forward(
-    images: jax.Array, taps: jax.Array, of: _Sizes
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _conv_forward(images: jax.Array, taps: jax.Array, of: _Sizes) -> tuple[jax.Array, Two]:
     return _conv(images, taps, of), (images, taps)
 
 
-def _conv_backward(
-    of: _Sizes, saved: tuple[jax.Array, jax.Array], errors: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    images, taps = saved
-    in_loops, at_once = partial(_kernel_gradient, of=of), partial(_derived_gradient, of=of)
-    kernel = lax.platform_dependent(images, errors, taps, cpu=in_loops, default=at_once)
-    return _image_gradient(errors, taps, of), kernel
+def _conv_backward(of: _Sizes, saved: Two, errors: jax.Array) -> Two:
+    in_blocks, at_once = partial(_gradients_in_blocks, of=of), partial(_gradients_at_once, of=of)
+    found: Two = lax.platform_dependent(*saved, errors, cpu=in_blocks, default=at_once)
+    return found
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _at_once(images: jax.Array, taps: jax.Array, of: _Sizes) -> jax.Array:
+    return _sum(_padded(images, of.pads), taps, of.places, of.stride, of.dilation)
+
+
+def _gradients_at_once(images: jax.Array, taps: jax.Array, errors: jax.Array, of: _Sizes) -> Two:
+    """Gradients of images and taps; that of taps is derived by JAX.
+
+    The image gradient is a convolution with the rotated kernel, with zeros between errors for a
+    stride.
+    """
+    by_taps = jax.vjp(lambda taps: _at_once(images, taps, of), taps)[1]
+    ends = [
+        (start, size + (kernel - 1) * dilation - start - (length - 1) * stride - 1)
+        for start, size, kernel, dilation, length, stride in zip(
+            _starts(of), of.size, of.kernel, of.dilation, of.places, of.stride, strict=True
+        )
+    ]
+    padded, turned = _padded(errors, ends, of.stride), taps[::-1, ::-1]
+    return _sum(padded, turned, of.size, (1, 1), of.dilation), by_taps(errors)[0]
+
+
+def _starts(of: _Sizes) -> Pair:
+    """First row and column of the errors in the images that the rotated kernel moves over."""
+    rows, columns = (
+        (kernel - 1) * dilation - low
+        for kernel, dilation, (low, _) in zip(of.kernel, of.dilation, of.pads, strict=True)
+    )
+    return rows, columns
 
 
 def _padded(images: jax.Array, pads: Sequence[Pair], stride: Pair = (1, 1)) -> jax.Array:
     """Zero-pads images around them, and between their pixels for a stride; negative pads crop."""
     zero = jnp.zeros((), images.dtype)
     edges = [(*ends, apart - 1) for ends, apart in zip(pads, stride, strict=True)]
-    return _kept(lax.pad(images, zero, [(0, 0, 0), *edges, (0, 0, 0)]))
-
-
-def _kept(x: jax.Array) -> jax.Array:
-    """`materialized` on CPUs; on accelerators, the host would wait for the condition."""
-    result: jax.Array = lax.platform_dependent(x, cpu=materialized, default=lambda x: x)
-    return result
+    return lax.pad(images, zero, [(0, 0, 0), *edges, (0, 0, 0)])
 
 
 def _sum(
     padded: jax.Array, taps: jax.Array, places: Pair, stride: Pair, dilation: Pair
 ) -> jax.Array:
-    """Sum over the taps of a kernel, from padded images to (n, *places, c).
-
-    Materialized, since XLA would compute the sum again wherever it is used.
-    """
+    """Sum over the taps of a kernel, from padded images to (n, *places, c)."""
     result = jnp.zeros((), padded.dtype)
     ends = [(length - 1) * step + 1 for length, step in zip(places, stride, strict=True)]
     for i, j in product(*map(range, taps.shape[:2])):
@@ -146,65 +172,104 @@ def _sum(
         shifted = lax.slice(padded, (0, y, x, 0), limits, (1, *stride, 1))
         with jax.named_scope(SCOPE):
             result += shifted * taps[i, j]
-    return _kept(result)
+    return result
 
 
-def _image_gradient(errors: jax.Array, taps: jax.Array, of: _Sizes) -> jax.Array:
-    """The adjoint: a convolution with the rotated kernel, with zeros between errors for strides."""
-    pads = [
-        ((kernel - 1) * dilation - low, size + low - (length - 1) * stride - 1)
-        for kernel, dilation, (low, _), size, length, stride in zip(
-            of.kernel, of.dilation, of.pads, of.size, of.places, of.stride, strict=True
-        )
-    ]
-    padded = _padded(errors, pads, of.stride)
-    return _sum(padded, taps[::-1, ::-1], of.size, (1, 1), of.dilation)
+def _in_blocks(images: jax.Array, taps: jax.Array, of: _Sizes) -> jax.Array:
+    """The result on CPUs, for a few images at a time, which stay in the cache with their border."""
+    some = _images_at_once(images)
+
+    def convolve(around: jax.Array, block: jax.Array) -> Two:
+        around = within(around, _unfolded(block, some), (of.pads[0][0], of.pads[1][0]))
+        return around, _folded(_sum(around, taps, of.places, of.stride, of.dilation))
+
+    result = lax.scan(convolve, _zeros(images, some, of.padded), _blocks(images, some))[1]
+    # Otherwise, XLA adds the products of a single block again wherever they are used.
+    return materialized(result.reshape(len(images), *of.places, -1))
 
 
-def _derived_gradient(
-    images: jax.Array, errors: jax.Array, taps: jax.Array, of: _Sizes
-) -> jax.Array:
-    """Gradient of the taps, (kh, kw, c), derived by JAX."""
-    found: jax.Array = jax.vjp(lambda taps: _convolved(images, taps, of), taps)[1](errors)[0]
-    return found
+def _gradients_in_blocks(images: jax.Array, taps: jax.Array, errors: jax.Array, of: _Sizes) -> Two:
+    """Both gradients on CPUs, for a few images at a time."""
+    some, turned = _images_at_once(images), taps[::-1, ::-1]
+
+    def add(carry: _Three, block: Two) -> tuple[_Three, jax.Array]:
+        sums, around, spread = carry
+        x, dy = (_unfolded(values, some) for values in block)
+        around = within(around, x, (of.pads[0][0], of.pads[1][0]))
+        spread = within(spread, _padded(dy, ((0, 0), (0, 0)), of.stride), _starts(of))
+        dx = _sum(spread, turned, of.size, (1, 1), of.dilation)
+        return (_add_products(sums, around, dy, of), around, spread), _folded(dx)
+
+    sums = jnp.zeros((*of.kernel, *errors.shape[2:]), errors.dtype)
+    reach = [size + (k - 1) * d for size, k, d in zip(of.size, of.kernel, of.dilation, strict=True)]
+    carry = sums, _zeros(images, some, of.padded), _zeros(images, some, reach)
+    blocks = _blocks(images, some), _blocks(errors, some)
+    (sums, _, _), changes = lax.scan(add, carry, blocks)
+    return materialized(changes.reshape(images.shape)), sums.sum(2)
 
 
-def _kernel_gradient(
-    images: jax.Array, errors: jax.Array, _taps: jax.Array, of: _Sizes
-) -> jax.Array:
-    """The same on CPUs.
+def _add_products(sums: jax.Array, around: jax.Array, dy: jax.Array, of: _Sizes) -> jax.Array:
+    """Adds products of shifted images and errors, for a few rows and a row of taps at a time.
 
-    Computed for one row of the kernel and a few rows of an image at a time, which stay in the
-    cache; XLA does not vectorize a sum over images and pixels.
+    XLA does not vectorize a sum over images and pixels, but one that is written out.
+
+    Args:
+      sums: by tap, column and channel, (kh, kw, ow, c).
+      around: images with their border, (m, ..., ..., c).
+      dy: errors, (m, oh, ow, c).
+      of: sizes of the convolution.
     """
-    (height, width), (down, across), channels = of.places, of.stride, images.shape[3]
-    blocks = -(-height // _ROWS)
-    rows = -(-height // blocks)
-    missing = blocks * rows - height
-    errors = _padded(errors, ((0, missing), (0, 0)))
-    (top, bottom), sides = of.pads
-    padded = _padded(images, ((top, bottom + missing * down), sides))
-    lines = (rows - 1) * down + 1, padded.shape[2], channels
+    (height, width), (down, across) = of.places, of.stride
+    rows = _divisor(height, _ROWS)
+    images = _divisor(len(dy), max(1, _ROWS // rows))
+    parts = height // rows
 
-    def row_of_taps(i: jax.Array) -> jax.Array:
-        def add(at: int, sums: list[jax.Array]) -> list[jax.Array]:
-            image, first = at // blocks, at % blocks * rows
-            start = image, first * down + i * of.dilation[0], 0, 0
-            x = materialized(lax.dynamic_slice(padded, start, (1, *lines)))[0]
-            dy = materialized(
-                lax.dynamic_slice(errors, (image, first, 0, 0), (1, rows, width, channels))
-            )[0]
-            for j, y in product(range(of.kernel[1]), range(rows)):
+    def row_of_taps(row: tuple[jax.Array, jax.Array]) -> jax.Array:
+        i, sums = row
+
+        def add(part: int, sums: list[jax.Array]) -> list[jax.Array]:
+            image, first = part // parts * images, part % parts * rows
+            at = image, first * down + i * of.dilation[0], 0, 0
+            lines = images, (rows - 1) * down + 1, *around.shape[2:]
+            x = materialized(lax.dynamic_slice(around, at, lines))
+            some = images, rows, *dy.shape[2:]
+            errors = materialized(lax.dynamic_slice(dy, (image, first, 0, 0), some))
+            for j, n, y in product(range(of.kernel[1]), range(images), range(rows)):
                 left = j * of.dilation[1]
-                sums[j] += x[y * down, left : left + (width - 1) * across + 1 : across] * dy[y]
+                columns = slice(left, left + (width - 1) * across + 1, across)
+                sums[j] += x[n, y * down, columns] * errors[n, y]
             return sums
 
-        zeros = [jnp.zeros((width, channels), images.dtype)] * of.kernel[1]
-        sums = lax.fori_loop(0, len(images) * blocks, add, zeros)
-        return jnp.stack(sums).sum(1)
+        return jnp.stack(lax.fori_loop(0, len(dy) // images * parts, add, list(sums)))
 
-    found: jax.Array = lax.map(row_of_taps, jnp.arange(of.kernel[0]))
+    found: jax.Array = lax.map(row_of_taps, (jnp.arange(of.kernel[0]), sums))
     return found
+
+
+def _images_at_once(images: jax.Array) -> int:
+    return _divisor(len(images), max(1, _MOST_VALUES * len(images) // images.size))
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor up to a limit."""
+    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
+
+
+def _blocks(images: jax.Array, some: int) -> jax.Array:
+    """(n, h, w, c) to (n / some, some * h, w, c); XLA would copy an axis of one image."""
+    return images.reshape(len(images) // some, -1, *images.shape[2:])
+
+
+def _folded(images: jax.Array) -> jax.Array:
+    return images.reshape(-1, *images.shape[2:])
+
+
+def _unfolded(block: jax.Array, some: int) -> jax.Array:
+    return block.reshape(some, -1, *block.shape[1:])
+
+
+def _zeros(images: jax.Array, some: int, size: Sequence[int]) -> jax.Array:
+    return jnp.zeros((some, *size, images.shape[3]), images.dtype)
 
 
 def _is_depthwise(images: Any, kernel: Any, options: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from jax import lax
 from cnnbench.nn.ops import pooling, xla
 from cnnbench.nn.ops.convolution import Two
 from cnnbench.nn.ops.im2col import rotated
-from cnnbench.nn.ops.layout import materialized
+from cnnbench.nn.ops.layout import materialized, within
 from cnnbench.system.arrays import Pair
 
 # Limits of a block: pixels summed in float32 before blocks are added, and values of its images or
@@ -192,8 +192,8 @@ def _many_filters(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
     ) -> tuple[tuple[jax.Array, ...], None]:
         total, images, errors = carry
         columns = block[0].reshape(-1, h, of.size[1] * c)
-        images = _within(images, columns, (0, of.pads[1][0] * c))
-        errors = _within(errors, _spread(block[1], of), (of.kernel[0] - 1 - of.pads[0][0], 0))
+        images = within(images, columns, (0, of.pads[1][0] * c))
+        errors = within(errors, _spread(block[1], of), (of.kernel[0] - 1 - of.pads[0][0], 0))
         wide, tall = _wide(images, c, of), _tall(errors, f, of, (0,))
         product = wide.reshape(-1, sizes[0]).T @ tall.reshape(-1, sizes[1])
         return (total + product, images, errors), None
@@ -214,7 +214,7 @@ def _few_filters(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
         carry: tuple[jax.Array, ...], block: tuple[jax.Array, ...]
     ) -> tuple[tuple[jax.Array, ...], None]:
         total, errors = carry
-        errors = _within(errors, _spread(block[1], of), start)
+        errors = within(errors, _spread(block[1], of), start)
         tall = _tall(errors, f, of, range(of.kernel[1] - 1, -1, -1))
         product = block[0].reshape(-1, c).T @ tall.reshape(-1, total.shape[1])
         return (total + product, errors), None
@@ -228,27 +228,19 @@ def _few_filters(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
 def _summed(
     add: Callable[..., Any], shapes: Sequence[tuple[int, ...]], images: Two, blocks: int
 ) -> jax.Array:
-    """The first value of the carry, which starts at zero, after all blocks of images."""
-    split = tuple(v.reshape(blocks, -1, *v.shape[1:]) for v in images)
+    """The first value of the carry, which starts at zero, after all blocks of images.
+
+    Images of a block are one axis with their rows: XLA would copy them for an axis of one image.
+    """
+    split = tuple(v.reshape(blocks, -1, *v.shape[2:]) for v in images)
     carry = tuple(jnp.zeros(shape, images[0].dtype) for shape in shapes)
     total: jax.Array = lax.scan(add, carry, split)[0][0]
     return total
 
 
-def _within(zeros: jax.Array, values: jax.Array, start: Pair) -> jax.Array:
-    """Replaces values from a row and column on; those that would be outside are left out.
-
-    Faster than padding, for which XLA asks at each place whether it is inside.
-    """
-    for axis, first in enumerate(start, start=1):
-        last = min(values.shape[axis], zeros.shape[axis] - first)
-        values = lax.slice_in_dim(values, max(0, -first), last, axis=axis)
-    return lax.dynamic_update_slice(zeros, values, (0, *(max(0, first) for first in start)))
-
-
 def _spread(dy: jax.Array, of: Geometry) -> jax.Array:
-    """Errors in rows, (m, rows, ow * out), with zeros between them for a vertical stride."""
-    rows = dy.reshape(*dy.shape[:2], -1)
+    """Errors (m * oh, ow, out) in rows, (m, rows, ow * out), with zeros between for a stride."""
+    rows = dy.reshape(-1, of.places[0], math.prod(dy.shape[-2:]))
     between = [(0, 0, 0), (0, 0, of.stride[0] - 1), (0, 0, 0)]
     return lax.pad(rows, jnp.zeros((), dy.dtype), between)
 
@@ -297,8 +289,8 @@ def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
 
 
 def avg_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
-    """`pooling.avg_pool` of images (n, h, w, c)."""
-    return _of_each(pooling.avg_pool, x, size, stride)
+    """`pooling.avg_pool` of images (n, h, w, c); errors are computed once, not for each pixel."""
+    return kept(_of_each(pooling.avg_pool, x, size, stride))
 
 
 def _of_each(pool: Callable[..., jax.Array], x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
@@ -310,7 +302,8 @@ def _of_each(pool: Callable[..., jax.Array], x: jax.Array, size: Pair, stride: P
 def kept(x: jax.Array) -> jax.Array:
     """Materializes values and their gradient.
 
-    Otherwise, XLA recomputes all earlier residual blocks wherever the last one is used.
+    Otherwise, XLA recomputes all earlier residual blocks wherever the last one is used, and all
+    later layers of a dense block in the gradient of each.
     """
     return materialized(x)
 

@@ -20,6 +20,7 @@ from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.system.devices import make_mesh, pick_devices
 from tests.support.oracles import Array, correlate, make_plan
+from tests.support.programs import copies
 
 torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
 
@@ -117,6 +118,18 @@ def in_rows(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
     known = batch_norm.statistics(layer, sums, size)
     y = jax.vmap(lambda row: batch_norm.normalize(row, **known))(rows)
     return (y.transpose(0, 3, 1, 2, 4) if x.ndim == 4 else y).reshape(x.shape)
+
+
+def test_images_with_long_rows_are_not_copied() -> None:
+    """For a layout that only differs in an axis of one part."""
+
+    @jax.jit
+    def sums(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, batch_norm.Sums]:
+        images = (x @ kernel).reshape(8, 32, 32, 128)
+        return images, batch_norm.batch_sums(images)
+
+    program = sums.lower(jnp.zeros((8 * 32 * 32, 16)), jnp.zeros((16, 128))).compile()
+    assert copies(program, 8 * 32 * 32 * 128) == 0
 
 
 @cache

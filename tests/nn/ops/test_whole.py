@@ -1,6 +1,7 @@
 """Convolutions of whole batches: both directions and all gradients, as PyTorch computes them."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from tests.nn.ops.test_convolution import (
     sample,
     torch_products,
 )
+from tests.support.programs import copies
 
 CASES = (
     *(random_case(seed) for seed in range(700, 710)),
@@ -63,6 +65,22 @@ def test_blocks_of_images_add_up(most: int, monkeypatch: pytest.MonkeyPatch) -> 
     with jax.enable_x64(True):
         found = whole.kernel_gradient(jax.numpy.asarray(data.x), jax.numpy.asarray(data.y), of)
     np.testing.assert_allclose(found, torch_products(case, data).dkernel, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_images_are_not_copied_for_blocks_of_one(size: int) -> None:
+    """For a layout that only differs in an axis of one image."""
+    border = (size // 2, size // 2)
+    of = ConvGeometry((32, 32), (size, size), (1, 1), (border, border))
+
+    @jax.jit
+    def gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
+        images = jnp.maximum(x @ kernel, 0).reshape(8, 32, 32, 96)
+        return whole.kernel_gradient(images, dy, of)
+
+    shapes = ((8 * 32 * 32, 16), (16, 96), (8, 32, 32, 16))
+    program = gradient.lower(*map(jnp.zeros, shapes)).compile()
+    assert copies(program, 8 * 32 * 32 * 96) == 0
 
 
 def test_values_that_are_kept_and_their_gradient_are_those_given() -> None:
