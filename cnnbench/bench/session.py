@@ -21,7 +21,7 @@ from cnnbench.errors import Notify, StoreError, UsageError, cannot_write, or_lis
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.spec.vocabulary import FAMILY
 from cnnbench.system import commands
-from cnnbench.system.host import cores, has_bfloat16, huge_pages
+from cnnbench.system.host import cores, has_bfloat16, kept_memory
 from cnnbench.system.settings import pinned
 
 FAMILIES = tuple(dict.fromkeys(VARIANTS.values()))
@@ -78,7 +78,7 @@ def variants(families: Sequence[str], engine: str | None = None) -> tuple[BenchV
       families: the frameworks.
       engine: our convolution algorithms, as in `run`; None for ``CNNBENCH_ENGINE``, or ``auto``.
     """
-    chosen = huge_pages(os.environ) | ({"CNNBENCH_ENGINE": engine} if engine else {})
+    chosen = kept_memory(os.environ) | ({"CNNBENCH_ENGINE": engine} if engine else {})
     ours = dataclasses.replace(OURS, environment=chosen)
     ours_bfloat16 = dataclasses.replace(OURS_BFLOAT16, environment=chosen)
     others = [BenchVariant(name, family) for name, family in VARIANTS.items() if family in families]

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from cnnbench.bench.frameworks.interface import ARRANGEMENTS, TorchSettings, torch_name
 from cnnbench.bench.worker_process import BenchVariant
-from cnnbench.system.host import huge_pages
+from cnnbench.system.host import TCMALLOC, TCMALLOC_KEEPS, huge_pages, preloading
 
 # See mallopt(3): map no single blocks, and hardly ever return memory. cnnbench sets the same for
 # itself (`host.keep_malloc_arenas`), and uses `huge_pages`, too.
@@ -31,8 +31,8 @@ _PRELOADED: Mapping[TorchSettings, tuple[str, Mapping[str, str], str]] = Mapping
     {
         TorchSettings.JEMALLOC: ("jemalloc", {"MALLOC_CONF": _JEMALLOC}, "libjemalloc2"),
         TorchSettings.TCMALLOC: (
-            "tcmalloc_minimal",
-            {"TCMALLOC_RELEASE_RATE": "0"},  # never returns memory
+            TCMALLOC,
+            TCMALLOC_KEEPS,
             "libtcmalloc-minimal4",
         ),
     }
@@ -79,16 +79,6 @@ def _variants(
         variables = {**_GLIBC, **huge_pages(environ), **pinning(cpus)}
     names = (torch_name(settings, arrangement) for arrangement in ARRANGEMENTS)
     return [BenchVariant(name, "torch", environment=variables) for name in names]
-
-
-def preloading(library: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables that preload a library before the caller's libraries.
-
-    >>> preloading("libjemalloc.so.2", {"LD_PRELOAD": "libfoo.so"})
-    {'LD_PRELOAD': 'libjemalloc.so.2:libfoo.so'}
-    """
-    others = environ.get("LD_PRELOAD", "")
-    return {"LD_PRELOAD": f"{library}:{others}" if others else library}
 
 
 def pinning(cpus: Sequence[int]) -> dict[str, str]:

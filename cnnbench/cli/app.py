@@ -13,7 +13,7 @@ from cnnbench.cli.file_progress import file_display
 from cnnbench.cli.parser import App, LazyCommand, LazyGroup
 from cnnbench.cli.terminal import exit_at_once, open_streams, tell
 from cnnbench.executors.processes import num_processes
-from cnnbench.system.host import huge_pages
+from cnnbench.system.host import kept_memory
 from cnnbench.system.progress import shown_by
 from cnnbench.system.signals import CODES
 
@@ -131,21 +131,21 @@ def options(
     """Describe a CNN in YAML, train it over several seeds, and find out whether it is better."""
 
 
-def _use_huge_pages(words: Sequence[str]) -> None:
-    """Re-executes a training command with huge pages: glibc reads its tunables only at startup."""
+def _keep_memory(words: Sequence[str]) -> None:
+    """Re-executes a training command with another malloc, or settings that are read at startup."""
     if words[:1] not in (["run"], ["watch"], ["confirm"]) and "--by-layer" not in words:
         return
     place = len(sys.orig_argv) - len(words)
     # Not a program that calls `main`, whose own code would run twice.
     ours = sys.orig_argv[place:] == words and Path(sys.orig_argv[place - 1]).name == "cnnbench"
-    variables = huge_pages(os.environ) if ours and sys.executable else {}
+    variables = kept_memory(os.environ) if ours and sys.executable else {}
     if variables and sys.gettrace() is None:  # a debugger would lose its breakpoints
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | variables)
 
 
 def main() -> None:
     """Entry point of the `cnnbench` command."""
-    _use_huge_pages(sys.argv[1:])
+    _keep_memory(sys.argv[1:])
     open_streams()
     try:
         with shown_by(file_display()):

@@ -25,7 +25,7 @@ from cnnbench.executors.interface import (
 )
 from cnnbench.executors.offers import Content, Offers
 from cnnbench.executors.worker import Kind
-from cnnbench.system.host import huge_pages
+from cnnbench.system.host import kept_memory
 
 # Workers find the driver's modules from any folder; -P omits the current folder.
 _START = "import sys; sys.path[:] = {path!r}; from cnnbench.executors.worker import main; main()"
@@ -192,7 +192,7 @@ class WorkerProcess:
             [sys.executable, "-P", "-c", start, cores, preload],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **huge_pages(os.environ), **place.variables},
+            env={**os.environ, **kept_memory(os.environ), **place.variables},
             start_new_session=True,  # so that its children can be killed with it
             bufsize=0,
         )

@@ -686,10 +686,13 @@ def test_commands_that_train_are_restarted_with_huge_pages(words, known, uses, t
     code = "import functools, os, pathlib, sys; import cnnbench.cli.app as app\n"
     code += "sys.settrace(None)\n"  # of coverage; commands are not restarted in a debugger
     code += f"path = pathlib.Path({str(modes)!r})\n"
-    code += "app.huge_pages = functools.partial(app.huge_pages, modes=path)\n"
+    code += "import cnnbench.system.host as host\n"
+    code += "host.huge_pages = functools.partial(host.huge_pages, modes=path)\n"
+    code += "app.kept_memory = functools.partial(app.kept_memory, find=lambda _: None)\n"
     code += "app.app = lambda **_: print(os.environ.get('GLIBC_TUNABLES'), *sys.argv[1:])\n"
     code += "app.main()"
-    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    chosen = ("GLIBC_TUNABLES", "LD_PRELOAD")
+    environment = {k: v for k, v in os.environ.items() if k not in chosen}
     environment |= {"GLIBC_TUNABLES": known} if known else {}
     command = tmp_path / "cnnbench"
     command.write_text(code)
@@ -703,7 +706,7 @@ def test_commands_that_train_are_restarted_with_huge_pages(words, known, uses, t
 @pytest.mark.parametrize("words", [[], ["run", "standard"]])
 def test_a_program_that_calls_main_is_not_restarted(words):
     code = "import sys; import cnnbench.cli.app as app\n"
-    code += "app.huge_pages = lambda _: {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'}\n"
+    code += "app.kept_memory = lambda _: {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'}\n"
     code += "app.app = lambda **_: print('called'); sys.argv = ['cnnbench', 'run', 'standard']\n"
     code += "sys.settrace(None); print('started', flush=True); app.main()"
     command = [sys.executable, "-c", code, *words]

@@ -99,6 +99,25 @@ def test_huge_pages_are_requested_where_programs_decide(known, mode, set_to, tmp
     assert host.huge_pages(known, file) == wanted
 
 
+@pytest.mark.parametrize(
+    ("known", "library", "uses"),
+    [
+        ({}, "libtcmalloc.so", "libtcmalloc.so"),
+        ({"LD_PRELOAD": "libfoo.so"}, "libtcmalloc.so", "libtcmalloc.so:libfoo.so"),
+        ({"LD_PRELOAD": "/lib/libmimalloc.so.2"}, "libtcmalloc.so", None),
+        ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, "libtcmalloc.so", None),
+        ({}, None, None),
+    ],
+)
+def test_tcmalloc_is_used_where_it_is_installed(known, library, uses, monkeypatch) -> None:
+    monkeypatch.setattr(host, "huge_pages", lambda _: {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"})
+    found = host.kept_memory(known, {host.TCMALLOC: library}.__getitem__)
+    if uses:
+        assert found == {"LD_PRELOAD": uses, **host.TCMALLOC_KEEPS}
+    else:
+        assert found == ({} if known else host.huge_pages({}))
+
+
 # Not arrays: NumPy requests huge pages itself.
 THREAD = """
 import ctypes, resource, threading
@@ -119,11 +138,23 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(not host.huge_pages({}), reason="huge pages are not left to programs here")
-def test_large_blocks_of_threads_cause_few_page_faults_with_huge_pages() -> None:
+@pytest.mark.parametrize(("way", "times"), [(host.huge_pages, 20), (host.kept_memory, 4)])
+def test_large_blocks_of_threads_cause_few_page_faults(way, times) -> None:
+    if not (variables := way({})):
+        pytest.skip("neither huge pages nor tcmalloc here")
     faults = [
         int(subprocess.run([sys.executable, "-c", THREAD], check=True, capture_output=True,
-                           text=True, env=os.environ | variables).stdout)
-        for variables in ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, host.huge_pages({}))
+                           text=True, env=os.environ | each).stdout)
+        for each in ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, variables)
     ]  # fmt: skip
-    assert faults[0] > 20 * faults[1]
+    assert faults[0] > times * faults[1]
+
+
+def test_freed_memory_of_tcmalloc_returns_to_the_system() -> None:
+    if "LD_PRELOAD" not in (variables := host.kept_memory({})):
+        pytest.skip("tcmalloc is not installed")
+    code = THREAD.split("before =", maxsplit=1)[0] + "step(); host.trim_malloc()\n"
+    code += "print(open('/proc/self/statm').read().split()[1])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True,
+                          env=os.environ | variables)  # fmt: skip
+    assert int(done.stdout) * os.sysconf("SC_PAGE_SIZE") < 80 << 20
