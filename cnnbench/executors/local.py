@@ -80,7 +80,7 @@ class LocalExecutor:
 
     @property
     def pids(self) -> list[int]:
-        """The process of each worker."""
+        """Process IDs of the workers."""
         return [worker.process.pid for worker in self._workers]
 
     def submit(self, number: int, task: WorkerTask) -> None:
@@ -158,7 +158,7 @@ class LocalExecutor:
         """Replaces a dead worker.
 
         Raises:
-          RuntimeError: it died before it was ready, as a new one would.
+          RuntimeError: the worker died before it was ready; a new one would, too.
         """
         reason = worker.death()
         if not worker.ready:
@@ -169,7 +169,7 @@ class LocalExecutor:
 
 
 class WorkerProcess:
-    """The driver's handle of a worker process.
+    """The driver's handle to a worker process.
 
     Args:
       number: its number, from 0.

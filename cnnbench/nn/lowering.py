@@ -1,6 +1,7 @@
 """Lowers the image operations of a plan to XLA operations, or to fused ones for CPUs.
 
-`Plain` computes layers one by one. `Fused` applies these optimizations to any network:
+`Plain` computes layers one by one; `Whole` does so with gradients that are fast on CPUs. `Fused`
+applies these optimizations to any network:
 
 - A bias and a monotone activation commute with a maximum. If only max pools read a convolution,
   they are deferred until after the pool, where they apply to fewer values.
@@ -68,7 +69,7 @@ class Lowering(Protocol):
         """Convolutions whose bias and activation are deferred, by name of the pool."""
 
     def key(self, node: Node) -> Hashable:
-        """Returns everything else that the lowering of a layer depends on."""
+        """Returns what the lowering of a layer depends on besides its operation and shapes."""
 
     def to_layout(self, x: jax.Array) -> jax.Array:
         """Converts images (n, h, w, c) to the internal layout."""
@@ -122,7 +123,7 @@ class Plain:
     avg_pool = staticmethod(xla.avg_pool)
 
     def key(self, _node: Node) -> Hashable:
-        """Returns None: nothing."""
+        """Returns None: it depends on nothing else."""
         return None
 
     def to_layout(self, x: jax.Array) -> jax.Array:
@@ -160,7 +161,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Whole(Plain):
-    """The same for whole batches on CPUs, with gradients that XLA computes fast."""
+    """Like `Plain`, for whole batches on CPUs, with gradients that XLA computes fast."""
 
     max_pool = staticmethod(whole.max_pool)
     avg_pool = staticmethod(whole.avg_pool)

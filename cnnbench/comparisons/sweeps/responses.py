@@ -14,7 +14,7 @@ MOST_GROUPS = 8  # values of a key in a heat map; more numbers are grouped
 
 @dataclass(frozen=True, slots=True)
 class ValueGroup:
-    """Trials with one value of a key, or with values next to each other.
+    """Trials with one value of a key, or with adjacent values.
 
     Args:
       label: the value, or the smallest and the largest.
@@ -30,7 +30,7 @@ def groups(rows: Sequence[SweepRow], place: int, most: int = MOST_GROUPS) -> tup
 
     Args:
       rows: the trials.
-      place: number of the key.
+      place: index of the key.
       most: number of groups.
     """
     found: dict[str, list[SweepRow]] = {}
@@ -64,7 +64,7 @@ def cells(
     Args:
       result: the sweep.
       title: of the experiment.
-      keys: numbers of the keys, of the rows and of the columns.
+      keys: indices of the keys of the rows and columns.
 
     Returns:
       The groups of the rows, those of the columns, and the values; NaN where there is no trial.

@@ -43,7 +43,7 @@ class SweepRow:
 
     @property
     def trial(self) -> Trial:
-        """The trial as in a tuning."""
+        """The trial in the form used for tuning."""
         return Trial((), self.values, written=False, values=self.scores, run=self.run)
 
     @property
@@ -109,7 +109,7 @@ class SweepResult:
 
     @property
     def by_test(self) -> bool:
-        """True if the test images rank, since there are no validation images."""
+        """True if trials are ranked on the test images, since there are no validation images."""
         return self.metric.startswith(TEST)
 
     def with_errors(self, reasons: Mapping[int, str]) -> "SweepResult":
@@ -129,7 +129,7 @@ class SweepResult:
         return expected_best([row.mean for row in self.of(title)], higher=self.higher)
 
     def arm(self, title: str) -> TunedArm:
-        """The trials of one experiment, as of a tuning."""
+        """The trials of one experiment in the form used for tuning."""
         return TunedArm(title, tuple(row.trial for row in self.of(title)), self.higher)
 
 
@@ -195,7 +195,7 @@ def _read_sweep(plan: SweepPlan, entries: Sequence[RunEntry], metric: str | None
 def sweeps_of(
     runs: Sequence[RunResult], results_dir: Path, metric: str | None = None
 ) -> dict[str, SweepResult | None]:
-    """The sweeps that runs were trained for, by their ids; None where there is no plan any more.
+    """The sweeps that runs were trained for, by their ids; None where the plan no longer exists.
 
     Args:
       runs: the runs.

@@ -218,7 +218,7 @@ def _totals(
 def _in_rows(x: jax.Array) -> jax.Array:
     """(h, w, n, c) to (some, rows, parts, n * c), up to 16 rows of parts each; vectors likewise.
 
-    Without the axis of a single part, for whose layout XLA would copy the images.
+    The axis of parts is left out if its size is one: XLA would copy the images for its layout.
     """
     flat = x.reshape(-1, math.prod(x.shape[2:])) if x.ndim == 4 else x.reshape(-1, x.shape[-1])
     rows = _divisor(len(flat), _MOST_ROWS)

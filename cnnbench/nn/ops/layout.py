@@ -91,9 +91,9 @@ _each_channel.defvjp(
 
 
 def within(zeros: jax.Array, values: jax.Array, start: Pair) -> jax.Array:
-    """Replaces values from a row and column on; those that would be outside are left out.
+    """Writes values into an array from a row and column on; those outside of it are dropped.
 
-    Faster than padding, for which XLA asks at each place whether it is inside.
+    Faster than padding, for which XLA checks at each position whether it is inside.
 
     Args:
       zeros: (n, h, w, ...).

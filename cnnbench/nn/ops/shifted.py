@@ -211,7 +211,7 @@ def _gradients_in_blocks(images: jax.Array, taps: jax.Array, errors: jax.Array, 
 def _add_products(sums: jax.Array, around: jax.Array, dy: jax.Array, of: _Sizes) -> jax.Array:
     """Adds products of shifted images and errors, for a few rows and a row of taps at a time.
 
-    XLA does not vectorize a sum over images and pixels, but one that is written out.
+    XLA vectorizes additions that are written out, but not a sum over images and pixels.
 
     Args:
       sums: by tap, column and channel, (kh, kw, ow, c).
@@ -256,7 +256,7 @@ def _divisor(number: int, most: int) -> int:
 
 
 def _blocks(images: jax.Array, some: int) -> jax.Array:
-    """(n, h, w, c) to (n / some, some * h, w, c); XLA would copy an axis of one image."""
+    """(n, h, w, c) to (n / some, some * h, w, c); XLA would copy them if an axis had size one."""
     return images.reshape(len(images) // some, -1, *images.shape[2:])
 
 

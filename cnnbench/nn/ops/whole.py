@@ -1,9 +1,9 @@
 """Convolutions of whole batches by XLA on CPUs, with gradients that it computes fast.
 
 XLA calls YNNPACK (https://github.com/google/XNNPACK/tree/master/ynnpack) for most convolutions,
-which reaches 60 to 80% of the speed of the processor. The gradients that JAX derives do not: those
-of kernels are convolutions with kernels as large as an image, and those of images read the kernel
-in reverse, or insert zeros between pixels.
+which reaches 60 to 80% of the speed of the processor. The gradients that JAX derives are slower:
+those of kernels are convolutions with kernels as large as an image, and those of images read the
+kernel in reverse, or insert zeros between pixels.
 """
 
 import math
@@ -230,7 +230,7 @@ def _summed(
 ) -> jax.Array:
     """The first value of the carry, which starts at zero, after all blocks of images.
 
-    Images of a block are one axis with their rows: XLA would copy them for an axis of one image.
+    Images of a block share an axis with their rows: XLA would copy them if an axis had size one.
     """
     split = tuple(v.reshape(blocks, -1, *v.shape[2:]) for v in images)
     carry = tuple(jnp.zeros(shape, images[0].dtype) for shape in shapes)
@@ -284,7 +284,7 @@ def _num_blocks(images: int, pixels: int, values: int) -> int:
 
 
 def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
-    """`pooling.max_pool` of images (n, h, w, c), whose gradient takes a fifth of XLA's."""
+    """`pooling.max_pool` of images (n, h, w, c), in about an eighth of XLA's time."""
     return _of_each(pooling.max_pool, x, size, stride)
 
 
