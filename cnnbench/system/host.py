@@ -149,7 +149,8 @@ def kept_memory(
     it is installed; otherwise, `huge_pages` make it faster.
 
     Args:
-      environ: environment variables; a malloc in ``LD_PRELOAD`` or ``GLIBC_TUNABLES`` is kept.
+      environ: environment variables; a malloc in ``LD_PRELOAD`` and a choice of huge pages in
+        ``GLIBC_TUNABLES`` are kept.
       find: finds a shared library by its name without prefix and suffix.
 
     >>> kept_memory({}, lambda name: f"lib{name}.so")["LD_PRELOAD"]
@@ -157,7 +158,7 @@ def kept_memory(
     >>> kept_memory({"LD_PRELOAD": "libjemalloc.so.2"})
     {}
     """
-    if "malloc" in environ.get(PRELOAD, "") + environ.get(_TUNABLES, ""):
+    if "malloc" in environ.get(PRELOAD, "") or _HUGE in environ.get(_TUNABLES, ""):
         return {}
     library = find(TCMALLOC) if sys.platform == "linux" else None
     if library is None:

@@ -106,6 +106,7 @@ def test_huge_pages_are_requested_where_programs_decide(known, mode, set_to, tmp
         ({"LD_PRELOAD": "libfoo.so"}, "libtcmalloc.so", "libtcmalloc.so:libfoo.so"),
         ({"LD_PRELOAD": "/lib/libmimalloc.so.2"}, "libtcmalloc.so", None),
         ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, "libtcmalloc.so", None),
+        ({"GLIBC_TUNABLES": "glibc.malloc.top_pad=0"}, "libtcmalloc.so", "libtcmalloc.so"),
         ({}, None, None),
     ],
 )
