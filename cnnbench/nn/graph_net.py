@@ -376,14 +376,14 @@ class GraphNet(nnx.Module):
                 y = lowering.avg_pool(self._extended(node, op, x, 0), op.size, op.steps)
                 return self._shared(node, op, y)
             case Concat():
-                return lowering.activated(jnp.concatenate(inputs, axis=-1), costly=False)
+                return lowering.keep(jnp.concatenate(inputs, axis=-1), costly=False)
             case Add():
                 return layout.elementwise(lambda first, *others: sum(others, first), *inputs)
             case Multiply():
                 return self._product(node, inputs)
             case Activate():
                 y = layout.elementwise(ACTIVATIONS[op.activation], x)
-                return lowering.activated(y, costly=op.activation in COSTLY)
+                return lowering.keep(y, costly=op.activation in COSTLY)
             case Attention() | PositionEmbedding() | ClassToken():
                 y = transformer.of_images(op, lowering.from_layout(x), weights[node.name])
                 return lowering.to_layout(y)

@@ -95,7 +95,7 @@ class Lowering(Protocol):
     def materialize(self, x: jax.Array) -> jax.Array:
         """Keeps expensive values from being recomputed."""
 
-    def activated(self, x: jax.Array, *, costly: bool) -> jax.Array:
+    def keep(self, x: jax.Array, *, costly: bool) -> jax.Array:
         """Keeps the output of a layer, or its gradient, from being recomputed, if that is slow.
 
         Args:
@@ -154,7 +154,7 @@ class Plain:
         """Returns values unchanged; left to XLA."""
         return x
 
-    def activated(self, x: jax.Array, *, costly: bool) -> jax.Array:  # noqa: ARG002
+    def keep(self, x: jax.Array, *, costly: bool) -> jax.Array:  # noqa: ARG002
         """Returns values unchanged; left to XLA."""
         return x
 
@@ -174,7 +174,7 @@ class Whole(Plain):
         call = whole.conv_transpose if isinstance(node.op, ConvTranspose) else whole.conv
         return call(x, kernel, of)
 
-    def activated(self, x: jax.Array, *, costly: bool) -> jax.Array:  # noqa: ARG002
+    def keep(self, x: jax.Array, *, costly: bool) -> jax.Array:  # noqa: ARG002
         """Keeps images: XLA would compute all blocks of a residual network again for each one."""
         return whole.kept(x) if x.ndim == 4 else x
 
@@ -321,7 +321,7 @@ class Fused:
         """(h, w, n, c) to (n, h, w, c)."""
         return x.transpose(2, 0, 1, 3)
 
-    def activated(self, x: jax.Array, *, costly: bool) -> jax.Array:
+    def keep(self, x: jax.Array, *, costly: bool) -> jax.Array:
         """Keeps images of costly functions."""
         return self.materialize(x) if costly and x.ndim == 4 else x
 

@@ -18,7 +18,7 @@ BUSY = 0.5  # load per CPU of a machine that is too busy to time something relia
 # Constants of malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD (for the heap of a thread), M_MMAP_MAX.
 _KEEPING = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
 _TUNABLES, _HUGE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"  # read by glibc
-PRELOAD = "LD_PRELOAD"  # read by the dynamic linker
+_PRELOAD = "LD_PRELOAD"  # read by the dynamic linker
 TCMALLOC = "tcmalloc_minimal"  # https://gperftools.github.io/gperftools/tcmalloc.html
 # It never returns memory, and does not report large blocks.
 TCMALLOC_KEEPS = MappingProxyType(
@@ -158,7 +158,7 @@ def kept_memory(
     >>> kept_memory({"LD_PRELOAD": "libjemalloc.so.2"})
     {}
     """
-    if "malloc" in environ.get(PRELOAD, "") or _HUGE in environ.get(_TUNABLES, ""):
+    if "malloc" in environ.get(_PRELOAD, "") or _HUGE in environ.get(_TUNABLES, ""):
         return {}
     library = find(TCMALLOC) if sys.platform == "linux" else None
     if library is None:
@@ -172,8 +172,8 @@ def preloading(library: str, environ: Mapping[str, str]) -> dict[str, str]:
     >>> preloading("libjemalloc.so.2", {"LD_PRELOAD": "libfoo.so"})
     {'LD_PRELOAD': 'libjemalloc.so.2:libfoo.so'}
     """
-    others = environ.get(PRELOAD, "")
-    return {PRELOAD: f"{library}:{others}" if others else library}
+    others = environ.get(_PRELOAD, "")
+    return {_PRELOAD: f"{library}:{others}" if others else library}
 
 
 def huge_pages(environ: Mapping[str, str], modes: Path = HUGE_PAGES) -> dict[str, str]:

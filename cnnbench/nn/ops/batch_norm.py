@@ -18,7 +18,12 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from cnnbench.nn.ops.layout import fold_channels, materialized, repeat_channels
+from cnnbench.nn.ops.layout import (
+    fold_channels,
+    largest_divisor,
+    materialized,
+    repeat_channels,
+)
 from cnnbench.system.arrays import Array
 from cnnbench.system.compile_cache import traced_once
 
@@ -221,18 +226,9 @@ def _in_rows(x: jax.Array) -> jax.Array:
     The axis of parts is left out if its size is one: XLA would copy the images for its layout.
     """
     flat = x.reshape(-1, math.prod(x.shape[2:])) if x.ndim == 4 else x.reshape(-1, x.shape[-1])
-    rows = _divisor(len(flat), _MOST_ROWS)
-    parts = _divisor(len(flat) // rows, max(1, _MOST_VALUES // flat.shape[-1]))
+    rows = largest_divisor(len(flat), _MOST_ROWS)
+    parts = largest_divisor(len(flat) // rows, max(1, _MOST_VALUES // flat.shape[-1]))
     return flat.reshape(-1, rows, *([parts] if parts > 1 else ()), flat.shape[-1])
-
-
-def _divisor(number: int, most: int) -> int:
-    """The largest divisor up to a limit.
-
-    >>> _divisor(98, 16)
-    14
-    """
-    return next(n for n in range(most, 0, -1) if number % n == 0)
 
 
 def sum_of_rows(x: jax.Array) -> jax.Array:

@@ -90,6 +90,15 @@ _each_channel.defvjp(
 )
 
 
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor up to a limit.
+
+    >>> largest_divisor(98, 16), largest_divisor(5, 16)
+    (14, 5)
+    """
+    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
+
+
 def within(zeros: jax.Array, values: jax.Array, start: Pair) -> jax.Array:
     """Writes values into an array from a row and column on; those outside of it are dropped.
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnbench.nn.ops.convolution import Two
-from cnnbench.nn.ops.layout import materialized, within
+from cnnbench.nn.ops.layout import largest_divisor, materialized, within
 from cnnbench.system.arrays import Pair
 
 SCOPE = "cnnbench_shifted"  # JAX name scope; products in it count as multiply-adds
@@ -220,8 +220,8 @@ def _add_products(sums: jax.Array, around: jax.Array, dy: jax.Array, of: _Sizes)
       of: sizes of the convolution.
     """
     (height, width), (down, across) = of.places, of.stride
-    rows = _divisor(height, _ROWS)
-    images = _divisor(len(dy), max(1, _ROWS // rows))
+    rows = largest_divisor(height, _ROWS)
+    images = largest_divisor(len(dy), max(1, _ROWS // rows))
     parts = height // rows
 
     def row_of_taps(row: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -247,12 +247,7 @@ def _add_products(sums: jax.Array, around: jax.Array, dy: jax.Array, of: _Sizes)
 
 
 def _images_at_once(images: jax.Array) -> int:
-    return _divisor(len(images), max(1, _MOST_VALUES * len(images) // images.size))
-
-
-def _divisor(number: int, most: int) -> int:
-    """The largest divisor up to a limit."""
-    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
+    return largest_divisor(len(images), max(1, _MOST_VALUES * len(images) // images.size))
 
 
 def _blocks(images: jax.Array, some: int) -> jax.Array:
