@@ -56,9 +56,11 @@ def started() -> Iterator[WarmWorkers]:
         yield found
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("contract")
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of each test: the shared workers keep what they compiled of experiments in equal folders."""
+    folder = tmp_path / "contract"
+    folder.mkdir()
     write_pictures(folder / "pics")
     for name, units in (("a", 3), ("b", 5)):
         (folder / f"{name}.yaml").write_text(SPEC.format(name=name, units=units))
