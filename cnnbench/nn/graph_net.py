@@ -61,7 +61,7 @@ from cnnbench.nn.lowering import Lowering, Plain, lower
 from cnnbench.nn.microbatch import Head, Microbatching, stages, sum_in_rows
 from cnnbench.nn.noise import RandomLayer, apply_noise, divergence
 from cnnbench.nn.ops import batch_norm, convolution, dense, layout, norm, quantizer
-from cnnbench.nn.ops.activation import relu6, softplus
+from cnnbench.nn.ops.activation import gelu, relu6, softplus
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 from cnnbench.nn.scopes import layer_scope
@@ -82,8 +82,10 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "hard_silu": lambda x: x * relu6(x + 3) / 6,
     "mish": _lean(lambda x: x * jnp.tanh(softplus(x))),
     "selu": nnx.selu,
-    "gelu_exact": _lean(partial(nnx.gelu, approximate=False)),
+    "gelu_exact": _lean(gelu),
 }
+# Layers that need not be compiled if equal blocks run as loops; with fewer, all are unrolled.
+LEAST_SAVED = 100
 COSTLY = frozenset(
     {"tanh", "sigmoid", "elu", "gelu", "silu", "softplus", "mish", "selu", "gelu_exact"}
 )
@@ -552,7 +554,8 @@ def _order(
 ) -> tuple[tuple[Unit, ...], tuple[Loop, ...]]:
     """The layers in the order of execution, and the blocks of them that run as loops.
 
-    XLA's own convolutions are slow inside loops on CPUs, unless it calls YNNPACK.
+    A loop copies what its backward pass needs, so only deep networks have loops. XLA's own
+    convolutions are slow inside loops on CPUs, unless it calls YNNPACK.
     """
     units = [stage.nodes for stage in stages(plan)] if cut else [(node,) for node in plan.nodes]
     if type(lowering) is Plain:
@@ -563,7 +566,9 @@ def _order(
     def key(node: Node) -> Hashable:
         return lowering.key(node), node.name in normed, node.name in last
 
-    return tuple(units), find_loops(plan, units, key)
+    loops = find_loops(plan, units, key)
+    pays = sum(loop.saved for loop in loops) >= LEAST_SAVED
+    return tuple(units), loops if pays else ()
 
 
 def _nodes(units: Iterable[Unit]) -> list[Node]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cnnbench.graph.geometry import geometry
 from cnnbench.graph.plan import Node, Plan
+from cnnbench.layers.base import INPUT
 from cnnbench.nn.lowering import Fused, GroupedConv, LoweredConv
 from cnnbench.nn.ops.convolution import EngineName
 
@@ -27,16 +28,16 @@ class _Costs:
     xla: float
 
 
-# Fitted jointly to the steps of 36 networks; see docs/explanation/performance.md.
-_FUSED, _WHOLE = _Costs(norm=9, xla=57), _Costs(norm=3, xla=4.2)
-_SHIFTED = 0.8  # per multiply-add of a depthwise convolution as a sum of shifted images
-_PRODUCT = 0.15  # per multiply-add of a dense layer
+# Fitted jointly to steps of 24 networks; see docs/explanation/performance.md.
+_FUSED, _WHOLE = _Costs(norm=8.8, xla=57), _Costs(norm=4.5, xla=4.2)
+_SHIFTED = 0.6  # per multiply-add of a depthwise convolution as a sum of shifted images
+_PRODUCT = 0.29  # per multiply-add of a dense layer
 # Of convolutions by micro-batches: their algorithms' costs, which are in other units, and per
 # weight and micro-batch, to accumulate its gradient.
-_ALGORITHM, _WEIGHT = 1.3, 1.3
+_ALGORITHM, _WEIGHT = 2.2, 0.64
 # Of convolutions of whole batches: per input and output, and per multiply-add, with 1x1 kernels,
-# with others, and per channel, since few of them leave registers empty.
-_VALUE, _POINTWISE, _MULTIPLY_ADD, _FEW_CHANNELS = 2.7, 0.12, 0.019, 0.35
+# with others, and per channel and filter, since few of them leave registers empty.
+_VALUE, _POINTWISE, _MULTIPLY_ADD, _FEW_CHANNELS, _FEW_FILTERS = 1.4, 0.14, 0.024, 0.75, 0.12
 
 
 def step_ns(plan: Plan, form: EngineName, row: int) -> float:
@@ -92,9 +93,9 @@ def _whole_ns(plan: Plan, node: Node, *, plain: bool) -> float:
     of, (_, _, channels, filters) = geometry(plan, node), _kernel(plan, node)
     if of.kernel == of.stride == (1, 1):
         return values + _POINTWISE * node.layout.multiply_adds
-    inserted = of.stride[0]  # rows of zeros between the errors, plus one
-    few = _FEW_CHANNELS * (1 / channels + inserted / filters)
-    per_product = _MULTIPLY_ADD * (1 + inserted) + few
+    per_product = _MULTIPLY_ADD + _FEW_CHANNELS / channels
+    if INPUT not in node.inputs:  # errors, with rows of zeros between them
+        per_product += of.stride[0] * (_MULTIPLY_ADD + _FEW_FILTERS / filters)
     return values + per_product * node.layout.multiply_adds
 
 

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from cnnbench.data.scaling import Scaling
+from cnnbench.graph.plan import Plan
 from cnnbench.nn import graph_net
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
@@ -97,6 +98,12 @@ def network_of(name: str, row: int | None, num_devices: int) -> tuple[Network, S
     return split_network(net), rules
 
 
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops also in small networks."""
+    monkeypatch.setattr(graph_net, "LEAST_SAVED", 1)
+
+
 def num_loops(network: Network) -> int:
     net = nnx.merge(network.training, network.params, network.rest, copy=True)
     return len(net.loops)
@@ -133,6 +140,7 @@ SLOW = {"residual, whole", "residual, rows", "random, rows"}
     "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
 )
 @pytest.mark.sampled(3)
+@pytest.mark.usefixtures("always")
 def test_a_loop_equals_the_unrolled_layers(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same names, random values and running statistics."""
     looped, rules = network_of(*CASES[case])
@@ -152,6 +160,7 @@ def equal(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize("name", ["of vectors", "residual"])
 @pytest.mark.sampled(1)
+@pytest.mark.usefixtures("always")
 def test_sums_of_processes_are_packed_in_loops(name: str) -> None:
     want = measured(*network_of(name, None, 1))
     network, rules = network_of(name, 3, 2)
@@ -161,11 +170,24 @@ def test_sums_of_processes_are_packed_in_loops(name: str) -> None:
     jax.tree.map(equal, got, want)
 
 
-def compile_seconds(n: int) -> float:
-    """CPU seconds to trace and compile the gradient of a ResNet-(6n+2)."""
+@pytest.mark.parametrize(("depth", "loops"), [(1, 0), (3, 0), (9, 3)])
+def test_only_deep_networks_have_loops(depth: int, loops: int) -> None:
+    """A loop copies what its backward pass needs."""
+    net = GraphNet(resnet(depth), form="whole", rngs=nnx.Rngs(0))
+    assert len(net.loops) == loops
+
+
+def resnet(n: int) -> Plan:
+    """A ResNet-(6n+2)."""
     overrides = [f"model.params.n={n}", "dataset.name=random/32x32x3/10"]
     plan = load_experiment(EXPERIMENTS / "zoo/resnet.yaml", overrides).plan
     assert plan is not None
+    return plan
+
+
+def compile_seconds(n: int) -> float:
+    """CPU seconds to trace and compile the gradient of a ResNet-(6n+2)."""
+    plan = resnet(n)
     net = GraphNet(plan, form="direct", rngs=nnx.Rngs(0), cut=Microbatching(5, None))
     network = split_network(net)
     state = TrainState(network.params, network.rest, ())

@@ -1,12 +1,26 @@
-"""Activations whose derivatives by JAX lose digits, or differ at a kink from PyTorch's."""
+"""Activations that JAX computes slowly, or whose derivatives lose digits or differ at a kink."""
+
+import math
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def relu6(x: jax.Array) -> jax.Array:
     """min(max(x, 0), 6), with derivative 0 at both ends, as in PyTorch; JAX has 0.5 at 0."""
     return jnp.where(x < 6, jax.nn.relu(x), 6)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU by the error function, as in PyTorch (Hendrycks & Gimpel 2016, 1606.08415).
+
+    JAX computes it by the complementary error function, which takes three times as long on a CPU.
+
+    >>> gelu(jnp.array([0.0, 2.0]))
+    Array([0.       , 1.9544997], dtype=float32)
+    """
+    return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
 
 
 @jax.custom_jvp

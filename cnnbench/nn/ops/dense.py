@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cnnbench.nn.ops.products import over_rows
+
 KERNEL, INPUTS, ERRORS = "matrix", "inputs", "errors"
 
 LayerParams = Mapping[str, Mapping[str, jax.Array]]
@@ -62,7 +64,7 @@ def _product(inputs: jax.Array, errors: jax.Array) -> jax.Array:
     if inputs.ndim == 4:  # (rows, repetitions of a loop, row, size)
         stacked: jax.Array = jax.vmap(_product, 1)(inputs, errors)
         return stacked
-    return inputs.reshape(-1, inputs.shape[-1]).T @ errors.reshape(-1, errors.shape[-1])
+    return over_rows(inputs.reshape(-1, inputs.shape[-1]), errors.reshape(-1, errors.shape[-1]))
 
 
 @jax.custom_vjp

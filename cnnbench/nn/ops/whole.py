@@ -19,6 +19,7 @@ from cnnbench.nn.ops import pooling, xla
 from cnnbench.nn.ops.convolution import Two
 from cnnbench.nn.ops.im2col import rotated
 from cnnbench.nn.ops.layout import materialized, within
+from cnnbench.nn.ops.products import over_rows
 from cnnbench.system.arrays import Pair
 
 # Limits of a block: pixels summed in float32 before blocks are added, and values of its images or
@@ -69,11 +70,15 @@ def conv(x: jax.Array, kernel: jax.Array, of: Geometry) -> jax.Array:
 
 
 def _conv_forward(x: jax.Array, kernel: jax.Array, of: Geometry) -> tuple[jax.Array, Two]:
+    if of.kernel == of.stride == (1, 1):
+        x = materialized(x)  # for `_pointwise`, too, which reads it in blocks
     return conv(x, kernel, of), (x, kernel)
 
 
 def _conv_backward(of: Geometry, saved: Two, dy: jax.Array) -> Two:
     x, kernel = saved
+    if of.kernel == of.stride == (1, 1):
+        dy = materialized(dy)
     return _adjoint(dy, kernel, of), kernel_gradient(x, dy, of)
 
 
@@ -177,30 +182,34 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
     Returns:
       (kh, kw, in, out).
     """
+    if of.kernel == of.stride == (1, 1) and x.shape[:3] == dy.shape[:3]:
+        return _pointwise(x, dy)
     few = of.stride[1] == 1 and of.kernel[0] * dy.shape[3] < x.shape[3]
     return (_few_filters if few else _many_filters)(x, dy, of)
+
+
+def _pointwise(x: jax.Array, dy: jax.Array) -> jax.Array:
+    """Products of blocks of images, which need no copies."""
+    blocks = _num_blocks(len(x), math.prod(x.shape[:3]), 0)
+    split = (values.reshape(blocks, -1, values.shape[-1]) for values in (x, dy))
+    return over_rows(*split).sum(0)[None, None]
 
 
 def _many_filters(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
     """Images are shifted by columns, and errors by rows."""
     (n, h, _, c), (ow, f) = x.shape, dy.shape[2:]
     blocks = _num_blocks(n, n * h * ow, max(x.size, dy.size))
-    sizes = of.kernel[1] * c, of.kernel[0] * f
 
-    def add(
-        carry: tuple[jax.Array, ...], block: tuple[jax.Array, ...]
-    ) -> tuple[tuple[jax.Array, ...], None]:
-        total, images, errors = carry
+    def factors(buffers: Two, block: Two) -> tuple[Two, Two]:
         columns = block[0].reshape(-1, h, of.size[1] * c)
-        images = within(images, columns, (0, of.pads[1][0] * c))
-        errors = within(errors, _spread(block[1], of), (of.kernel[0] - 1 - of.pads[0][0], 0))
-        wide, tall = _wide(images, c, of), _tall(errors, f, of, (0,))
-        product = wide.reshape(-1, sizes[0]).T @ tall.reshape(-1, sizes[1])
-        return (total + product, images, errors), None
+        images = within(buffers[0], columns, (0, of.pads[1][0] * c))
+        start = of.kernel[0] - 1 - of.pads[0][0], 0
+        errors = within(buffers[1], _spread(block[1], of), start)
+        return (_wide(images, c, of), _tall(errors, f, of, (0,))), (images, errors)
 
     width = (ow - 1) * of.stride[1] + of.kernel[1]
-    zeros = (sizes, (n // blocks, h, width * c), (n // blocks, h + of.kernel[0] - 1, ow * f))
-    total = _summed(add, zeros, (x, dy), blocks)
+    zeros = (n // blocks, h, width * c), (n // blocks, h + of.kernel[0] - 1, ow * f)
+    total = _summed(factors, zeros, (x, dy), blocks)
     return total.reshape(of.kernel[1], c, of.kernel[0], f).transpose(2, 0, 1, 3)
 
 
@@ -210,32 +219,53 @@ def _few_filters(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
     blocks = _num_blocks(n, n * h * w, max(x.size, dy.size))
     start = of.kernel[0] - 1 - of.pads[0][0], (of.kernel[1] - 1 - of.pads[1][0]) * f
 
-    def add(
-        carry: tuple[jax.Array, ...], block: tuple[jax.Array, ...]
-    ) -> tuple[tuple[jax.Array, ...], None]:
-        total, errors = carry
-        errors = within(errors, _spread(block[1], of), start)
+    def factors(buffers: tuple[jax.Array], block: Two) -> tuple[Two, tuple[jax.Array]]:
+        errors = within(buffers[0], _spread(block[1], of), start)
         tall = _tall(errors, f, of, range(of.kernel[1] - 1, -1, -1))
-        product = block[0].reshape(-1, c).T @ tall.reshape(-1, total.shape[1])
-        return (total + product, errors), None
+        return (block[0], tall), (errors,)
 
     around = h + of.kernel[0] - 1, (w + of.kernel[1] - 1) * f
-    zeros = ((c, math.prod(of.kernel) * f), (n // blocks, *around))
-    total = _summed(add, zeros, (x, dy), blocks)
+    total = _summed(factors, [(n // blocks, *around)], (x, dy), blocks)
     return total.reshape(c, *of.kernel, f).transpose(1, 2, 0, 3)
 
 
 def _summed(
-    add: Callable[..., Any], shapes: Sequence[tuple[int, ...]], images: Two, blocks: int
+    factors: Callable[..., tuple[Two, Any]],
+    shapes: Sequence[tuple[int, ...]],
+    images: Two,
+    blocks: int,
 ) -> jax.Array:
-    """The first value of the carry, which starts at zero, after all blocks of images.
+    """The sum of the products x^T y of two factors, (..., m) and (..., n), of blocks of images.
 
     Images of a block share an axis with their rows: XLA would copy them if an axis had size one.
+
+    Args:
+      factors: returns the factors and the buffers of a block, from the buffers of the one before.
+      shapes: shapes of the buffers, which start as zeros.
+      images: inputs and errors.
+      blocks: number of blocks.
+
+    Returns:
+      (m, n).
     """
-    split = tuple(v.reshape(blocks, -1, *v.shape[2:]) for v in images)
-    carry = tuple(jnp.zeros(shape, images[0].dtype) for shape in shapes)
-    total: jax.Array = lax.scan(add, carry, split)[0][0]
-    return total
+    split = (
+        images[0].reshape(blocks, -1, *images[0].shape[2:]),
+        images[1].reshape(blocks, -1, *images[1].shape[2:]),
+    )
+    buffers = tuple(jnp.zeros(shape, images[0].dtype) for shape in shapes)
+    first = tuple(jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for v in split)
+    sizes = [factor.shape[-1] for factor in jax.eval_shape(factors, buffers, first)[0]]
+    turned = sizes[0] > sizes[1]  # as in `over_rows`, but the sum is turned only once
+
+    def add(carry: tuple[jax.Array, Any], block: Two) -> tuple[tuple[jax.Array, Any], None]:
+        (x, y), buffers = factors(carry[1], block)
+        left, right = (y, x) if turned else (x, y)
+        product = left.reshape(-1, left.shape[-1]).T @ right.reshape(-1, right.shape[-1])
+        return (carry[0] + product, buffers), None
+
+    zeros = jnp.zeros(sizes[::-1] if turned else sizes, images[0].dtype)
+    total: jax.Array = lax.scan(add, (zeros, buffers), split)[0][0]
+    return total.T if turned else total
 
 
 def _spread(dy: jax.Array, of: Geometry) -> jax.Array:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnbench.nn.ops.layout import fold_channels, unfold_channels
+from cnnbench.nn.ops.products import over_rows
 from cnnbench.system.arrays import Array, Pair
 
 # More points mean larger matrix entries and larger rounding errors.
@@ -199,7 +200,7 @@ class Winograd:
 
     def gradient(self, transformed: jax.Array, products: jax.Array) -> jax.Array:
         """The transpose of `forward` in its second argument."""
-        return jnp.einsum("abrc,abrf->abcf", transformed, products)
+        return over_rows(transformed, products)
 
 
 def tilings(kernel: Pair, out: Pair) -> list[Winograd]:
