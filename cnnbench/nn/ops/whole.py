@@ -28,6 +28,8 @@ _MOST_PIXELS, _MOST_VALUES = 2048, 2**16
 # Maximum filters of a widened kernel, for few input channels and for very few.
 _FILTERS, _FILTERS_OF_FEW = 32, 64
 _MANY, _FEW = 24, 4  # channels
+# A value of a tap that is copied alone takes as long as so many that are copied as channels.
+_COPY = 3
 
 
 class Geometry(Protocol):
@@ -184,6 +186,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
     """
     if of.kernel == of.stride == (1, 1) and x.shape[:3] == dy.shape[:3]:
         return _pointwise(x, dy)
+    if _COPY * of.kernel[1] * x.shape[3] < dy.shape[3]:
+        return _few_channels(x, dy, of)
     few = of.stride[1] == 1 and of.kernel[0] * dy.shape[3] < x.shape[3]
     return (_few_filters if few else _many_filters)(x, dy, of)
 
@@ -193,6 +197,31 @@ def _pointwise(x: jax.Array, dy: jax.Array) -> jax.Array:
     blocks = _num_blocks(len(x), math.prod(x.shape[:3]), 0)
     split = (values.reshape(blocks, -1, values.shape[-1]) for values in (x, dy))
     return over_rows(*split).sum(0)[None, None]
+
+
+def _few_channels(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
+    """Images are shifted by rows and columns, and the errors, which are larger, not at all."""
+    (n, oh, ow, f), channels = dy.shape, x.shape[3]
+    blocks = _num_blocks(n, n * oh * ow, max(x.size, dy.size))
+    around = ((0, 0), (0, 0), *of.pads)
+    planes = jnp.pad(jnp.moveaxis(x, 3, 1), around).reshape(blocks, n // blocks, channels, -1)
+    width = of.size[1] + sum(of.pads[1])
+    last = [(count - 1) * step + 1 for count, step in zip((oh, ow), of.stride, strict=True)]
+
+    def add(total: jax.Array, block: Two) -> tuple[jax.Array, None]:
+        image = block[0].reshape(n // blocks, channels, -1, width)
+        taps = [
+            image[:, channel, i : i + last[0] : of.stride[0], j : j + last[1] : of.stride[1]]
+            for i in range(of.kernel[0])
+            for j in range(of.kernel[1])
+            for channel in range(channels)
+        ]
+        patches = jnp.stack(taps).reshape(len(taps), -1)
+        return total + patches @ block[1].reshape(-1, f), None
+
+    zeros = jnp.zeros((math.prod(of.kernel) * channels, f), x.dtype)
+    total: jax.Array = lax.scan(add, zeros, (planes, dy.reshape(blocks, -1, f)))[0]
+    return total.reshape(*of.kernel, channels, f)
 
 
 def _many_filters(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:

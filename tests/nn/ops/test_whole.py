@@ -30,6 +30,9 @@ CASES = (
     Case((6, 7), (3, 2, 8, 2), (1, 1), ((1, 1), (0, 1))),  # errors of few filters
     Case((7, 6), (2, 3, 9, 4), (2, 1), ((0, 1), (3, 1))),
     Case((6, 6), (1, 1, 5, 2), (1, 1)),
+    Case((9, 8), (3, 2, 1, 12), (2, 3), ((1, 0), (0, 1))),  # images of few channels
+    Case((7, 6), (5, 5, 1, 16), (1, 1), ((2, 2), (2, 2))),
+    Case((6, 7), (3, 1, 2, 9), (2, 2), ((0, 1), (0, 0))),
 )
 
 
@@ -56,10 +59,13 @@ def test_conv_and_its_adjoint_equal_pytorch(number: int) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 40, 10**6])
-def test_blocks_of_images_add_up(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kernel", [(3, 3, 2, 3), (3, 3, 1, 12)])
+def test_blocks_of_images_add_up(
+    kernel: tuple[int, int, int, int], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One image, some of them, and all at a time."""
     monkeypatch.setattr(whole, "_MOST_PIXELS", most)
-    case = Case((6, 5), (3, 3, 2, 3), (1, 2), ((1, 1), (0, 2)))
+    case = Case((6, 5), kernel, (1, 2), ((1, 1), (0, 2)))
     data = sample(case, 1)
     of = ConvGeometry(case.size, case.kernel[:2], case.stride, case.pads)
     with jax.enable_x64(True):
