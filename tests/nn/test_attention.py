@@ -9,7 +9,7 @@ from flax import nnx
 from scipy import stats
 
 from cnnbench.nn.graph_net import GraphNet
-from cnnbench.nn.ops.attention import attention
+from cnnbench.nn.transformer import attention
 from tests.support.oracles import make_plan
 
 CHANNELS, HEADS = 48, 3

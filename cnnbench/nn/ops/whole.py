@@ -28,7 +28,7 @@ _MOST_PIXELS, _MOST_VALUES = 2048, 2**16
 # Maximum filters of a widened kernel, for few input channels and for very few.
 _FILTERS, _FILTERS_OF_FEW = 32, 64
 _MANY, _FEW = 24, 4  # channels
-# A value of a tap that is copied alone takes as long as so many that are copied as channels.
+# Copies of single channels take as long per value as so many of all channels of a pixel.
 _COPY = 3
 
 
@@ -72,14 +72,14 @@ def conv(x: jax.Array, kernel: jax.Array, of: Geometry) -> jax.Array:
 
 
 def _conv_forward(x: jax.Array, kernel: jax.Array, of: Geometry) -> tuple[jax.Array, Two]:
-    if of.kernel == of.stride == (1, 1):
+    if _is_pointwise(of):
         x = materialized(x)  # for `_pointwise`, too, which reads it in blocks
     return conv(x, kernel, of), (x, kernel)
 
 
 def _conv_backward(of: Geometry, saved: Two, dy: jax.Array) -> Two:
     x, kernel = saved
-    if of.kernel == of.stride == (1, 1):
+    if _is_pointwise(of):
         dy = materialized(dy)
     return _adjoint(dy, kernel, of), kernel_gradient(x, dy, of)
 
@@ -184,12 +184,17 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
     Returns:
       (kh, kw, in, out).
     """
-    if of.kernel == of.stride == (1, 1) and x.shape[:3] == dy.shape[:3]:
+    if _is_pointwise(of):
         return _pointwise(x, dy)
     if _COPY * of.kernel[1] * x.shape[3] < dy.shape[3]:
         return _few_channels(x, dy, of)
     few = of.stride[1] == 1 and of.kernel[0] * dy.shape[3] < x.shape[3]
     return (_few_filters if few else _many_filters)(x, dy, of)
+
+
+def _is_pointwise(of: Geometry) -> bool:
+    """True if outputs are products of pixels."""
+    return of.kernel == of.stride == (1, 1) and of.size == of.places
 
 
 def _pointwise(x: jax.Array, dy: jax.Array) -> jax.Array:
