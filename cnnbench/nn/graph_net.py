@@ -84,11 +84,11 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "selu": nnx.selu,
     "gelu_exact": _lean(gelu),
 }
-# Layers that need not be compiled if equal blocks run as loops; with fewer, all are unrolled.
-LEAST_SAVED = 100
 COSTLY = frozenset(
     {"tanh", "sigmoid", "elu", "gelu", "silu", "softplus", "mish", "selu", "gelu_exact"}
 )
+# Layers that need not be compiled if equal blocks run as loops; with fewer, all are unrolled.
+LEAST_SAVED = 100
 
 
 class Frozen(nnx.Variable[Any]):

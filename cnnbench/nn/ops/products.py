@@ -23,6 +23,6 @@ def over_rows(x: jax.Array, y: jax.Array) -> jax.Array:
     """
     if x.shape[-1] <= y.shape[-1]:
         return jnp.einsum("...rm,...rn->...mn", x, y)
-    # Without the barrier, XLA would turn the factors instead of the product.
-    turned: jax.Array = lax.optimization_barrier(jnp.einsum("...rn,...rm->...nm", y, x))
-    return turned.swapaxes(-1, -2)
+    # Without the barrier, XLA would swap the factors again instead of transposing the product.
+    swapped: jax.Array = lax.optimization_barrier(jnp.einsum("...rn,...rm->...nm", y, x))
+    return swapped.swapaxes(-1, -2)

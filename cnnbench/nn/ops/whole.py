@@ -28,7 +28,7 @@ _MOST_PIXELS, _MOST_VALUES = 2048, 2**16
 # Maximum filters of a widened kernel, for few input channels and for very few.
 _FILTERS, _FILTERS_OF_FEW = 32, 64
 _MANY, _FEW = 24, 4  # channels
-# Copies of single channels take as long per value as so many of all channels of a pixel.
+# Copying single channels takes about this many times as long per value as copying whole pixels.
 _COPY = 3
 
 
@@ -205,7 +205,7 @@ def _pointwise(x: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def _few_channels(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
-    """Images are shifted by rows and columns, and the errors, which are larger, not at all."""
+    """Images are shifted by rows and columns; errors, which are larger, are not copied."""
     (n, oh, ow, f), channels = dy.shape, x.shape[3]
     blocks = _num_blocks(n, n * oh * ow, max(x.size, dy.size))
     around = ((0, 0), (0, 0), *of.pads)
@@ -243,7 +243,7 @@ def _many_filters(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
 
     width = (ow - 1) * of.stride[1] + of.kernel[1]
     zeros = (n // blocks, h, width * c), (n // blocks, h + of.kernel[0] - 1, ow * f)
-    total = _summed(factors, zeros, (x, dy), blocks)
+    total = _summed(factors, (of.kernel[1] * c, of.kernel[0] * f), zeros, (x, dy), blocks)
     return total.reshape(of.kernel[1], c, of.kernel[0], f).transpose(2, 0, 1, 3)
 
 
@@ -259,12 +259,14 @@ def _few_filters(x: jax.Array, dy: jax.Array, of: Geometry) -> jax.Array:
         return (block[0], tall), (errors,)
 
     around = h + of.kernel[0] - 1, (w + of.kernel[1] - 1) * f
-    total = _summed(factors, [(n // blocks, *around)], (x, dy), blocks)
+    sizes = c, math.prod(of.kernel) * f
+    total = _summed(factors, sizes, [(n // blocks, *around)], (x, dy), blocks)
     return total.reshape(c, *of.kernel, f).transpose(1, 2, 0, 3)
 
 
 def _summed(
     factors: Callable[..., tuple[Two, Any]],
+    sizes: Pair,
     shapes: Sequence[tuple[int, ...]],
     images: Two,
     blocks: int,
@@ -275,6 +277,7 @@ def _summed(
 
     Args:
       factors: returns the factors and the buffers of a block, from the buffers of the one before.
+      sizes: m and n.
       shapes: shapes of the buffers, which start as zeros.
       images: inputs and errors.
       blocks: number of blocks.
@@ -282,24 +285,19 @@ def _summed(
     Returns:
       (m, n).
     """
-    split = (
-        images[0].reshape(blocks, -1, *images[0].shape[2:]),
-        images[1].reshape(blocks, -1, *images[1].shape[2:]),
-    )
-    buffers = tuple(jnp.zeros(shape, images[0].dtype) for shape in shapes)
-    first = tuple(jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for v in split)
-    sizes = [factor.shape[-1] for factor in jax.eval_shape(factors, buffers, first)[0]]
-    turned = sizes[0] > sizes[1]  # as in `over_rows`, but the sum is turned only once
+    swapped = sizes[0] > sizes[1]  # as in `over_rows`, but only the sum is transposed
 
-    def add(carry: tuple[jax.Array, Any], block: Two) -> tuple[tuple[jax.Array, Any], None]:
+    def add(carry: tuple[jax.Array, Any], block: Any) -> tuple[tuple[jax.Array, Any], None]:
         (x, y), buffers = factors(carry[1], block)
-        left, right = (y, x) if turned else (x, y)
+        left, right = (y, x) if swapped else (x, y)
         product = left.reshape(-1, left.shape[-1]).T @ right.reshape(-1, right.shape[-1])
         return (carry[0] + product, buffers), None
 
-    zeros = jnp.zeros(sizes[::-1] if turned else sizes, images[0].dtype)
-    total: jax.Array = lax.scan(add, (zeros, buffers), split)[0][0]
-    return total.T if turned else total
+    split = tuple(v.reshape(blocks, -1, *v.shape[2:]) for v in images)
+    start = sizes[::-1] if swapped else sizes, *shapes
+    zeros, *buffers = (jnp.zeros(shape, images[0].dtype) for shape in start)
+    total: jax.Array = lax.scan(add, (zeros, tuple(buffers)), split)[0][0]
+    return total.T if swapped else total
 
 
 def _spread(dy: jax.Array, of: Geometry) -> jax.Array:
