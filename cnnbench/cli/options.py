@@ -229,6 +229,7 @@ class Engine(StrEnum):
     AUTO = "auto"
     PLAIN = "plain"
     WHOLE = "whole"
+    ONEDNN = "onednn"
     DIRECT = "direct"
     FAST = "fast"
 
@@ -238,8 +239,9 @@ DeviceOption = Annotated[Device, typer.Option(help="Device to train on.")]
 EngineOption = Annotated[
     Engine,
     typer.Option(
-        help="Convolution algorithms: XLA's (plain), or with other gradients (whole), im2col and"
-        " matmul (direct), or also Winograd's (fast); auto chooses by estimated cost.",
+        help="Convolution algorithms: XLA's (plain), or with other gradients (whole), oneDNN's"
+        " (onednn), im2col and matmul (direct), or also Winograd's (fast); auto chooses by"
+        " estimated cost.",
         envvar="CNNBENCH_ENGINE",
     ),
 ]

@@ -1,7 +1,7 @@
 """Lowers the image operations of a plan to XLA operations, or to fused ones for CPUs.
 
-`Plain` computes layers one by one; `Whole` does so with gradients that are fast on CPUs. `Fused`
-applies these optimizations to any network:
+`Plain` computes layers one by one; `Whole` does so with gradients that are fast on CPUs, and
+`OneDnn` with convolutions by oneDNN. `Fused` applies these optimizations to any network:
 
 - A bias and a monotone activation commute with a maximum. If only max pools read a convolution,
   they are deferred until after the pool, where they apply to fewer values.
@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnbench.errors import UsageError
 from cnnbench.graph.geometry import activation_of, geometry
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
@@ -34,6 +35,9 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.correlation import ConvGeometry
+from cnnbench.nn.onednn import convolution as onednn
+from cnnbench.nn.onednn.library import lacking
+from cnnbench.nn.onednn.primitives import Correlation
 from cnnbench.nn.ops import convolution, layout, pooling, whole, xla
 from cnnbench.nn.ops.im2col import rotated
 from cnnbench.nn.ops.shifted import depthwise, pays
@@ -105,9 +109,17 @@ class Lowering(Protocol):
 
 
 def lower(plan: Plan, form: convolution.EngineName) -> Lowering:
-    """Lowers a plan in a given form."""
+    """Lowers a plan in a given form.
+
+    Raises:
+      UsageError: oneDNN is requested and cannot be used.
+    """
     if form == "plain":
         return Plain(plan)
+    if form == "onednn":
+        if reason := lacking():
+            raise UsageError(f"engine onednn: {reason}.")
+        return OneDnn(plan)
     return Whole(plan) if form == "whole" else Fused(plan, form)
 
 
@@ -177,6 +189,35 @@ class Whole(Plain):
     def keep(self, x: jax.Array, *, costly: bool) -> jax.Array:  # noqa: ARG002
         """Keeps images: XLA would compute all blocks of a residual network again for each one."""
         return whole.kept(x) if x.ndim == 4 else x
+
+
+@dataclass(frozen=True)
+class OneDnn(Whole):
+    """Like `Whole`, with convolutions by oneDNN, except those that it does not support."""
+
+    def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Convolution by oneDNN."""
+        of = _correlation(self.plan, node, kernel.shape)
+        if x.dtype != jnp.float32 or not onednn.supports(of, len(x)):
+            return super().convolve(node, x, kernel)
+        call = onednn.conv_transpose if isinstance(node.op, ConvTranspose) else onednn.conv
+        return call(x, kernel, of)
+
+
+def _correlation(plan: Plan, node: Node, kernel: Sequence[int]) -> Correlation:
+    """Sizes of a convolution, or of the adjoint of a transposed one.
+
+    Args:
+      plan: the network.
+      node: the layer.
+      kernel: shape, (kh, kw, in / groups, out).
+    """
+    of, op = geometry(plan, node), node.op
+    dilation = op.dilation if isinstance(op, Conv) else ONE
+    groups = op.num_groups(node.in_shapes[0][2]) if isinstance(op, Conv) else 1
+    size = kernel[0], kernel[1]
+    channels = groups * kernel[2], kernel[3]
+    return Correlation(of.size, size, of.stride, dilation, of.pads, of.places, *channels, groups)
 
 
 @dataclass(frozen=True, slots=True)

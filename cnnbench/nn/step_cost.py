@@ -1,6 +1,7 @@
 """Estimated cost of a training step on a CPU, by which engines are ruled out uncompiled."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,24 +21,63 @@ class _Costs:
 
     Args:
       norm: per output of a batch norm that needs statistics: further passes over its images.
-      xla: per multiply-add of other grouped and dilated convolutions. XLA computes them slowly
-        inside loops over micro-batches.
+      grouped: per multiply-add of grouped and dilated convolutions that are no shifted images. XLA
+        computes them slowly inside loops over micro-batches.
     """
 
     norm: float
-    xla: float
+    grouped: float
+
+
+@dataclass(frozen=True, slots=True)
+class _WholeCosts(_Costs):
+    """Costs of convolutions of whole batches.
+
+    Args:
+      value: per input and output.
+      pointwise: per multiply-add with 1x1 kernels.
+      multiply_add: per multiply-add with others, of a direction.
+      few_channels: per multiply-add and channel, since few of them leave registers empty.
+      few_filters: likewise, per filter.
+      pool: per input of a max pool; micro-batches apply activations after it.
+    """
+
+    value: float
+    pointwise: float
+    multiply_add: float
+    few_channels: float
+    few_filters: float
+    pool: float = 0.0
 
 
 # Fitted jointly to steps of 24 networks; see docs/explanation/performance.md.
-_FUSED, _WHOLE = _Costs(norm=8.8, xla=57), _Costs(norm=4.5, xla=4.2)
+_FUSED = _Costs(norm=8.8, grouped=57)
 _SHIFTED = 0.6  # per multiply-add of a depthwise convolution as a sum of shifted images
 _PRODUCT = 0.29  # per multiply-add of a dense layer
 # Of convolutions by micro-batches: their algorithms' costs, which are in other units, and per
 # weight and micro-batch, to accumulate its gradient.
 _ALGORITHM, _WEIGHT = 2.2, 0.64
-# Of convolutions of whole batches: per input and output, and per multiply-add, with 1x1 kernels,
-# with others, and per channel and filter, since few of them leave registers empty.
-_VALUE, _POINTWISE, _MULTIPLY_ADD, _FEW_CHANNELS, _FEW_FILTERS = 1.4, 0.14, 0.024, 0.75, 0.12
+_WHOLE: Mapping[EngineName, _WholeCosts] = {
+    "whole": _WholeCosts(
+        norm=4.5,
+        grouped=4.2,
+        value=1.4,
+        pointwise=0.14,
+        multiply_add=0.024,
+        few_channels=0.75,
+        few_filters=0.12,
+    ),
+    "onednn": _WholeCosts(  # fitted to steps of 20 networks
+        norm=4.2,
+        grouped=1.2,
+        value=0.66,
+        pointwise=0.12,
+        multiply_add=0.04,
+        few_channels=0.3,
+        few_filters=0.1,
+        pool=3.7,
+    ),
+}
 
 
 def step_ns(plan: Plan, form: EngineName, row: int) -> float:
@@ -45,19 +85,21 @@ def step_ns(plan: Plan, form: EngineName, row: int) -> float:
 
     Args:
       plan: the network.
-      form: ``direct``, ``fast`` or ``whole``.
+      form: ``direct``, ``fast``, ``whole`` or ``onednn``.
       row: images per micro-batch.
     """
     fused = Fused(plan, "fast" if form == "fast" else "direct")
-    costs = _WHOLE if form == "whole" else _FUSED
+    whole = _WHOLE.get(form)
     total = 0.0
     for node in plan.nodes:
-        conv = fused.convs.get(node.name)
-        if form == "whole" and node.op.convolves:
-            total += _whole_ns(plan, node, plain=conv is not None)
+        conv, grouped = fused.convs.get(node.name), fused.grouped.get(node.name)
+        if whole:
+            total += _whole_ns(plan, node, whole, plain=conv is not None)
         elif conv:
             total += _conv_ns(conv, _kernel(plan, node), row)
-        total += _other_ns(plan, node, fused.grouped.get(node.name), costs)
+        shifts = grouped is not None and form != "onednn" and _shifts(plan, node, grouped)
+        of_group = _SHIFTED if shifts else (whole or _FUSED).grouped
+        total += _other_ns(node, (whole or _FUSED).norm, of_group if grouped else None)
     return total
 
 
@@ -85,25 +127,33 @@ def _conv_ns(conv: LoweredConv, kernel: tuple[int, ...], row: int) -> float:
     return _ALGORITHM * conv.cost(kernel) + _WEIGHT * weights / row
 
 
-def _whole_ns(plan: Plan, node: Node, *, plain: bool) -> float:
-    """Cost of a convolution layer of whole batches, without grouped or dilated products."""
-    values = _VALUE * (math.prod(node.layout.shape) + math.prod(node.in_shapes[0]))
+def _whole_ns(plan: Plan, node: Node, costs: _WholeCosts, *, plain: bool) -> float:
+    """Cost of a layer of whole batches, without grouped or dilated products."""
+    size = math.prod(node.in_shapes[0])
+    if not node.op.convolves:
+        return costs.pool * size * node.op.takes_largest
+    values = costs.value * (math.prod(node.layout.shape) + size)
     if not plain:
         return values
     of, (_, _, channels, filters) = geometry(plan, node), _kernel(plan, node)
     if of.kernel == of.stride == (1, 1):
-        return values + _POINTWISE * node.layout.multiply_adds
-    per_product = _MULTIPLY_ADD + _FEW_CHANNELS / channels
+        return values + costs.pointwise * node.layout.multiply_adds
+    per_product = costs.multiply_add + costs.few_channels / channels
     if INPUT not in node.inputs:  # errors, with rows of zeros between them
-        per_product += of.stride[0] * (_MULTIPLY_ADD + _FEW_FILTERS / filters)
+        per_product += of.stride[0] * (costs.multiply_add + costs.few_filters / filters)
     return values + per_product * node.layout.multiply_adds
 
 
-def _other_ns(plan: Plan, node: Node, grouped: GroupedConv | None, costs: _Costs) -> float:
-    """Cost of batch norms, and of products that are no plain convolutions."""
-    norm = costs.norm * math.prod(node.layout.shape) * node.op.uses_batch
-    if grouped:
-        product = _SHIFTED if _shifts(plan, node, grouped) else costs.xla
-    else:
-        product = 0 if node.op.convolves else _PRODUCT
-    return norm + product * node.layout.multiply_adds
+def _other_ns(node: Node, norm: float, grouped: float | None) -> float:
+    """Cost of batch norms, and of products that are no plain convolutions.
+
+    Args:
+      node: the layer.
+      norm: cost per output of a batch norm.
+      grouped: cost per multiply-add of a grouped or dilated convolution; None for other layers.
+    """
+    product = (0 if node.op.convolves else _PRODUCT) if grouped is None else grouped
+    return (
+        norm * math.prod(node.layout.shape) * node.op.uses_batch
+        + product * node.layout.multiply_adds
+    )

@@ -108,8 +108,9 @@ class EngineRecord:
     """Choices of the engine, which affect speed and rounding.
 
     Args:
-      requested: value of `--engine`: `auto`, `plain`, `whole`, `direct` or `fast`.
-      form: algorithms used for convolutions and pooling: `plain`, `whole`, `direct` or `fast`.
+      requested: value of `--engine`: `auto`, `plain`, `whole`, `onednn`, `direct` or `fast`.
+      form: algorithms used for convolutions and pooling: `plain`, `whole`, `onednn`, `direct` or
+        `fast`.
       row: images per micro-batch; None if the batch was not split.
       num_devices: number of devices that shared a batch.
       steps_per_call: training steps per call of the compiled program.

@@ -19,8 +19,10 @@ import numpy as np
 
 from cnnbench._version import __version__
 from cnnbench.executors.processes import leads, num_processes, shared
+from cnnbench.graph.geometry import geometry
 from cnnbench.graph.plan import Plan
 from cnnbench.graph.repeats import shortened
+from cnnbench.nn.onednn.library import lacking
 from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.nn.step_cost import step_ns, xla_share
 from cnnbench.runs.records import EngineRecord
@@ -33,7 +35,15 @@ from cnnbench.system.settings import current
 from cnnbench.training.executables import Job, compilations, lower_train, set_up
 from cnnbench.training.footprint import footprint, require_memory
 from cnnbench.training.optim.optimizer import build_optimizer
-from cnnbench.training.strategy import Strategy, candidates, convolves, requested_strategy, spread
+from cnnbench.training.strategy import (
+    ROWS,
+    WHOLE,
+    Strategy,
+    candidates,
+    convolves,
+    requested_strategy,
+    spread,
+)
 
 STEPS = 3  # timed steps per candidate, after one warm-up step
 MOST_XLA = 0.5  # share of multiply-adds left to XLA by every engine; `plain` may win above
@@ -43,12 +53,12 @@ LONG_S = 1.0  # longer steps are timed only once when warm
 HOPELESS = 3.0  # stop timing a candidate this many times slower than the best
 COLD_S = 3.0  # limit for a slow first step
 MARGIN = 1.05  # speedup required of `fast`, which has larger rounding errors
-# Estimated speedup required of an engine over another one, without a measurement.
-CLEAR: Mapping[tuple[EngineName, EngineName], float] = {
-    ("fast", "direct"): 1.2,
-    ("whole", "fast"): 1.05,
-    ("whole", "direct"): 1.05,
-}
+CLEAR = 1.2  # estimated speedup required of `fast` over `direct`, without a measurement
+# Both ways to divide a batch are measured if one is estimated to be less than this many times as
+# fast: the ratio differs that much between processors. If that would take long, because of many
+# convolutions larger than 1x1 to compile, or of as many estimated nanoseconds per image, whole
+# batches are used.
+DOUBTFUL, MOST_CONVS, MOST_NS = 1.75, 16, 1e8
 # Times the lower bound of memory that must be free for `whole`, whose loops pad and copy images;
 # it took 1.3 to 3.1 times the bound with the four networks of benchmarks/README.md.
 SPARE = 3
@@ -165,19 +175,38 @@ def promising(plan: Plan, found: Sequence[Strategy]) -> tuple[Strategy, ...]:
     """The candidates for a CPU that may be the fastest by their estimated cost.
 
     `plain` is only faster without convolutions, or if most of the work is in convolutions that all
-    engines leave to XLA (grouped or dilated, except depthwise up to 11x11). Compiling and
-    timing several others would take longer than most networks could gain.
+    engines leave to XLA (grouped or dilated, except depthwise up to 11x11).
     """
     kept = {strategy.form: strategy for strategy in found}
     if len(kept) > 1 and convolves(plan) and xla_share(plan) < MOST_XLA:
         kept.pop("plain", None)
+    if "onednn" in kept:
+        kept.pop("whole", None)  # its convolutions are slower, or as fast
     costs: dict[EngineName, float] = {
         form: step_ns(plan, form, s.row or 1) for form, s in kept.items() if form != "plain"
     }
-    for (engine, other), speedup in CLEAR.items():
-        if {engine, other} <= kept.keys():
-            del kept[other if costs[other] > speedup * costs[engine] else engine]
+    if {"fast", "direct"} <= kept.keys():
+        del kept["direct" if costs["direct"] > CLEAR * costs["fast"] else "fast"]
+    whole = next((form for form in WHOLE if form in kept), None)
+    rows = next((form for form in ROWS if form in kept), None)
+    if whole and rows:
+        slower = max((rows, whole), key=costs.__getitem__)
+        if costs[slower] > DOUBTFUL * min(costs[whole], costs[rows]):
+            del kept[slower]
+        elif not _is_soon_measured(plan, min(costs[whole], costs[rows])):
+            del kept[rows]
     return tuple(kept.values())
+
+
+def _is_soon_measured(plan: Plan, cost: float) -> bool:
+    """True if comparing engines takes a few seconds.
+
+    Args:
+      plan: the network.
+      cost: estimated nanoseconds per image.
+    """
+    kernels = [geometry(plan, node).kernel for node in plan.nodes if node.op.convolves]
+    return cost < MOST_NS and sum(kernel != (1, 1) for kernel in kernels) <= MOST_CONVS
 
 
 def _fitting(job: Job) -> tuple[Strategy, ...]:
@@ -187,8 +216,13 @@ def _fitting(job: Job) -> tuple[Strategy, ...]:
       OutOfMemoryError: none fits.
     """
     counts = (job.batch_size, _steps_per_call(job), len(job.devices))
-    precision = job.experiment.train.precision
-    found = candidates(job.plan, *counts, accelerator=job.accelerator, precision=precision)
+    found = candidates(
+        job.plan,
+        *counts,
+        accelerator=job.accelerator,
+        precision=job.experiment.train.precision,
+        onednn=job.engine == "onednn" or (job.engine == "auto" and lacking() is None),
+    )
     if job.num_processes > 1:
         found = spread(found, *counts[::2])
     asked = requested_strategy(job.engine, found)
@@ -200,7 +234,7 @@ def _fitting(job: Job) -> tuple[Strategy, ...]:
     needs = [footprint(plan, strategy, job.batch_size, slots) for strategy in found]
     least = min(zip(needs, found, strict=True), key=lambda pair: pair[0].total)
     require_memory(plan, least[0], free, rows=bool(least[1].row))
-    spare: Mapping[str, int] = {} if asked else {"whole": SPARE}
+    spare: Mapping[str, int] = {} if asked else dict.fromkeys(WHOLE, SPARE)
     fitting = zip(needs, found, strict=True)
     return tuple(s for need, s in fitting if spare.get(s.form, 1) * need.total <= free)
 

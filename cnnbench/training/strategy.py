@@ -18,7 +18,10 @@ ROW = 10  # images; docs/explanation/performance.md compares other sizes
 SMALL_ROW, MOST_VALUES = 5, 12_000  # images per row if a layer has more values per image
 MOST_PATCH_VALUES = 2**28  # 1 GiB in float32
 MOST_AT_ONCE = 8  # seeds per program; more compile longer and gain less
-ENGINES: tuple[str, ...] = ("auto", "plain", "whole", "direct", "fast")
+# Engines that compute a device's share of a batch at once, and in micro-batches.
+WHOLE: "tuple[EngineName, ...]" = ("onednn", "whole")
+ROWS: "tuple[EngineName, ...]" = ("direct", "fast")
+ENGINES: tuple[str, ...] = ("auto", "plain", "whole", "onednn", "direct", "fast")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +60,16 @@ def candidates(
     *,
     accelerator: bool,
     precision: Precision = "float32",
+    onednn: bool = False,
 ) -> tuple[Strategy, ...]:
     """The strategies to choose from.
 
     On an accelerator, whole batches, with a whole epoch in one program. On a CPU, micro-batches
-    that fit into the caches, sharded over the cores, or equal shares of a batch (`whole`); whole
-    batches for Python models, which cannot be split. The reference (`plain`) is always included.
-    Winograd's algorithm is excluded for the low precision of bfloat16, and of TF32 on accelerators,
-    which its sums would cancel. On accelerators, `direct` is excluded where it has not been
-    measured: for batch statistics, and for images whose patches would fill the memory.
+    that fit into the caches, sharded over the cores, or equal shares of a batch (`whole`,
+    `onednn`); whole batches for Python models, which cannot be split. The reference (`plain`) is
+    always included. Winograd's algorithm is excluded for the low precision of bfloat16, and of TF32
+    on accelerators, which its sums would cancel. On accelerators, `direct` is excluded where it has
+    not been measured: for batch statistics, and for images whose patches would fill the memory.
 
     Args:
       plan: the network; None for a Python model.
@@ -74,6 +78,7 @@ def candidates(
       num_devices: number of devices.
       accelerator: True for GPUs and TPUs.
       precision: compute precision of the network.
+      onednn: True if oneDNN can be used.
     """
     if accelerator:
         share = max(n for n in range(1, num_devices + 1) if batch_size % n == 0)
@@ -87,12 +92,13 @@ def candidates(
         return (plain,)
     row = _row(plan, batch_size, num_devices)
     shares = min(num_devices, -(-batch_size // row))
-    direct, fast = (Strategy(form, row, shares, 1) for form in _FORMS)
+    direct, fast = (Strategy(form, row, shares, 1) for form in ROWS)
     if not convolves(plan) or precision != "float32":
         return (direct, plain)
     share = _row(plan, batch_size, num_devices, undivided=True)
     whole = Strategy("whole", share, -(-batch_size // share), 1)
-    return (fast, direct, whole, plain)
+    others = (replace(whole, form="onednn"),) if onednn else ()
+    return (fast, direct, *others, whole, plain)
 
 
 def spread(found: Sequence[Strategy], batch_size: int, num_devices: int) -> tuple[Strategy, ...]:
@@ -129,11 +135,8 @@ def for_batch(strategy: Strategy, plan: Plan | None, batch_size: int) -> Strateg
     """The strategy for single steps of another batch size, with the same algorithms."""
     row = strategy.row
     if plan and row:
-        row = _row(plan, batch_size, strategy.num_devices, undivided=strategy.form == "whole")
+        row = _row(plan, batch_size, strategy.num_devices, undivided=strategy.form in WHOLE)
     return replace(strategy, row=row, steps_per_call=1)
-
-
-_FORMS: "tuple[EngineName, ...]" = ("direct", "fast")
 
 
 def _row(plan: Plan, batch_size: int, num_devices: int, *, undivided: bool = False) -> int:

@@ -37,6 +37,7 @@ from cnnbench.training.state import Arrays, TrainState, split_network
 from cnnbench.training.step import gradients, make_rules
 from cnnbench.training.strategy import has_batch_statistics
 from tests.support import oracles
+from tests.support.engines import ONEDNN
 from tests.support.oracles import Array, make_plan
 from tests.support.paths import EXPERIMENTS
 from tests.support.training import run_job
@@ -51,6 +52,7 @@ EXACT = 1e-12  # nearer than this counts as tied, which is tested here
 TOLERANCES: Mapping[convolution.EngineName, float] = {
     "plain": 2e-6,
     "whole": 2e-6,
+    **dict.fromkeys(ONEDNN, 2e-6),
     "direct": 2e-6,
     "fast": 1e-5,
 }

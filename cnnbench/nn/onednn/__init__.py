@@ -1,0 +1,1 @@
+"""Convolutions by oneDNN, the library that PyTorch uses on CPUs, called from XLA programs."""

@@ -1,0 +1,107 @@
+/* Executes oneDNN primitives on the buffers of an XLA custom call.
+
+   Python describes them once (primitives.py); from then on, no call needs the interpreter's lock. */
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "xla/ffi/api/c_api.h"
+
+enum { MOST_OPERANDS = 4, MOST_CALLS = 2, MOST_BUFFERS = 4 };
+
+/* Functions of dnnl.h, version 3, and of OpenMP. */
+typedef struct {
+  int32_t argument;
+  void *memory;
+} Argument;
+
+typedef struct {
+  int (*memory_create)(void **memory, const void *layout, void *engine, void *data);
+  int (*memory_destroy)(void *memory);
+  int (*stream_create)(void **stream, void *engine, unsigned flags);
+  int (*execute)(const void *primitive, void *stream, int count, const Argument *arguments);
+  void (*set_threads)(int count); /* NULL if oneDNN has no threads */
+  void *engine;
+} Library;
+
+typedef struct {
+  int32_t argument;
+  int32_t buffer; /* inputs first, then outputs */
+  int64_t offset; /* bytes */
+  const void *layout;
+} Operand;
+
+typedef struct {
+  const void *primitive;
+  int64_t num_operands;
+  Operand operands[MOST_OPERANDS];
+} Call;
+
+typedef struct Operation {
+  int64_t key;
+  int64_t threads;
+  int64_t num_calls;
+  Call calls[MOST_CALLS];
+  struct Operation *next;
+} Operation;
+
+static Library library;
+static _Atomic(Operation *) operations;
+static _Thread_local void *stream;
+
+void start(const Library *functions) { library = *functions; }
+
+/* Adds an operation, which must stay in memory. The caller makes sure that no other thread adds one
+   at the same time. */
+void add(Operation *operation) {
+  operation->next = atomic_load(&operations);
+  atomic_store(&operations, operation);
+}
+
+static int run(const Call *call, void *const *buffers) {
+  Argument arguments[MOST_OPERANDS];
+  int status = 0, count = 0;
+  for (; count < call->num_operands && !status; ++count) {
+    const Operand *operand = &call->operands[count];
+    void *data = (char *)buffers[operand->buffer] + operand->offset;
+    arguments[count].argument = operand->argument;
+    status = library.memory_create(&arguments[count].memory, operand->layout, library.engine, data);
+    if (status) break;
+  }
+  if (!status) status = library.execute(call->primitive, stream, count, arguments);
+  while (count--) library.memory_destroy(arguments[count].memory);
+  return status;
+}
+
+static XLA_FFI_Error *failed(const XLA_FFI_CallFrame *frame, const char *message) {
+  XLA_FFI_Error_Create_Args arguments = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message,
+                                         XLA_FFI_Error_Code_INTERNAL};
+  return frame->api->XLA_FFI_Error_Create(&arguments);
+}
+
+XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
+  XLA_FFI_Extension_Base *extension = frame->extension_start;
+  if (extension && extension->type == XLA_FFI_Extension_Metadata) {
+    XLA_FFI_Metadata *metadata = ((XLA_FFI_Metadata_Extension *)extension)->metadata;
+    metadata->api_version.major_version = XLA_FFI_API_MAJOR;
+    metadata->api_version.minor_version = XLA_FFI_API_MINOR;
+    return NULL;
+  }
+  if (frame->stage != XLA_FFI_ExecutionStage_EXECUTE) return NULL;
+  int64_t key = *(const int64_t *)((const XLA_FFI_Scalar *)frame->attrs.attrs[0])->value;
+  const Operation *operation = atomic_load(&operations);
+  while (operation && operation->key != key) operation = operation->next;
+  if (!operation) return failed(frame, "oneDNN: the operation is unknown in this process");
+  void *buffers[MOST_BUFFERS];
+  int count = 0;
+  for (int64_t i = 0; i < frame->args.size; ++i)
+    buffers[count++] = ((XLA_FFI_Buffer *)frame->args.args[i])->data;
+  for (int64_t i = 0; i < frame->rets.size; ++i)
+    buffers[count++] = ((XLA_FFI_Buffer *)frame->rets.rets[i])->data;
+  if (library.set_threads) library.set_threads((int)operation->threads);
+  if (!stream && library.stream_create(&stream, library.engine, 1))
+    return failed(frame, "oneDNN: no stream could be created");
+  for (int64_t i = 0; i < operation->num_calls; ++i)
+    if (run(&operation->calls[i], buffers)) return failed(frame, "oneDNN: a primitive failed");
+  return NULL;
+}

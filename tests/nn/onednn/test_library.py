@@ -1,0 +1,113 @@
+"""What is missing to use oneDNN, and how the handler is compiled and cached."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cnnbench.errors import UsageError
+from cnnbench.nn.lowering import lower
+from cnnbench.nn.onednn import library
+from tests.support.engines import needs_onednn
+from tests.support.oracles import make_plan
+
+CALLS = (library.lacking, library.load, library.handler)
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty cache, and nothing known from before."""
+    monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("CC", raising=False)
+    for call in CALLS:
+        call.cache_clear()
+    yield
+    for call in CALLS:
+        call.cache_clear()
+
+
+def compiled(folder: Path) -> list[Path]:
+    return list((folder / "cache" / "handlers").glob("*.so"))
+
+
+def test_without_onednn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_paths", list)
+    assert library.lacking() == (
+        "oneDNN 3 with OpenMP is not installed; run pip install 'cnnbench[onednn]'"
+    )
+
+
+def test_another_version_of_onednn_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor a damaged file."""
+    old, damaged = tmp_path / "old.so", tmp_path / "damaged.so"
+    source = """
+        static const struct {int major, minor, patch; const char *hash; unsigned cpu, gpu;}
+        number = {2, 7, 0, "", 2, 0};
+        const void *dnnl_version(void) { return &number; }
+    """
+    command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(old)]
+    subprocess.run(command, input=source, text=True, check=True)
+    damaged.write_bytes(b"\x7fELF")
+    monkeypatch.setattr(library, "_paths", lambda: [str(damaged), str(old)])
+    assert library.load() is None
+
+
+@needs_onednn
+def test_the_handler_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert library.lacking() is None
+    assert len(compiled(tmp_path)) == 1
+    library.lacking.cache_clear()
+    library.handler.cache_clear()
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert library.lacking() is None
+
+
+@needs_onednn
+def test_a_damaged_file_is_compiled_again(tmp_path: Path) -> None:
+    assert library.lacking() is None
+    (path,) = compiled(tmp_path)
+    content = path.read_bytes()
+    path.unlink()  # the old one stays loaded
+    path.write_bytes(b"")
+    library.lacking.cache_clear()
+    library.handler.cache_clear()
+    assert library.lacking() is None
+    assert path.read_bytes()[:4] == content[:4]
+
+
+@needs_onednn
+def test_a_folder_that_cannot_be_written_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    assert library.lacking() is None
+
+
+@needs_onednn
+def test_without_a_compiler_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert library.lacking() == (
+        "JAX needs a C compiler to call oneDNN, and there is no no-such-compiler; install gcc"
+    )
+
+
+@needs_onednn
+def test_what_the_compiler_says_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", f"{sys.executable} -c 'raise SystemExit(\"no room\")'")
+    assert library.lacking() == (
+        f"{library._compiler()} cannot compile the call of oneDNN: no room"
+    )
+
+
+def test_a_request_without_onednn_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_paths", list)
+    plan = make_plan({"conv": {"op": "conv", "filters": 2, "kernel": 3}}, (4, 4, 1), (2, 2, 2))
+    with pytest.raises(UsageError) as caught:
+        lower(plan, "onednn")
+    assert str(caught.value) == (
+        "engine onednn: oneDNN 3 with OpenMP is not installed; run pip install 'cnnbench[onednn]'."
+    )

@@ -1,0 +1,9 @@
+"""Engines that can be used on this machine."""
+
+import pytest
+
+from cnnbench.nn.onednn.library import lacking
+from cnnbench.nn.ops.convolution import EngineName
+
+ONEDNN: tuple[EngineName, ...] = () if lacking() else ("onednn",)
+needs_onednn = pytest.mark.skipif(not ONEDNN, reason=str(lacking()))
