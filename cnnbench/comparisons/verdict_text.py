@@ -121,7 +121,7 @@ def _trained(v: Verdict, pairs: MatchedPairs) -> str:
         named = named.removeprefix(f"{words(v.metric)} ")
     else:
         said = f"the trained {label} is {found} than the trained {base}"
-    only = f"{pairs.only_arm:,} images only {label} gets right, {pairs.only_base:,} only {base}"
+    only = f"only {label} gets {pairs.only_arm:,} images right, only {base} {pairs.only_base:,}"
     return (
         f"With one seed each, {said}: {named.removesuffix(')')}; {only}); whether the architectures"
         f" differ takes {v.fewest} seeds: run both with --seeds {v.fewest}"
@@ -162,8 +162,8 @@ def _lack(v: Verdict) -> str:
         # Without p, which no difference, however large, could bring to alpha.
         found = f"{words(v.metric)} {_interval(v)}, {_number(v)}{_over_images(v)})"
     if v.folds:
-        return f"{found}; {v.folds}-fold cross-validation takes at least {v.fewest} seeds: {advice}"
-    return f"{found}; p < {v.alpha:g} takes at least {v.fewest} seeds: {advice}"
+        return f"{found}; {v.folds}-fold cross-validation needs at least {v.fewest} seeds: {advice}"
+    return f"{found}; p < {v.alpha:g} needs at least {v.fewest} seeds: {advice}"
 
 
 def _named_evidence(v: Verdict) -> str:

@@ -114,11 +114,12 @@ class TuningPlan:
         first, arms = self.arms[0], len(self.arms)
         budget = budget_text(len(first.trials), len(self.seeds), first.epochs)
         each = "for each experiment" if arms > 1 else "for the experiment"
+        own = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
         seeds = sum(arm.num_seeds for arm in self.arms)
         epochs = sum(arm.num_seeds * arm.epochs for arm in self.arms)
         total = arms * len(first.trials) * len(self.seeds) * first.epochs
         return (
-            f"Tuning: {budget} {each}, seeds {', '.join(map(str, self.seeds))}.",
+            f"Tuning: {budget} {each}, {own}.",
             f"Verdict: {seeds:,} seeds, {epochs:,} epochs as written, and as many at most for those"
             f" that are better with other values. In all at most {total + 2 * epochs:,} epochs.",
         )

@@ -126,6 +126,7 @@ class EngineRecord:
         runs of older versions.
       load: load per CPU when `step_s` was measured; None if it is unknown or nothing was measured.
       measured_at: time of measurements that were kept; None for others.
+      onednn: version of oneDNN, with the form `onednn`; otherwise empty.
     """
 
     requested: str
@@ -142,6 +143,7 @@ class EngineRecord:
     chosen: str = ""
     load: float | None = None
     measured_at: datetime | None = None
+    onednn: str = ""
 
     @property
     def reason(self) -> str:

@@ -58,7 +58,7 @@ CLEAR = 1.2  # estimated speedup required of `fast` over `direct`, without a mea
 # fast: the ratio differs that much between processors. If that would take long, because of many
 # convolutions larger than 1x1 to compile, or of as many estimated nanoseconds per image, whole
 # batches are used.
-DOUBTFUL, MOST_CONVS, MOST_NS = 1.75, 16, 1e8
+DOUBTFUL, MOST_CONVS, MOST_NS = 1.75, 12, 2e7
 # Times the lower bound of memory that must be free for `whole`, whose loops pad and copy images;
 # it took 1.3 to 3.1 times the bound with the four networks of benchmarks/README.md.
 SPARE = 3

@@ -21,6 +21,7 @@ from cnnbench.data.batches import batches, last_batch
 from cnnbench.data.streaming.schedule import TEST, TRAIN, VALIDATION
 from cnnbench.errors import ProcessLostError, UsageError
 from cnnbench.executors.processes import LOST, meet
+from cnnbench.nn.onednn import library
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.environment import machine
 from cnnbench.runs.experiment import metric_directions
@@ -514,6 +515,7 @@ def _engine(job: Job, choice: Choice, tune_s: float, compile_cache: str) -> Engi
         chosen="requested" if job.engine != "auto" else choice.how,
         load=choice.load,
         measured_at=choice.measured_at,
+        onednn=library.number() if strategy.form == "onednn" else "",
     )
 
 

@@ -96,8 +96,8 @@ def refused(*experiments: str, **options: object) -> CnnbenchError:
     ("options", "message"),
     [
         ({"device": "cuda"}, "device: 'cuda' is not auto, cpu, gpu or tpu."),
-        ({"engine": "fats"}, "engine: 'fats' is not auto, plain, whole, direct or fast."),
-        ({"data_dir": "gone"}, "data_dir: no such folder: 'gone'; name an existing one."),
+        ({"engine": "fats"}, "engine: 'fats' is not auto, plain, whole, onednn, direct or fast."),
+        ({"data_dir": "gone"}, "data_dir: no such folder: 'gone'; check the path."),
         ({"tags": ["a@b"]}, "tags: 'a@b' "),
         ({"seeds": 0}, "seeds: '0' "),
         ({"cores": 0}, "cores: 0 is not positive; use 1 or more."),

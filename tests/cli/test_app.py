@@ -282,12 +282,12 @@ def test_dry_run_with_needed_lists_the_seeds_that_are_left():
     assert invoke("run", "tiny.yaml", "--quiet").exit_code == 0
     done = only_run()
     last = lambda *words: invoke("run", "tiny.yaml", *words, "--dry-run").stdout.splitlines()[-1]  # noqa: E731
-    train = "2 epochs in batches of 100 on mnist_5k, seeds"
+    train = "2 epochs in batches of 100 on mnist_5k, seed"
     assert last("--needed") == f"nothing to train: {done} has all seeds"
     assert last("--needed", "--seeds", "1") == f"nothing to train: {done} has all seeds"
-    assert last("--needed", "--seeds", "4") == f"would train {train} 2, 3; {done} has the others"
-    assert last("--seeds", "4") == f"would train {train} 0, 1, 2, 3"
-    other = f"would train {train} 0, 1"
+    assert last("--needed", "--seeds", "4") == f"would train {train}s 2, 3; {done} has the others"
+    assert last("--seeds", "4") == f"would train {train}s 0, 1, 2, 3"
+    other = f"would train {train}s 0, 1"
     assert last("--needed", "model.conv1.filters=5") == other
     assert last("--needed", "--engine", "plain", "--device", "gpu") == other
     RunFolder(done).write_record(replace(read_run(done).record, status=Status.INTERRUPTED))
@@ -296,13 +296,13 @@ def test_dry_run_with_needed_lists_the_seeds_that_are_left():
     text = invoke("run", "tiny.yaml", "--needed", "--seeds", "4", "--dry-run").stdout
     assert text.splitlines()[-2:] == [
         f"would resume {done} and train {train} 1",
-        f"would train {train} 2, 3",
+        f"would train {train}s 2, 3",
     ]
     assert text.count("Tiny CNN (tiny.yaml)") == 1
     text = invoke("run", "--resume", "tiny", "--seeds", "4", "--dry-run").stdout
     assert text.splitlines()[-2:] == [
         f"would resume {done} and train {train} 1",
-        f"would train {train} 2, 3",
+        f"would train {train}s 2, 3",
     ]
     assert len(list(Path("results/tiny").iterdir())) == 1
 
@@ -371,7 +371,7 @@ def test_compare_refuses_runs_on_different_data():
         (
             ["run", "tiny.yaml", "--data-dir", "none"],
             2,
-            "--data-dir: no such folder: 'none'; name an existing one.\n",
+            "--data-dir: no such folder: 'none'; check the path.\n",
         ),
         (
             ["run", "tiny.yaml", "--profile", "tiny.yaml"],
@@ -406,7 +406,7 @@ def test_mistakes_end_in_a_message_and_a_code(words, code, message):
         (
             ["run", "tiny.yaml", "--engine", "fst"],
             "--engine: 'fst' is not a valid choice (did you mean 'fast'?); write auto, plain,"
-            " whole, direct or fast.",
+            " whole, onednn, direct or fast.",
         ),
         (["run", "--epochs"], "--epochs: the value is missing; write --epochs N."),
         (["latent", "x", "--walk", "1"], "--walk: the value is missing; write --walk N M."),
@@ -451,8 +451,8 @@ def test_a_bad_value_in_the_environment_names_the_variable(monkeypatch):
     done = invoke("run", "tiny.yaml")
     assert (done.exit_code, done.stderr) == (
         2,
-        "CNNBENCH_ENGINE: 'quick' is not a valid choice; write auto, plain, whole, direct or"
-        " fast.\n",
+        "CNNBENCH_ENGINE: 'quick' is not a valid choice; write auto, plain, whole, onednn, direct"
+        " or fast.\n",
     )
 
 

@@ -139,7 +139,7 @@ def test_a_dry_run_prints_the_trials_and_their_cost():
         "would try A: train.optimizer.learning_rate=0.1\n"
         "would try B: train.optimizer.learning_rate=0.02 (as written)\n"
         "would try B: train.optimizer.learning_rate=0.1\n"
-        "Tuning: 2 trials x 1 seed x 1 epoch = 2 epochs for each experiment, seeds 1001.\n"
+        "Tuning: 2 trials x 1 seed x 1 epoch = 2 epochs for each experiment, seed 1001.\n"
         "Verdict: 4 seeds, 4 epochs as written, and as many at most for those that are better with"
         " other values. In all at most 12 epochs.\n"
     )

@@ -123,8 +123,8 @@ def test_images_only_one_gets_right_are_counted(tmp_path: Path) -> None:
     assert evidence.only_base == pytest.approx(np.mean([(a & ~b).sum() for a, b in pairs]))
     assert evidence.only_run == pytest.approx(np.mean([(b & ~a).sum() for a, b in pairs]))
     text = (
-        f"Of the 400 validation images, {evidence.only_base:.1f} only One gets right,"
-        f" {evidence.only_run:.1f} only Two (mean over seeds)."
+        f"Of the 400 validation images, only One gets {evidence.only_base:.1f} right,"
+        f" and only Two {evidence.only_run:.1f} (mean over seeds)."
     )
     assert text in found.image_notes
 
@@ -142,7 +142,7 @@ def test_classes_that_make_up_most_of_them_are_named(tmp_path: Path) -> None:
         ("9", 0.488),
     ]
     assert any(
-        line.endswith("(mean over seeds); 8 and 9 make up 98% of them.")
+        line.endswith("(mean over seeds); classes 8 and 9 make up 98% of them.")
         for line in found.image_notes
     )
 
@@ -161,7 +161,7 @@ def test_one_seed_each_is_a_verdict_on_the_trained_networks(tmp_path: Path) -> N
     )
     assert sentence(verdict).startswith(
         f"With one seed each, the trained Two is more accurate than the trained One: {shown};"
-        f" {only_arm} images only Two gets right, {only_base} only One); whether the architectures"
+        f" only Two gets {only_arm} images right, only One {only_base}); whether the architectures"
         " differ takes 4 seeds: run both with --seeds 4"
     )
     (grounds,) = [text for text in found.remarks if text.startswith("Judged on")]

@@ -139,7 +139,7 @@ def test_an_incomplete_cross_validation_is_too_little() -> None:
     (verdict,) = verdicts(BASE[:3], lifted(LIFT[:3]))
     assert (verdict.finding, verdict.fewest) == (Finding.FEW, 5)
     assert sentence(verdict).endswith(
-        "; 5-fold cross-validation takes at least 5 seeds: run both with --seeds 5; an epoch takes"
+        "; 5-fold cross-validation needs at least 5 seeds: run both with --seeds 5; an epoch takes"
         " 1.00x as long."
     )
     assert "accuracy +1.50 points (95% t interval +1.17 to +1.83, 3 folds); " in sentence(verdict)

@@ -261,7 +261,7 @@ def test_differences_that_could_be_anything_have_no_interval() -> None:
     (verdict,) = judge(arms, "accuracy", PAIRED, higher=True)
     assert sentence(verdict) == (
         "Too few seeds to compare B with A: accuracy +35.00 points (no useful 95% t interval,"
-        " 2 seeds); p < 0.05 takes at least 6 seeds: run both with --seeds 6."
+        " 2 seeds); p < 0.05 needs at least 6 seeds: run both with --seeds 6."
     )
     assert verdict.interval is not None
     assert verdict.interval.high == pytest.approx(0.35 + oracle.t.ppf(0.975, 1) * 0.25)
@@ -370,13 +370,13 @@ SENTENCES = [
         pair(LIFT[:3]),
         Criteria(),
         "Too few seeds to compare Run 1 with Run 0: accuracy +0.50 points (95% t interval +0.25 to "
-        f"+0.75, 3 seeds); p < 0.05 takes at least 6 seeds: run both with --seeds 6; {AS_LONG}",
+        f"+0.75, 3 seeds); p < 0.05 needs at least 6 seeds: run both with --seeds 6; {AS_LONG}",
     ),
     (
         pair(LIFT[:1]),
         Criteria(),
         "Too few seeds to compare Run 1 with Run 0: accuracy +0.40 points with one seed; p < 0.05 "
-        f"takes at least 6 seeds: run both with --seeds 6; {AS_LONG}",
+        f"needs at least 6 seeds: run both with --seeds 6; {AS_LONG}",
     ),
     (
         pair([math.nan, *LIFT[1:]]),
@@ -428,14 +428,14 @@ UNPAIRED = [
         [BASE[:3], [0.3, 0.29, 0.31]],  # far apart, but no test of three seeds can say so
         Criteria(),
         "Too few seeds to compare Run 1 with Run 0: accuracy -67.00 points (95% Welch's t interval "
-        "-69.36 to -64.64, 3 seeds); p < 0.05 takes at least 4 seeds: run both with --seeds 4; "
+        "-69.36 to -64.64, 3 seeds); p < 0.05 needs at least 4 seeds: run both with --seeds 4; "
         f"{AS_LONG}",
     ),
     (
         [BASE, pair(LIFT)[1][:1]],
         Criteria(),
         "Too few seeds to compare Run 1 with Run 0: accuracy +0.35 points with 1 and 6 seeds; "
-        f"p < 0.05 takes at least 4 seeds: run both with --seeds 4; {AS_LONG}",
+        f"p < 0.05 needs at least 4 seeds: run both with --seeds 4; {AS_LONG}",
     ),
     (
         [BASE, [*BASE, math.nan]],  # a seed that only one has is compared, too

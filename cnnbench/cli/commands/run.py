@@ -122,8 +122,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         int | None,
         typer.Option(
             help="Trials of each experiment with --tune, or of a sweep such as"
-            " model.params.n=3,5 or 'train.optimizer.learning_rate=log(0.003..0.3)'; default: all"
-            " combinations.",
+            " model.params.n=3,5 or 'train.epochs=log(1..8)'; default: all combinations.",
             metavar="N",
             min=1,
             show_default=False,
@@ -491,7 +490,7 @@ def check_folders(data_dir: Path | None, profile: Path | None = None) -> None:
       UsageError: there is no folder of datasets, or a file where traces are to be written.
     """
     if _is_explicit(data_dir) and not os.path.isdir(str(data_dir)):  # noqa: PTH112 - Path raises for a long name
-        raise UsageError(f"--data-dir: no such folder: '{data_dir}'; name an existing one.")
+        raise UsageError(f"--data-dir: no such folder: '{data_dir}'; check the path.")
     if profile is not None and os.path.exists(profile) and not os.path.isdir(profile):  # noqa: PTH110, PTH112
         raise UsageError(f"--profile: '{profile}' is not a folder; name a new one.")
 
@@ -744,11 +743,12 @@ def _left_text(experiment: "Experiment", left: "Left") -> str:
     there = f"{where} {'has' if len(left.there) == 1 else 'have'}"
     if not left.seeds:
         return f"nothing to train: {there} all seeds"
-    train, seeds = experiment.train, ", ".join(map(str, left.seeds))
+    train = experiment.train
+    seeds = f"seed{'s' * (len(left.seeds) > 1)} {', '.join(map(str, left.seeds))}"
     verb = f"resume {left.resumed} and train" if left.resumed else "train"
     most = "at most " if train.early_stopping else ""
     others = f"; {there} the others" if left.there else ""
     return (
         f"would {verb} {most}{epochs_text(train.epochs)} in batches of {train.batch_size} on"
-        f" {experiment.dataset.label}, seeds {seeds}{others}"
+        f" {experiment.dataset.label}, {seeds}{others}"
     )

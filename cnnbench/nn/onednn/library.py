@@ -13,7 +13,6 @@ import site
 import subprocess
 import sysconfig
 from contextlib import suppress
-from ctypes.util import find_library
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -65,19 +64,30 @@ def load() -> ctypes.CDLL | None:
             found = ctypes.CDLL(path)
         except OSError:
             continue
-        found.dnnl_version.restype = ctypes.POINTER(_Version)
-        known = found.dnnl_version().contents
+        known = _version(found)
         if known.major == 3 and known.cpu_runtime in {_SEQUENTIAL, _OPENMP}:
             return found
     return None
 
 
+def _version(library: ctypes.CDLL) -> _Version:
+    library.dnnl_version.restype = ctypes.POINTER(_Version)
+    found: _Version = library.dnnl_version().contents
+    return found
+
+
+def number() -> str:
+    """The version of oneDNN, such as ``3.2.0``; empty if it is not installed."""
+    if (library := load()) is None:
+        return ""
+    found = _version(library)
+    return f"{found.major}.{found.minor}.{found.patch}"
+
+
 def _paths() -> list[str]:
-    """Files that may be the library: of this environment, of the user and of the system."""
+    """Files that may be the library: of this environment, of the user, and of the system."""
     own = [Path(sysconfig.get_path("data")), Path(site.getuserbase())]
-    paths = [str(path) for each in own if (path := each / "lib" / SONAME).exists()]
-    system = find_library("dnnl")
-    return [*paths, system] if system == SONAME else paths
+    return [*(str(each / "lib" / SONAME) for each in own), SONAME]
 
 
 @cache

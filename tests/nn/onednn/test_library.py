@@ -1,5 +1,6 @@
 """What is missing to use oneDNN, and how the handler is compiled and cached."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,8 +104,14 @@ def test_what_the_compiler_says_is_shown(monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
+@needs_onednn
+def test_the_version_is_that_of_the_library() -> None:
+    assert re.fullmatch(r"3\.\d+\.\d+", library.number())
+
+
 def test_a_request_without_onednn_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_paths", list)
+    assert not library.number()
     plan = make_plan({"conv": {"op": "conv", "filters": 2, "kernel": 3}}, (4, 4, 1), (2, 2, 2))
     with pytest.raises(UsageError) as caught:
         lower(plan, "onednn")
