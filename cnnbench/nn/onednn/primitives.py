@@ -16,9 +16,8 @@ from cnnbench.system.arrays import Pair
 TARGET = "cnnbench_onednn"  # of XLA's custom calls
 Pass = Literal["forward", "input_gradient", "kernel_gradient"]
 
-# Constants of dnnl_types.h.
-_CPU, _FLOAT32 = 1, 3
-_ANY, _NHWC, _HWIO, _HWIGO = 1, 22, 28, 39  # layouts
+# Constants of dnnl_types.h that are the same in all versions 3; numbers of layouts are not.
+_CPU, _FLOAT32, _ANY_LAYOUT = 1, 3, 1
 _FORWARD_TRAINING, _DIRECT = 64, 1
 _SRC, _DST, _WEIGHTS, _SCRATCHPAD = 1, 17, 33, 80  # arguments
 _DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS = 129, 145, 161
@@ -189,8 +188,8 @@ def _calls(make: "_Builder", which: Pass, of: Correlation, images: int) -> tuple
 
     oneDNN chooses the layout of the kernel, which is converted before or after the convolution.
     """
-    inputs = make.layout((images, of.channels, *of.size), _NHWC)
-    outputs = make.layout((images, of.filters, *of.places), _NHWC)
+    inputs = make.images(images, of.size, of.channels)
+    outputs = make.images(images, of.places, of.filters)
     kernel, described = make.convolution(which, of, inputs, outputs)
     gradient = which == "kernel_gradient"
     chosen = make.query(described, _DIFF_WEIGHTS_LAYOUT if gradient else _WEIGHTS_LAYOUT)
@@ -237,26 +236,39 @@ class _Builder:
         mode = library.dnnl_primitive_attr_set_scratchpad_mode
         _check(mode(self.attributes, 1))  # the caller's memory
 
-    def layout(self, sizes: Sequence[int], tag: int) -> c_void_p:
-        """Describes an array of float32, of given logical sizes."""
-        found = c_void_p()
-        create = self.library.dnnl_memory_desc_create_with_tag
-        _check(create(byref(found), len(sizes), _sizes(sizes), _FLOAT32, tag))
+    def images(self, number: int, size: Pair, channels: int) -> c_void_p:
+        """Describes images (n, h, w, c), whose axes oneDNN numbers n, c, h, w."""
+        row = size[1] * channels
+        return self.layout((number, channels, *size), (size[0] * row, 1, row, channels))
+
+    def layout(self, sizes: Sequence[int], strides: Sequence[int]) -> c_void_p:
+        """Describes an array of float32 by the sizes of its axes and the distances on them."""
+        found, create = c_void_p(), self.library.dnnl_memory_desc_create_with_strides
+        _check(create(byref(found), len(sizes), _sizes(sizes), _FLOAT32, _sizes(strides)))
+        return found
+
+    def any_layout(self, sizes: Sequence[int]) -> c_void_p:
+        """Describes an array whose layout oneDNN chooses."""
+        found, create = c_void_p(), self.library.dnnl_memory_desc_create_with_tag
+        _check(create(byref(found), len(sizes), _sizes(sizes), _FLOAT32, _ANY_LAYOUT))
         return found
 
     def convolution(
         self, which: Pass, of: Correlation, inputs: c_void_p, outputs: c_void_p
     ) -> tuple[c_void_p, c_void_p]:
-        """The layout of our kernels, and a description of the primitive."""
-        groups = of.groups
-        shape: tuple[int, ...] = (of.filters // groups, of.channels // groups, *of.kernel)
-        shape = shape if groups == 1 else (groups, *shape)
+        """The layout of our kernels, (h, w, in / groups, out), and a description of the call."""
+        filters, channels = of.filters // of.groups, of.channels // of.groups
+        shape: tuple[int, ...] = (filters, channels, *of.kernel)
+        pixel = channels * of.filters
+        strides: tuple[int, ...] = (1, of.filters, of.kernel[1] * pixel, pixel)
+        if of.groups > 1:
+            shape, strides = (of.groups, *shape), (filters, *strides)
         sizes = (
             _sizes(of.stride),
             _sizes([distance - 1 for distance in of.dilation]),
             *(_sizes(pads) for pads in zip(*of.pads, strict=True)),
         )
-        kernel = self.layout(shape, _ANY)
+        kernel = self.any_layout(shape)
         forward = (_FORWARD_TRAINING, _DIRECT, inputs, kernel, None, outputs, *sizes)
         described = self._described("forward", *forward)
         if which == "input_gradient":
@@ -265,7 +277,7 @@ class _Builder:
         elif which == "kernel_gradient":
             arguments = (_DIRECT, inputs, kernel, None, outputs, *sizes, described)
             described = self._described("backward_weights", *arguments)
-        return self.layout(shape, _HWIO if groups == 1 else _HWIGO), described
+        return self.layout(shape, strides), described
 
     def _described(self, name: str, *arguments: Any) -> c_void_p:
         found = c_void_p()
@@ -286,6 +298,8 @@ class _Builder:
         described, engine = c_void_p(), _engine(self.library)
         create = self.library.dnnl_reorder_primitive_desc_create
         _check(create(byref(described), old, engine, new, engine, self.attributes))
+        if self.size(self.query(described, _SCRATCHPAD_LAYOUT)):
+            raise _UnsupportedError("a conversion that needs memory")
         operands = _Operand(_SRC, source, 0, old), _Operand(_DST, target, 0, new)
         return self.call(described, operands)
 

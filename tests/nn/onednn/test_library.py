@@ -1,6 +1,7 @@
 """What is missing to use oneDNN, and how the handler is compiled and cached."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ def test_without_onednn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     )
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_another_version_of_onednn_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
