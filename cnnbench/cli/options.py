@@ -241,7 +241,7 @@ EngineOption = Annotated[
     typer.Option(
         help="Convolution algorithms: XLA's (plain), or with other gradients (whole), oneDNN's"
         " (onednn), im2col and matmul (direct), or also Winograd's (fast); auto chooses by"
-        " estimated cost.",
+        " estimated cost, or times them once.",
         envvar="CNNBENCH_ENGINE",
     ),
 ]

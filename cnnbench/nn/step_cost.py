@@ -21,8 +21,8 @@ class _Costs:
 
     Args:
       norm: per output of a batch norm that needs statistics: further passes over its images.
-      grouped: per multiply-add of grouped and dilated convolutions that are no shifted images. XLA
-        computes them slowly inside loops over micro-batches.
+      grouped: per multiply-add of grouped and dilated convolutions that are not computed as
+        shifted images. XLA computes them slowly inside loops over micro-batches.
     """
 
     norm: float

@@ -1,6 +1,7 @@
 """Results for each image of finished runs that have none, from their stored weights."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,7 @@ def _results(
     run: RunResult, path: Path, seeds: Sequence[int], data_dir: Path | None, notify: Notify
 ) -> Iterator[tuple[int, NamedArrays]]:
     """Results of each seed, by the programs that evaluated the run."""
+    from cnnbench.nn.onednn.library import lacking
     from cnnbench.training.evaluation import image_results
     from cnnbench.training.executables import compile_evaluation, set_up
     from cnnbench.training.resume import recorded_strategy
@@ -72,7 +74,10 @@ def _results(
     from cnnbench.training.strategy import Strategy
 
     job = _job(run, path, data_dir, notify)
-    setup = set_up(job, recorded_strategy(run.record.engine) or Strategy("plain", None, 1, 1))
+    strategy = recorded_strategy(run.record.engine) or Strategy("plain", None, 1, 1)
+    if strategy.form == "onednn" and lacking():
+        strategy = replace(strategy, form="whole")  # the same up to rounding
+    setup = set_up(job, strategy)
     network = setup.network(seeds[0])
     state = setup.place(TrainState(network.params, network.rest, ()))
     programs = compile_evaluation(setup, network, state)

@@ -22,6 +22,7 @@ from cnnbench.executors.processes import leads, num_processes, shared
 from cnnbench.graph.geometry import geometry
 from cnnbench.graph.plan import Plan
 from cnnbench.graph.repeats import shortened
+from cnnbench.nn.onednn import library
 from cnnbench.nn.onednn.library import lacking
 from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.nn.step_cost import step_ns, xla_share
@@ -54,11 +55,11 @@ HOPELESS = 3.0  # stop timing a candidate this many times slower than the best
 COLD_S = 3.0  # limit for a slow first step
 MARGIN = 1.05  # speedup required of `fast`, which has larger rounding errors
 CLEAR = 1.2  # estimated speedup required of `fast` over `direct`, without a measurement
-# Both ways to divide a batch are measured if one is estimated to be less than this many times as
-# fast: the ratio differs that much between processors. If that would take long, because of many
-# convolutions larger than 1x1 to compile, or of as many estimated nanoseconds per image, whole
-# batches are used.
-DOUBTFUL, MOST_CONVS, MOST_NS = 1.75, 12, 2e7
+# Both ways to divide a batch are measured if one is estimated to be less than DOUBTFUL times as
+# fast: the ratio differs that much between processors. Networks with more than MOST_CONVS kernels
+# larger than 1x1, or of more than MOST_NS per image, take too long to measure; they use whole
+# batches up to BIAS times the estimated cost of micro-batches, which is too low for many channels.
+DOUBTFUL, MOST_CONVS, MOST_NS, BIAS = 1.75, 12, 2e7, 1.25
 # Times the lower bound of memory that must be free for `whole`, whose loops pad and copy images;
 # it took 1.3 to 3.1 times the bound with the four networks of benchmarks/README.md.
 SPARE = 3
@@ -181,7 +182,7 @@ def promising(plan: Plan, found: Sequence[Strategy]) -> tuple[Strategy, ...]:
     if len(kept) > 1 and convolves(plan) and xla_share(plan) < MOST_XLA:
         kept.pop("plain", None)
     if "onednn" in kept:
-        kept.pop("whole", None)  # its convolutions are slower, or as fast
+        kept.pop("whole", None)
     costs: dict[EngineName, float] = {
         form: step_ns(plan, form, s.row or 1) for form, s in kept.items() if form != "plain"
     }
@@ -194,7 +195,7 @@ def promising(plan: Plan, found: Sequence[Strategy]) -> tuple[Strategy, ...]:
         if costs[slower] > DOUBTFUL * min(costs[whole], costs[rows]):
             del kept[slower]
         elif not _is_soon_measured(plan, min(costs[whole], costs[rows])):
-            del kept[rows]
+            del kept[rows if costs[whole] <= BIAS * costs[rows] else whole]
     return tuple(kept.values())
 
 
@@ -221,7 +222,7 @@ def _fitting(job: Job) -> tuple[Strategy, ...]:
         *counts,
         accelerator=job.accelerator,
         precision=job.experiment.train.precision,
-        onednn=job.engine == "onednn" or (job.engine == "auto" and lacking() is None),
+        onednn=job.engine == "onednn" or _may_use_onednn(job),
     )
     if job.num_processes > 1:
         found = spread(found, *counts[::2])
@@ -237,6 +238,13 @@ def _fitting(job: Job) -> tuple[Strategy, ...]:
     spare: Mapping[str, int] = {} if asked else dict.fromkeys(WHOLE, SPARE)
     fitting = zip(needs, found, strict=True)
     return tuple(s for need, s in fitting if spare.get(s.form, 1) * need.total <= free)
+
+
+def _may_use_onednn(job: Job) -> bool:
+    """True if `auto` may choose oneDNN; several processes may not all have it."""
+    if job.engine != "auto" or job.num_processes > 1 or job.accelerator or job.plan is None:
+        return False
+    return convolves(job.plan) and lacking() is None
 
 
 def _steps_per_call(job: Job) -> int:
@@ -368,6 +376,7 @@ def _situation(job: Job, found: Sequence[Strategy]) -> dict[str, Any]:
         "train": experiment.train.model_dump(mode="json", exclude={"epochs"}),
         "input": [*job.dataset.info.shape, job.dataset.info.num_classes, job.batch_size],
         "candidates": [strategy.text for strategy in found],
+        **({"onednn": library.number()} if any(each.form == "onednn" for each in found) else {}),
     }
 
 

@@ -97,6 +97,8 @@ def candidates(
         return (direct, plain)
     share = _row(plan, batch_size, num_devices, undivided=True)
     whole = Strategy("whole", share, -(-batch_size // share), 1)
+    # Each device calls oneDNN with one thread, so that it needs all of them.
+    onednn = onednn and whole.num_devices == num_devices
     others = (replace(whole, form="onednn"),) if onednn else ()
     return (fast, direct, *others, whole, plain)
 

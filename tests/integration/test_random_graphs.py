@@ -39,11 +39,10 @@ from cnnbench.training.executables import Job, compile_train, set_up
 from cnnbench.training.state import TrainState, num_params, split_network
 from cnnbench.training.strategy import Strategy, has_batch_statistics
 from tests.bench.frameworks.test_frameworks import need, without_dropout
-from tests.support.engines import ONEDNN
 from tests.support.graphs import CLASSES, CONTINUOUS, Layers, convs, graphs, parse_layer
 from tests.support.oracles import Array, make_plan
 
-FORMS: tuple[convolution.EngineName, ...] = ("plain", "whole", *ONEDNN, "direct", "fast")
+FORMS: tuple[convolution.EngineName, ...] = ("plain", "whole", "direct", "fast")
 NUM_IMAGES = 3
 TOLERANCE = 1e-7  # relative to the largest entry, in float64
 Graph = tuple[Layers, Shape, Shape]

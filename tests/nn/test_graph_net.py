@@ -24,10 +24,9 @@ from cnnbench.nn.lowering import MONOTONE
 from cnnbench.nn.ops import convolution, xla
 from cnnbench.training.state import Network, split_network
 from tests.support import oracles
-from tests.support.engines import ONEDNN
 from tests.support.oracles import Array, make_plan
 
-FORMS: tuple[convolution.EngineName, ...] = ("plain", "whole", *ONEDNN, "direct", "fast")
+FORMS: tuple[convolution.EngineName, ...] = ("plain", "whole", "direct", "fast")
 Layers = dict[str, dict[str, Any]]
 Params = Mapping[str, Mapping[str, Array]]
 

@@ -60,6 +60,9 @@ def test_candidates_on_a_cpu_are_rows_on_all_cores_and_the_reference() -> None:
     )
     plan = make_plan(CONV, SHAPE, (CLASSES,))
     more = candidates(plan, 500, 7, 2, accelerator=False, onednn=True)
+    odd = make_plan(NORM | CONV, SHAPE, (CLASSES,))  # type: ignore[operator]
+    unequal = candidates(odd, 100, 7, 8, accelerator=False, onednn=True)
+    assert "onednn" not in {strategy.form for strategy in unequal}
     assert {*more} - {*found(CONV, 500)} == {Strategy("onednn", 250, 2, 1)}
     assert [s.form for s in found(LINEAR, 500)] == ["direct", "plain"]
     assert found(LINEAR, 7)[0] == Strategy("direct", 4, 2, 1)
@@ -271,7 +274,9 @@ def test_the_only_engine_that_fits_in_memory_is_never_ruled_out() -> None:
         ("zoo/wide_resnet.yaml", "whole", "onednn"),
         ("zoo/preact_resnet18.yaml", "whole", "onednn"),
         # With 32x32 pixels.
-        ("zoo/convnext_tiny.yaml", "whole", "onednn"),
+        ("zoo/convnext_tiny.yaml", "direct", "onednn"),
+        ("zoo/vit_tiny.yaml", "whole", "onednn"),
+        ("zoo/mlp_mixer.yaml", "direct", "onednn"),
         ("zoo/mobilenet_v2.yaml", "whole", "onednn"),
         # Faster with one or the other, depending on the processor.
         ("zoo/unet.yaml", "fast whole", "fast onednn"),

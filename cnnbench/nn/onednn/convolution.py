@@ -65,5 +65,5 @@ def _call(which: Pass, first: jax.Array, second: jax.Array, of: Correlation) -> 
 
 
 def _threads() -> int:
-    """Threads for each call: devices, which have a core each in `cnnbench run`, compute at once."""
-    return max(1, num_cpus() // jax.local_device_count("cpu"))
+    """Threads for each call: one if several devices compute at once."""
+    return 1 if jax.local_device_count("cpu") > 1 else num_cpus()

@@ -8,6 +8,7 @@
 #include "xla/ffi/api/c_api.h"
 
 enum { MOST_OPERANDS = 4, MOST_CALLS = 2, MOST_BUFFERS = 4 };
+enum { OUT_OF_MEMORY = 1 }; /* a dnnl_status_t */
 
 /* Functions of dnnl.h, version 3, and of OpenMP. */
 typedef struct {
@@ -73,9 +74,10 @@ static int run(const Call *call, void *const *buffers) {
   return status;
 }
 
-static XLA_FFI_Error *failed(const XLA_FFI_CallFrame *frame, const char *message) {
-  XLA_FFI_Error_Create_Args arguments = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message,
-                                         XLA_FFI_Error_Code_INTERNAL};
+static XLA_FFI_Error *failed(const XLA_FFI_CallFrame *frame, int status, const char *message) {
+  XLA_FFI_Error_Code code = status == OUT_OF_MEMORY ? XLA_FFI_Error_Code_RESOURCE_EXHAUSTED
+                                                    : XLA_FFI_Error_Code_INTERNAL;
+  XLA_FFI_Error_Create_Args arguments = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message, code};
   return frame->api->XLA_FFI_Error_Create(&arguments);
 }
 
@@ -91,7 +93,7 @@ XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
   int64_t key = *(const int64_t *)((const XLA_FFI_Scalar *)frame->attrs.attrs[0])->value;
   const Operation *operation = atomic_load(&operations);
   while (operation && operation->key != key) operation = operation->next;
-  if (!operation) return failed(frame, "oneDNN: the operation is unknown in this process");
+  if (!operation) return failed(frame, 0, "oneDNN: the operation is unknown in this process");
   void *buffers[MOST_BUFFERS];
   int count = 0;
   for (int64_t i = 0; i < frame->args.size; ++i)
@@ -99,9 +101,8 @@ XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
   for (int64_t i = 0; i < frame->rets.size; ++i)
     buffers[count++] = ((XLA_FFI_Buffer *)frame->rets.rets[i])->data;
   if (library.set_threads) library.set_threads((int)operation->threads);
-  if (!stream && library.stream_create(&stream, library.engine, 1))
-    return failed(frame, "oneDNN: no stream could be created");
-  for (int64_t i = 0; i < operation->num_calls; ++i)
-    if (run(&operation->calls[i], buffers)) return failed(frame, "oneDNN: a primitive failed");
-  return NULL;
+  int status = stream ? 0 : library.stream_create(&stream, library.engine, 1);
+  for (int64_t i = 0; i < operation->num_calls && !status; ++i)
+    status = run(&operation->calls[i], buffers);
+  return status ? failed(frame, status, "oneDNN: a primitive failed") : NULL;
 }

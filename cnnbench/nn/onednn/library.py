@@ -8,11 +8,14 @@ distributions. XLA's foreign function interface (https://docs.jax.dev/en/latest/
 import ctypes
 import hashlib
 import os
+import platform
 import shlex
 import site
 import subprocess
+import sys
 import sysconfig
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +25,13 @@ from cnnbench.system.cache import cache_dir
 from cnnbench.system.commands import pip_install
 from cnnbench.system.files import write_atomic
 
-SONAME = "libdnnl.so.3"  # of version 3
+SONAME, _MAJOR = "libdnnl.so.3", 3
 _SEQUENTIAL, _OPENMP = 1, 2  # values of `cpu_runtime`
+_INSTALL = (
+    f"run {pip_install('cnnbench[onednn]')}"
+    if (sys.platform, platform.machine()) == ("linux", "x86_64")
+    else "its package is for Linux on x86-64"
+)
 _SOURCE = Path(__file__).with_name("handler.c")
 
 
@@ -43,31 +51,57 @@ class _Version(ctypes.Structure):
 @cache
 def lacking() -> str | None:
     """What is missing to use oneDNN, and how to install it; None if nothing is."""
-    if load() is None:
-        return f"oneDNN 3 with OpenMP is not installed; run {pip_install('cnnbench[onednn]')}"
+    found, reason = _search()
+    if found is None:
+        return reason
     try:
         handler()
-    except FileNotFoundError:
-        return f"JAX needs a C compiler to call oneDNN, and there is no {_compiler()}; install gcc"
-    except subprocess.CalledProcessError as error:
-        return f"{_compiler()} cannot compile the call of oneDNN: {error.stderr.strip()}"
+    except _CompilerError as error:
+        return str(error)
     except OSError as error:
-        return f"the call of oneDNN cannot be loaded: {error}"
+        return f"the compiled {_SOURCE.name} cannot be loaded: {error}"
     return None
+
+
+def load() -> ctypes.CDLL | None:
+    """The library, with threads of OpenMP or none; None if it is not installed."""
+    return _search()[0]
+
+
+def number() -> str:
+    """The version of oneDNN, such as ``3.2.0``; empty if it is not installed."""
+    return _version_text(library) if (library := load()) else ""
 
 
 @cache
-def load() -> ctypes.CDLL | None:
-    """The library, with threads of OpenMP or none; None if it is not installed."""
+def _search() -> tuple[ctypes.CDLL | None, str]:
+    """The library, or why there is none."""
+    reason = f"oneDNN 3 is not installed; {_INSTALL}"
     for path in _paths():
         try:
-            found = ctypes.CDLL(path)
-        except OSError:
+            with _same_cpus():
+                found = ctypes.CDLL(path)
+        except OSError as error:
+            reason = str(error) if Path(path).exists() else reason
             continue
         known = _version(found)
-        if known.major == 3 and known.cpu_runtime in {_SEQUENTIAL, _OPENMP}:
-            return found
-    return None
+        if known.major == _MAJOR and known.cpu_runtime in {_SEQUENTIAL, _OPENMP}:
+            return found, ""
+        reason = f"{path} is oneDNN {_version_text(found)} without OpenMP; {_INSTALL}"
+    return None, reason
+
+
+@contextmanager
+def _same_cpus() -> Iterator[None]:
+    """Keeps OpenMP, whose variables may bind threads, from restricting this one to a CPU."""
+    if sys.platform != "linux":
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _version(library: ctypes.CDLL) -> _Version:
@@ -76,10 +110,7 @@ def _version(library: ctypes.CDLL) -> _Version:
     return found
 
 
-def number() -> str:
-    """The version of oneDNN, such as ``3.2.0``; empty if it is not installed."""
-    if (library := load()) is None:
-        return ""
+def _version_text(library: ctypes.CDLL) -> str:
     found = _version(library)
     return f"{found.major}.{found.minor}.{found.patch}"
 
@@ -90,14 +121,16 @@ def _paths() -> list[str]:
     return [*(str(each / "lib" / SONAME) for each in own), SONAME]
 
 
+class _CompilerError(Exception):
+    """The handler cannot be compiled; says why."""
+
+
 @cache
 def handler() -> ctypes.CDLL:
     """The compiled ``handler.c``, from the cache if possible.
 
     Raises:
-      FileNotFoundError: there is no compiler.
-      CalledProcessError: it cannot compile the file.
-      OSError: the result cannot be loaded.
+      OSError: it cannot be loaded.
     """
     path = _cached()
     try:
@@ -117,14 +150,25 @@ def _cached() -> Path:
 
 
 def _compile(cached: Path) -> ctypes.CDLL:
-    import jax.ffi
-
     with TemporaryDirectory(prefix="cnnbench-") as folder:
         path = Path(folder) / "handler.so"
-        options = ["-std=c11", "-O2", "-shared", "-fPIC", "-I", jax.ffi.include_dir()]
-        command = [*shlex.split(_compiler()), *options, "-o", str(path), str(_SOURCE)]
-        subprocess.run(command, capture_output=True, text=True, check=True)
+        _run_compiler(path)
         with suppress(OSError):  # compiled again next time
             cached.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(cached, path.read_bytes())
         return ctypes.CDLL(str(path))
+
+
+def _run_compiler(path: Path) -> None:
+    import jax.ffi
+
+    options = ["-std=c11", "-O2", "-shared", "-fPIC", "-I", jax.ffi.include_dir()]
+    try:
+        command = [*shlex.split(_compiler()), *options, "-o", str(path), str(_SOURCE)]
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, ValueError) as error:
+        message = f"JAX needs a C compiler to call oneDNN, and {_compiler()} cannot be run: {error}"
+        raise _CompilerError(f"{message}; install gcc") from None
+    except subprocess.CalledProcessError as error:
+        message = f"{_compiler()} cannot compile {_SOURCE.name}: {error.stderr.strip()}"
+        raise _CompilerError(message) from None

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,9 @@ from jax import lax
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
 from cnnbench.layers.correlation import ConvGeometry
+from cnnbench.nn.lowering import lower
 from cnnbench.nn.onednn import convolution as onednn
-from cnnbench.nn.onednn import primitives
-from cnnbench.nn.onednn.primitives import Correlation
+from cnnbench.nn.onednn.primitives import TARGET, Correlation
 from cnnbench.system.arrays import Pair
 from tests.nn.ops.test_convolution import (
     NUM_IMAGES,
@@ -26,7 +27,7 @@ from tests.nn.ops.test_convolution import (
 )
 from tests.nn.ops.test_whole import CASES as WHOLE_CASES
 from tests.support.engines import needs_onednn
-from tests.support.oracles import Array
+from tests.support.oracles import Array, make_plan
 
 pytestmark = needs_onednn
 
@@ -163,6 +164,31 @@ def test_the_number_of_threads_changes_nothing_but_rounding(
             check(got, want)
 
 
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [
+        ({"op": "conv", "filters": 4, "kernel": 3}, 6),
+        ({"op": "conv", "filters": 4, "kernel": 3, "groups": 4, "dilation": 2}, 4),
+        ({"op": "conv_transpose", "filters": 4, "kernel": 3, "stride": 2}, 17),
+    ],
+)
+def test_layers_call_onednn_in_float32_only(layer: dict[str, Any], size: int) -> None:
+    plan = make_plan({"layer": layer}, (8, 8, 4), (size, size, 4))
+    (node,), lowering = plan.nodes, lower(plan, "onednn")
+
+    @jax.jit
+    def layer_of(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lowering.convolve(node, x, kernel)
+
+    def calls(dtype: Any) -> int:
+        x, kernel = jnp.ones((2, 8, 8, 4), dtype), jnp.ones(node.layout.params["kernel"], dtype)
+        return str(layer_of.lower(x, kernel).as_text()).count(TARGET)
+
+    assert calls(jnp.float32) == 1
+    with jax.enable_x64(True):
+        assert calls(jnp.float64) == 0
+
+
 def test_a_convolution_without_outputs_is_not_supported() -> None:
     of = Correlation((4, 4), (3, 3), (1, 1), (1, 1), ((0, 0), (0, 0)), (9, 9), 2, 2)
     assert not onednn.supports(of, 1)
@@ -173,7 +199,7 @@ def test_an_unknown_operation_is_an_error_of_xla() -> None:
     case = CASES[-1]
     assert onednn.supports(correlation(case), 3)  # registers the handler
     result = jax.ShapeDtypeStruct((2,), jnp.float32)
-    call = jax.ffi.ffi_call(primitives.TARGET, (result, result))
+    call = jax.ffi.ffi_call(TARGET, (result, result))
     with pytest.raises(jax.errors.JaxRuntimeError, match="oneDNN: the operation is unknown"):
         jax.block_until_ready(call(jnp.ones(2), jnp.ones(2), key=np.int64(0)))
 

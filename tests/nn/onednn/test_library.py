@@ -1,5 +1,6 @@
 """What is missing to use oneDNN, and how the handler is compiled and cached."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ from cnnbench.nn.onednn import library
 from tests.support.engines import needs_onednn
 from tests.support.oracles import make_plan
 
-CALLS = (library.lacking, library.load, library.handler)
+CALLS = (library.lacking, library._search, library.handler)
+PACKAGE = library._INSTALL
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +38,7 @@ def compiled(folder: Path) -> list[Path]:
 
 def test_without_onednn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_paths", list)
-    assert library.lacking() == (
-        "oneDNN 3 with OpenMP is not installed; run pip install 'cnnbench[onednn]'"
-    )
+    assert library.lacking() == f"oneDNN 3 is not installed; {PACKAGE}"
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -56,6 +56,11 @@ def test_another_version_of_onednn_is_not_used(
     subprocess.run(command, input=source, text=True, check=True)
     damaged.write_bytes(b"\x7fELF")
     monkeypatch.setattr(library, "_paths", lambda: [str(damaged), str(old)])
+    assert library.lacking() == f"{old} is oneDNN 2.7.0 without OpenMP; {PACKAGE}"
+    library.lacking.cache_clear()
+    library._search.cache_clear()
+    monkeypatch.setattr(library, "_paths", lambda: [str(damaged)])
+    assert library.lacking() == f"{damaged}: file too short"
     assert library.load() is None
 
 
@@ -94,16 +99,35 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(
 def test_without_a_compiler_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     assert library.lacking() == (
-        "JAX needs a C compiler to call oneDNN, and there is no no-such-compiler; install gcc"
+        "JAX needs a C compiler to call oneDNN, and no-such-compiler cannot be run: [Errno 2] No"
+        " such file or directory: 'no-such-compiler'; install gcc"
     )
+
+
+@needs_onednn
+def test_a_compiler_with_an_open_quote_cannot_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "gcc '")
+    assert "gcc ' cannot be run: No closing quotation; install gcc" in str(library.lacking())
+
+
+@needs_onednn
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has CPU affinities")
+def test_openmp_does_not_bind_the_process() -> None:
+    code = """
+import os
+before = os.sched_getaffinity(0)
+from cnnbench.nn.onednn.library import load
+assert load()
+assert os.sched_getaffinity(0) == before
+"""
+    environment = os.environ | {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 @needs_onednn
 def test_what_the_compiler_says_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", f"{sys.executable} -c 'raise SystemExit(\"no room\")'")
-    assert library.lacking() == (
-        f"{library._compiler()} cannot compile the call of oneDNN: no room"
-    )
+    assert library.lacking() == (f"{library._compiler()} cannot compile handler.c: no room")
 
 
 @needs_onednn
@@ -117,6 +141,4 @@ def test_a_request_without_onednn_is_an_error(monkeypatch: pytest.MonkeyPatch) -
     plan = make_plan({"conv": {"op": "conv", "filters": 2, "kernel": 3}}, (4, 4, 1), (2, 2, 2))
     with pytest.raises(UsageError) as caught:
         lower(plan, "onednn")
-    assert str(caught.value) == (
-        "engine onednn: oneDNN 3 with OpenMP is not installed; run pip install 'cnnbench[onednn]'."
-    )
+    assert str(caught.value) == (f"engine onednn: oneDNN 3 is not installed; {PACKAGE}.")
