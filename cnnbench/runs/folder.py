@@ -8,7 +8,6 @@ import contextlib
 import errno
 import json
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
 RECORD_FILE, SUMMARY_FILE, EPOCHS_FILE = "run.json", "summary.json", "epochs.jsonl"
 TABLES = ("table.md", "table.csv")
+_PARTS = 16**4  # of a second, in run IDs
 RESOLVED_FILE, WEIGHTS, PREDICTIONS = "resolved.yaml", "weights", "predictions"
 
 
@@ -258,7 +258,7 @@ def create_run(results_dir: Path, name: str, now: datetime) -> RunFolder:
     parent = results_dir / name
     with disk(parent, "create"):
         parent.mkdir(parents=True, exist_ok=True)
-        path = _make_unique(parent, now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ"))
+        path = _make_unique(parent, now.astimezone(UTC))
         sync_folder(parent)
     return RunFolder(path)
 
@@ -378,12 +378,15 @@ def _read_if_there(path: Path) -> bytes | None:
     return None
 
 
-def _make_unique(parent: Path, stamp: str) -> Path:
+def _make_unique(parent: Path, start: datetime) -> Path:
+    """Creates a folder whose name sorts by the start of the run, also within a second."""
+    part = start.microsecond * _PARTS // 1_000_000
     while True:
-        path = parent / f"{stamp}-{secrets.token_hex(2)}"
+        path = parent / f"{start:%Y%m%dT%H%M%SZ}-{part:04x}"
         with contextlib.suppress(FileExistsError):
             path.mkdir()
             return path
+        part = (part + 1) % _PARTS
 
 
 _REMEDIES = {

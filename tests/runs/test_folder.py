@@ -3,8 +3,6 @@
 import dataclasses
 import errno
 import os
-import re
-import secrets
 import subprocess
 import sys
 import time
@@ -74,18 +72,16 @@ class TestCreate:
         assert folder.path.is_dir()
 
     @pytest.mark.usefixtures("elsewhere")
-    def test_a_run_id_ends_with_four_random_digits(self, tmp_path: Path) -> None:
-        ids = {create_run(tmp_path, "standard", NOW).run_id for _ in range(3)}
-        assert len(ids) == 3
-        assert all(re.fullmatch("20251123T063012Z-[0-9a-f]{4}", run_id) for run_id in ids)
+    def test_run_ids_sort_by_start_within_a_second(self, tmp_path: Path) -> None:
+        starts = [NOW.replace(microsecond=part) for part in (0, 15, 16, 500_000, 999_999)]
+        ids = [create_run(tmp_path, "standard", start).run_id for start in starts]
+        ends = ("0000", "0001", "0002", "8000", "ffff")
+        assert ids == [f"20251123T063012Z-{end}" for end in ends]
 
-    def test_a_taken_folder_is_never_shared(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        digits = iter(["0000", "0000", "0000", "0001"])
-        monkeypatch.setattr(secrets, "token_hex", lambda _: next(digits))
-        ids = [create_run(tmp_path, "standard", NOW).run_id for _ in range(2)]
-        assert ids == ["20251123T063012Z-0000", "20251123T063012Z-0001"]
+    def test_a_taken_folder_is_never_shared(self, tmp_path: Path) -> None:
+        last = NOW.replace(microsecond=999_999)
+        ids = [create_run(tmp_path, "standard", last).run_id for _ in range(3)]
+        assert ids == [f"20251123T063012Z-{end}" for end in ("ffff", "0000", "0001")]
 
     @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "/a", ".hidden", "a\0b", "a\n"])
     def test_a_name_cannot_leave_the_results(self, tmp_path: Path, name: str) -> None:

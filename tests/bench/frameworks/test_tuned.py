@@ -70,8 +70,10 @@ def trained(made: FrameworkTrainer, steps: tuple[Array, Array]) -> tuple[Array, 
 def test_tuned_losses_are_those_of_default_settings(optimizer, layout, trainer, steps) -> None:
     expected = trained(trainer(f"torch-eager-{layout}", optimizer), steps)
     tuned = trainer(f"torch-tuned-eager-{layout}", optimizer)
+    # They divide gradients by their size, even those that are rounding errors.
+    atol = 2e-3 if optimizer in {"adam", "adamw"} else 2e-5
     for found, wanted in zip(trained(tuned, steps), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5)
+        np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=atol)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_a_growth_that_was_interrupted_goes_on_with_more_seeds(tmp_path: Path, a
     words = [*resume, "--results-dir", str(tmp_path / "results")]
     dry = CliRunner().invoke(app, [*words, "--dry-run"]).stdout.replace("\n", " ")
     left = ["1", "2, 3"] if at == "its own seeds" else ["2", "3"]
-    assert re.findall(r"would (\w+) .*?, seeds ([\d, ]*\d)", dry) == [
+    assert re.findall(r"would (\w+) .*?, seeds? ([\d, ]*\d)", dry) == [
         ("resume", left[0]),
         ("train", left[1]),
     ]
