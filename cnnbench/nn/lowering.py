@@ -35,9 +35,9 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.correlation import ConvGeometry
-from cnnbench.nn.onednn import convolution as onednn
-from cnnbench.nn.onednn.library import lacking
-from cnnbench.nn.onednn.primitives import Correlation
+from cnnbench.nn.native import onednn
+from cnnbench.nn.native.correlation import Correlation
+from cnnbench.nn.native.library import lacking
 from cnnbench.nn.ops import convolution, layout, pooling, whole, xla
 from cnnbench.nn.ops.im2col import rotated
 from cnnbench.nn.ops.shifted import depthwise, pays

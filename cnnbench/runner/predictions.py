@@ -66,7 +66,7 @@ def _results(
     run: RunResult, path: Path, seeds: Sequence[int], data_dir: Path | None, notify: Notify
 ) -> Iterator[tuple[int, NamedArrays]]:
     """Results of each seed, by the programs that evaluated the run."""
-    from cnnbench.nn.onednn.library import lacking
+    from cnnbench.nn.native.library import lacking
     from cnnbench.training.evaluation import image_results
     from cnnbench.training.executables import compile_evaluation, set_up
     from cnnbench.training.resume import recorded_strategy

@@ -103,9 +103,22 @@ def has_bfloat16(root: Path = Path("/")) -> bool:
     Args:
       root: root of the file system.
     """
+    return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(instruction_sets(root).split())
+
+
+def instruction_sets(root: Path = Path("/")) -> str:
+    """Names of the instruction sets of the processor on Linux; elsewhere, its model.
+
+    Args:
+      root: root of the file system.
+    """
     file = root / "proc/cpuinfo"
-    words = file.read_text(encoding="utf-8", errors="replace").split() if file.exists() else []
-    return not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(words)
+    if not file.exists():
+        return processor()
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith(("flags", "Features")):
+            return line.partition(":")[2].strip()
+    return ""
 
 
 def peak_memory_bytes() -> int | None:

@@ -22,8 +22,8 @@ from cnnbench.executors.processes import leads, num_processes, shared
 from cnnbench.graph.geometry import geometry
 from cnnbench.graph.plan import Plan
 from cnnbench.graph.repeats import shortened
-from cnnbench.nn.onednn import library
-from cnnbench.nn.onednn.library import lacking
+from cnnbench.nn.native import library
+from cnnbench.nn.native.library import lacking
 from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.nn.step_cost import step_ns, xla_share
 from cnnbench.runs.records import EngineRecord

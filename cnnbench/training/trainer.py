@@ -21,7 +21,7 @@ from cnnbench.data.batches import batches, last_batch
 from cnnbench.data.streaming.schedule import TEST, TRAIN, VALIDATION
 from cnnbench.errors import ProcessLostError, UsageError
 from cnnbench.executors.processes import LOST, meet
-from cnnbench.nn.onednn import library
+from cnnbench.nn.native import library
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.environment import machine
 from cnnbench.runs.experiment import metric_directions

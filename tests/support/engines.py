@@ -2,7 +2,7 @@
 
 import pytest
 
-from cnnbench.nn.onednn.library import lacking
+from cnnbench.nn.native.library import lacking
 from cnnbench.nn.ops.convolution import EngineName
 
 ONEDNN: tuple[EngineName, ...] = () if lacking() else ("onednn",)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cnnbench.nn.onednn import library
+from cnnbench.nn.native import library
 from cnnbench.runs.records import EngineRecord
 from cnnbench.spec.loader import load_experiment
 from cnnbench.training import autotune

@@ -8,13 +8,13 @@ from ctypes import Structure, byref, c_int32, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
-from cnnbench.nn.onednn.library import handler, load
+from cnnbench.nn.native.correlation import Correlation, Pass
+from cnnbench.nn.native.library import handler, load
 from cnnbench.system.arrays import Pair
 
 TARGET = "cnnbench_onednn"  # of XLA's custom calls
-Pass = Literal["forward", "input_gradient", "kernel_gradient"]
 
 # Constants of dnnl_types.h that are the same in all versions 3; numbers of layouts are not.
 _CPU, _FLOAT32, _ANY_LAYOUT = 1, 3, 1
@@ -25,33 +25,6 @@ _WEIGHTS_LAYOUT, _DIFF_WEIGHTS_LAYOUT, _SCRATCHPAD_LAYOUT = 131, 132, 136  # que
 _UNSUPPORTED = (2, 3)  # invalid arguments, such as impossible sizes, and not implemented
 _PAGE = 4096  # bytes; parts of the workspace start at a multiple
 _IN, _OTHER, _OUT, _WORKSPACE = range(4)  # buffers of a call
-
-
-@dataclass(frozen=True, slots=True)
-class Correlation:
-    """Sizes of a convolution.
-
-    Args:
-      size: height and width of the input.
-      kernel: height and width of the kernel, without dilation.
-      stride: vertical and horizontal stride.
-      dilation: distance between kernel taps.
-      pads: zeros before and after the rows and columns of the input.
-      places: height and width of the output.
-      channels: channels of the input.
-      filters: channels of the output.
-      groups: number of groups of channels.
-    """
-
-    size: Pair
-    kernel: Pair
-    stride: Pair
-    dilation: Pair
-    pads: tuple[Pair, Pair]
-    places: Pair
-    channels: int
-    filters: int
-    groups: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What is missing to use oneDNN, and how the handler is compiled and cached."""
+"""What is missing to use oneDNN, and how C files are compiled and cached."""
 
 import os
 import re
@@ -12,11 +12,11 @@ import pytest
 
 from cnnbench.errors import UsageError
 from cnnbench.nn.lowering import lower
-from cnnbench.nn.onednn import library
+from cnnbench.nn.native import compiler, library
 from tests.support.engines import needs_onednn
 from tests.support.oracles import make_plan
 
-CALLS = (library.lacking, library._search, library.handler)
+CALLS = (library.lacking, library._search, compiler.load_compiled)
 PACKAGE = library._INSTALL
 
 
@@ -33,7 +33,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def compiled(folder: Path) -> list[Path]:
-    return list((folder / "cache" / "handlers").glob("*.so"))
+    return list((folder / "cache" / "native").glob("*.so"))
 
 
 def test_without_onednn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_the_handler_is_compiled_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert library.lacking() is None
     assert len(compiled(tmp_path)) == 1
     library.lacking.cache_clear()
-    library.handler.cache_clear()
+    compiler.load_compiled.cache_clear()
     monkeypatch.setenv("CC", "no-such-compiler")
     assert library.lacking() is None
 
@@ -82,7 +82,7 @@ def test_a_damaged_file_is_compiled_again(tmp_path: Path) -> None:
     path.unlink()  # the old one stays loaded
     path.write_bytes(b"")
     library.lacking.cache_clear()
-    library.handler.cache_clear()
+    compiler.load_compiled.cache_clear()
     assert library.lacking() is None
     assert path.read_bytes()[:4] == content[:4]
 
@@ -99,8 +99,8 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(
 def test_without_a_compiler_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
     assert library.lacking() == (
-        "JAX needs a C compiler to call oneDNN, and no-such-compiler cannot be run: [Errno 2] No"
-        " such file or directory: 'no-such-compiler'; install gcc"
+        "a C compiler is needed, and no-such-compiler cannot be run: [Errno 2] No such file or"
+        " directory: 'no-such-compiler'; install gcc"
     )
 
 
@@ -116,7 +116,7 @@ def test_openmp_does_not_bind_the_process() -> None:
     code = """
 import os
 before = os.sched_getaffinity(0)
-from cnnbench.nn.onednn.library import load
+from cnnbench.nn.native.library import load
 assert load()
 assert os.sched_getaffinity(0) == before
 """
@@ -127,7 +127,7 @@ assert os.sched_getaffinity(0) == before
 @needs_onednn
 def test_what_the_compiler_says_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", f"{sys.executable} -c 'raise SystemExit(\"no room\")'")
-    assert library.lacking() == (f"{library._compiler()} cannot compile handler.c: no room")
+    assert library.lacking() == (f"{compiler._compiler()} cannot compile onednn.c: no room")
 
 
 @needs_onednn

@@ -1,7 +1,6 @@
 """Convolutions by oneDNN and their gradients, as PyTorch and XLA compute them in float64."""
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,8 +12,9 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 
 from cnnbench.layers.correlation import ConvGeometry
 from cnnbench.nn.lowering import lower
-from cnnbench.nn.onednn import convolution as onednn
-from cnnbench.nn.onednn.primitives import TARGET, Correlation
+from cnnbench.nn.native import onednn
+from cnnbench.nn.native.correlation import Correlation
+from cnnbench.nn.native.primitives import TARGET
 from cnnbench.system.arrays import Pair
 from tests.nn.ops.test_convolution import (
     NUM_IMAGES,
@@ -125,7 +125,7 @@ def test_seeds_in_parallel_equal_each_alone() -> None:
     stacked = jax.tree.map(lambda *v: jnp.stack(v), *data)
 
     def products(x: jax.Array, kernel: jax.Array, y: jax.Array) -> Products:
-        out, pull = jax.vjp(partial(onednn.conv, of=of), x, kernel)
+        out, pull = jax.vjp(lambda x, kernel: onednn.conv(x, kernel, of), x, kernel)
         return Products(out, *pull(y))
 
     got = jax.jit(jax.vmap(products))(*stacked)

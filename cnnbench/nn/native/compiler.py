@@ -1,0 +1,93 @@
+"""Compiles the C code of this package that XLA calls, once for each processor.
+
+XLA's foreign function interface (https://docs.jax.dev/en/latest/ffi.html) is in C: files are
+compiled by the system's compiler against the headers of jaxlib, and kept in the cache.
+"""
+
+import ctypes
+import hashlib
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cnnbench.system.cache import cache_dir
+from cnnbench.system.files import write_atomic
+from cnnbench.system.host import instruction_sets
+
+# A product and a sum in one instruction, as XLA computes them.
+_OPTIONS = ("-std=c11", "-O3", "-ffp-contract=fast", "-shared", "-fPIC")
+_FOR_THIS_CPU = "-march=native"  # unknown to some compilers
+
+
+class _CompilerError(Exception):
+    """A file cannot be compiled; says why."""
+
+
+def obstacle(source: Path) -> str | None:
+    """Why a C file cannot be compiled and loaded; None if it can."""
+    try:
+        load_compiled(source)
+    except _CompilerError as error:
+        return str(error)
+    except OSError as error:
+        return f"the compiled {source.name} cannot be loaded: {error}"
+    return None
+
+
+@cache
+def load_compiled(source: Path) -> ctypes.CDLL:
+    """The library compiled from a C file, from the cache if possible.
+
+    Raises:
+      OSError: it cannot be loaded.
+    """
+    path = _cached(source)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:  # not compiled yet, or damaged
+        return _compile(source, path)
+
+
+def _compiler() -> str:
+    return os.environ.get("CC") or "cc"
+
+
+def _cached(source: Path) -> Path:
+    """The compiled file, named by everything it depends on."""
+    content = "\n".join([source.read_text(encoding="utf-8"), version("jaxlib"), instruction_sets()])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:32]
+    return cache_dir() / "native" / f"{digest}.so"
+
+
+def _compile(source: Path, cached: Path) -> ctypes.CDLL:
+    with TemporaryDirectory(prefix="cnnbench-") as folder:
+        path = Path(folder) / "native.so"
+        try:
+            _run_compiler(source, path, [_FOR_THIS_CPU])
+        except _CompilerError:
+            _run_compiler(source, path, [])
+        with suppress(OSError):  # compiled again next time
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(cached, path.read_bytes())
+        return ctypes.CDLL(str(path))
+
+
+def _run_compiler(source: Path, path: Path, more: Sequence[str]) -> None:
+    import jax.ffi
+
+    options = [*_OPTIONS, *more, "-I", jax.ffi.include_dir()]
+    try:
+        command = [*shlex.split(_compiler()), *options, "-o", str(path), str(source)]
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, ValueError) as error:
+        message = f"a C compiler is needed, and {_compiler()} cannot be run: {error}"
+        raise _CompilerError(f"{message}; install gcc") from None
+    except subprocess.CalledProcessError as error:
+        message = f"{_compiler()} cannot compile {source.name}: {error.stderr.strip()}"
+        raise _CompilerError(message) from None

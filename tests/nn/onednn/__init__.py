@@ -1,1 +1,0 @@
-"""Tests of `cnnbench.nn.onednn`."""
