@@ -22,7 +22,7 @@ from cnnbench.system.commands import RESULTS_DIR
 Experiments: TypeAlias = str | Path | Iterable[str | Path]
 Overrides: TypeAlias = Mapping[str, object] | Sequence[str]
 DeviceChoice: TypeAlias = Literal["auto", "cpu", "gpu", "tpu"]
-EngineChoice: TypeAlias = Literal["auto", "plain", "whole", "onednn", "direct", "fast"]
+EngineChoice: TypeAlias = Literal["auto", "plain", "whole", "onednn", "winograd", "direct", "fast"]
 
 
 class Training(NamedTuple):

@@ -230,6 +230,7 @@ class Engine(StrEnum):
     PLAIN = "plain"
     WHOLE = "whole"
     ONEDNN = "onednn"
+    WINOGRAD = "winograd"
     DIRECT = "direct"
     FAST = "fast"
 
@@ -240,8 +241,9 @@ EngineOption = Annotated[
     Engine,
     typer.Option(
         help="Convolution algorithms: XLA's (plain), or with other gradients (whole), oneDNN's"
-        " (onednn), im2col and matmul (direct), or also Winograd's (fast); auto chooses by"
-        " estimated cost, or times them once.",
+        " (onednn), or also Winograd's in C (winograd); in micro-batches, im2col and matmul"
+        " (direct), or also Winograd's (fast). auto chooses by estimated cost, or times them"
+        " once.",
         envvar="CNNBENCH_ENGINE",
     ),
 ]

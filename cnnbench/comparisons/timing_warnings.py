@@ -360,8 +360,8 @@ def _costs(run: Timed) -> Iterator[TimingWarning]:
 
 def _mfu(run: Timed) -> Iterator[TimingWarning]:
     """Warns of an impossible MFU; with Winograd's algorithm it is possible."""
-    fast = run.record.engine is not None and run.record.engine.form == "fast"
-    if run.mfu is not None and run.mfu > 1 and not fast:
+    fewer = run.record.engine is not None and run.record.engine.multiplies_less
+    if run.mfu is not None and run.mfu > 1 and not fewer:
         yield TimingWarning(
             Cause.MFU,
             "MFU is above 100%, so the peak matmul throughput was measured on a busy machine;"

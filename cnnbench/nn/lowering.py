@@ -1,7 +1,8 @@
 """Lowers the image operations of a plan to XLA operations, or to fused ones for CPUs.
 
-`Plain` computes layers one by one; `Whole` does so with gradients that are fast on CPUs, and
-`OneDnn` with convolutions by oneDNN. `Fused` applies these optimizations to any network:
+`Plain` computes layers one by one; `Whole` does so with gradients that are fast on CPUs, `OneDnn`
+with convolutions by oneDNN, and `NativeWinograd` with 3x3 kernels by Winograd's algorithm. `Fused`
+applies these optimizations to any network:
 
 - A bias and a monotone activation commute with a maximum. If only max pools read a convolution,
   they are deferred until after the pool, where they apply to fewer values.
@@ -35,9 +36,8 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.correlation import ConvGeometry
-from cnnbench.nn.native import onednn
+from cnnbench.nn.native import library, onednn, winograd
 from cnnbench.nn.native.correlation import Correlation
-from cnnbench.nn.native.library import lacking
 from cnnbench.nn.ops import convolution, layout, pooling, whole, xla
 from cnnbench.nn.ops.im2col import rotated
 from cnnbench.nn.ops.shifted import depthwise, pays
@@ -112,15 +112,19 @@ def lower(plan: Plan, form: convolution.EngineName) -> Lowering:
     """Lowers a plan in a given form.
 
     Raises:
-      UsageError: oneDNN is requested and cannot be used.
+      UsageError: the engine cannot be used on this machine.
     """
-    if form == "plain":
-        return Plain(plan)
+    if reason := unavailable(form):
+        raise UsageError(f"engine {form}: {reason}.")
+    made = {"plain": Plain, "whole": Whole, "onednn": OneDnn, "winograd": NativeWinograd}.get(form)
+    return made(plan) if made else Fused(plan, form)
+
+
+def unavailable(form: convolution.EngineName) -> str | None:
+    """Why an engine cannot be used on this machine; None if it can."""
     if form == "onednn":
-        if reason := lacking():
-            raise UsageError(f"engine onednn: {reason}.")
-        return OneDnn(plan)
-    return Whole(plan) if form == "whole" else Fused(plan, form)
+        return library.lacking()
+    return winograd.lacking() if form == "winograd" else None
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,30 @@ class OneDnn(Whole):
             return super().convolve(node, x, kernel)
         call = onednn.conv_transpose if isinstance(node.op, ConvTranspose) else onednn.conv
         return call(x, kernel, of)
+
+
+@dataclass(frozen=True)
+class NativeWinograd(Whole):
+    """Like `OneDnn`, or `Whole` without oneDNN, with most 3x3 kernels by Winograd's algorithm."""
+
+    def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Convolution by Winograd's algorithm where it pays."""
+        of = _correlation(self.plan, node, kernel.shape)
+        if x.dtype != jnp.float32 or not winograd.pays(of):
+            others = Whole if unavailable("onednn") else OneDnn
+            return others(self.plan).convolve(node, x, kernel)
+        call = winograd.conv_transpose if isinstance(node.op, ConvTranspose) else winograd.conv
+        return call(x, kernel, of)
+
+
+def winograd_layers(plan: Plan) -> frozenset[str]:
+    """Convolutions that `NativeWinograd` computes by Winograd's algorithm."""
+    found = set()
+    for node in plan.nodes:
+        if node.op.convolves:
+            kernel = plan.by_name[node.kernel_owner].layout.params["kernel"]
+            found |= {node.name} if winograd.pays(_correlation(plan, node, kernel)) else set()
+    return frozenset(found)
 
 
 def _correlation(plan: Plan, node: Node, kernel: Sequence[int]) -> Correlation:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from cnnbench.graph.geometry import geometry
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.base import INPUT
-from cnnbench.nn.lowering import Fused, GroupedConv, LoweredConv
+from cnnbench.nn.lowering import Fused, GroupedConv, LoweredConv, winograd_layers
+from cnnbench.nn.native.winograd import tiles
 from cnnbench.nn.ops.convolution import EngineName
 
 
@@ -57,6 +58,8 @@ _PRODUCT = 0.29  # per multiply-add of a dense layer
 # Of convolutions by micro-batches: their algorithms' costs, which are in other units, and per
 # weight and micro-batch, to accumulate its gradient.
 _ALGORITHM, _WEIGHT = 2.2, 0.64
+# Of Winograd's algorithm in C, of a direction: per channel of a tile, and per product of channels.
+_TRANSFORMED, _TILE_PRODUCT = 6.8, 0.65
 _WHOLE: Mapping[EngineName, _WholeCosts] = {
     "whole": _WholeCosts(
         norm=4.5,
@@ -80,20 +83,25 @@ _WHOLE: Mapping[EngineName, _WholeCosts] = {
 }
 
 
-def step_ns(plan: Plan, form: EngineName, row: int) -> float:
+def step_ns(plan: Plan, form: EngineName, row: int, others: EngineName = "whole") -> float:
     """Estimated nanoseconds of a training step per image.
 
     Args:
       plan: the network.
-      form: ``direct``, ``fast``, ``whole`` or ``onednn``.
+      form: the engine, except `plain`.
       row: images per micro-batch.
+      others: engine of the convolutions that `winograd` leaves to another one.
     """
     fused = Fused(plan, "fast" if form == "fast" else "direct")
+    tiled = winograd_layers(plan) if form == "winograd" else frozenset()
+    form = others if form == "winograd" else form
     whole = _WHOLE.get(form)
     total = 0.0
     for node in plan.nodes:
         conv, grouped = fused.convs.get(node.name), fused.grouped.get(node.name)
-        if whole:
+        if whole and node.name in tiled:
+            total += _winograd_ns(plan, node, whole)
+        elif whole:
             total += _whole_ns(plan, node, whole, plain=conv is not None)
         elif conv:
             total += _conv_ns(conv, _kernel(plan, node), row)
@@ -142,6 +150,15 @@ def _whole_ns(plan: Plan, node: Node, costs: _WholeCosts, *, plain: bool) -> flo
     if INPUT not in node.inputs:  # errors, with rows of zeros between them
         per_product += of.stride[0] * (costs.multiply_add + costs.few_filters / filters)
     return values + per_product * node.layout.multiply_adds
+
+
+def _winograd_ns(plan: Plan, node: Node, costs: _WholeCosts) -> float:
+    """Cost of a convolution by Winograd's algorithm in C."""
+    (*_, channels, filters), image = _kernel(plan, node), node.layout.shape
+    per_tile = _TRANSFORMED * (channels + filters) + _TILE_PRODUCT * channels * filters
+    passes = 2 if INPUT in node.inputs else 3
+    values = costs.value * (math.prod(image) + math.prod(node.in_shapes[0]))
+    return values + passes * tiles((image[0], image[1])) * per_tile
 
 
 def _other_ns(node: Node, norm: float, grouped: float | None) -> float:

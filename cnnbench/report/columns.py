@@ -563,8 +563,8 @@ def _mfu(comparison: Comparison, digits: int | None) -> Column[CostRow]:
         lambda row: MISSING if (p := row.product_share) is None else percent_text(p, digits),
         lambda row: row.product_share,
         "model FLOPs utilization: training FLOPs per second relative to the device's measured"
-        " peak matmul throughput; above 100% is possible with `--engine fast`, because Winograd's"
-        " algorithm needs fewer operations than are counted",
+        " peak matmul throughput; above 100% is possible with `--engine fast` and `winograd`,"
+        " because Winograd's algorithm needs fewer operations than are counted",
         _same(
             Field(
                 "product_share",
@@ -581,7 +581,7 @@ def _mfu(comparison: Comparison, digits: int | None) -> Column[CostRow]:
 
 
 def _is_winograd(row: CostRow) -> bool:
-    return row.run.engine is not None and row.run.engine.form == "fast"
+    return row.run.engine is not None and row.run.engine.multiplies_less
 
 
 def _target(comparison: Comparison, digits: int | None) -> Column[CostRow]:

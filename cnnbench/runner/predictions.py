@@ -66,7 +66,7 @@ def _results(
     run: RunResult, path: Path, seeds: Sequence[int], data_dir: Path | None, notify: Notify
 ) -> Iterator[tuple[int, NamedArrays]]:
     """Results of each seed, by the programs that evaluated the run."""
-    from cnnbench.nn.native.library import lacking
+    from cnnbench.nn.lowering import unavailable
     from cnnbench.training.evaluation import image_results
     from cnnbench.training.executables import compile_evaluation, set_up
     from cnnbench.training.resume import recorded_strategy
@@ -75,7 +75,7 @@ def _results(
 
     job = _job(run, path, data_dir, notify)
     strategy = recorded_strategy(run.record.engine) or Strategy("plain", None, 1, 1)
-    if strategy.form == "onednn" and lacking():
+    if unavailable(strategy.form):
         strategy = replace(strategy, form="whole")  # the same up to rounding
     setup = set_up(job, strategy)
     network = setup.network(seeds[0])

@@ -108,9 +108,10 @@ class EngineRecord:
     """Choices of the engine, which affect speed and rounding.
 
     Args:
-      requested: value of `--engine`: `auto`, `plain`, `whole`, `onednn`, `direct` or `fast`.
-      form: algorithms used for convolutions and pooling: `plain`, `whole`, `onednn`, `direct` or
+      requested: value of `--engine`: `auto`, `plain`, `whole`, `onednn`, `winograd`, `direct` or
         `fast`.
+      form: algorithms used for convolutions and pooling: `plain`, `whole`, `onednn`, `winograd`,
+        `direct` or `fast`.
       row: images per micro-batch; None if the batch was not split.
       num_devices: number of devices that shared a batch.
       steps_per_call: training steps per call of the compiled program.
@@ -126,7 +127,8 @@ class EngineRecord:
         runs of older versions.
       load: load per CPU when `step_s` was measured; None if it is unknown or nothing was measured.
       measured_at: time of measurements that were kept; None for others.
-      onednn: version of oneDNN, with the form `onednn`; otherwise empty.
+      onednn: version of oneDNN, if the form is `onednn` or uses it as `winograd` does where it is
+        installed; otherwise empty.
     """
 
     requested: str
@@ -144,6 +146,11 @@ class EngineRecord:
     load: float | None = None
     measured_at: datetime | None = None
     onednn: str = ""
+
+    @property
+    def multiplies_less(self) -> bool:
+        """True if Winograd's algorithm may need fewer multiplications than are counted."""
+        return self.form in {"fast", "winograd"}
 
     @property
     def reason(self) -> str:

@@ -22,8 +22,8 @@ from cnnbench.executors.processes import leads, num_processes, shared
 from cnnbench.graph.geometry import geometry
 from cnnbench.graph.plan import Plan
 from cnnbench.graph.repeats import shortened
+from cnnbench.nn.lowering import unavailable, winograd_layers
 from cnnbench.nn.native import library
-from cnnbench.nn.native.library import lacking
 from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.nn.step_cost import step_ns, xla_share
 from cnnbench.runs.records import EngineRecord
@@ -37,6 +37,7 @@ from cnnbench.training.executables import Job, compilations, lower_train, set_up
 from cnnbench.training.footprint import footprint, require_memory
 from cnnbench.training.optim.optimizer import build_optimizer
 from cnnbench.training.strategy import (
+    NATIVE,
     ROWS,
     WHOLE,
     Strategy,
@@ -181,14 +182,18 @@ def promising(plan: Plan, found: Sequence[Strategy]) -> tuple[Strategy, ...]:
     kept = {strategy.form: strategy for strategy in found}
     if len(kept) > 1 and convolves(plan) and xla_share(plan) < MOST_XLA:
         kept.pop("plain", None)
-    if "onednn" in kept:
-        kept.pop("whole", None)
+    if not winograd_layers(plan):
+        kept.pop("winograd", None)
+    wholes = [form for form in WHOLE if form in kept]
+    for slower in wholes[1:]:
+        del kept[slower]
+    others = wholes[1] if len(wholes) > 1 else "whole"
     costs: dict[EngineName, float] = {
-        form: step_ns(plan, form, s.row or 1) for form, s in kept.items() if form != "plain"
+        form: step_ns(plan, form, s.row or 1, others) for form, s in kept.items() if form != "plain"
     }
     if {"fast", "direct"} <= kept.keys():
         del kept["direct" if costs["direct"] > CLEAR * costs["fast"] else "fast"]
-    whole = next((form for form in WHOLE if form in kept), None)
+    whole = next(iter(wholes), None)
     rows = next((form for form in ROWS if form in kept), None)
     if whole and rows:
         slower = max((rows, whole), key=costs.__getitem__)
@@ -222,7 +227,7 @@ def _fitting(job: Job) -> tuple[Strategy, ...]:
         *counts,
         accelerator=job.accelerator,
         precision=job.experiment.train.precision,
-        onednn=job.engine == "onednn" or _may_use_onednn(job),
+        native=_native(job),
     )
     if job.num_processes > 1:
         found = spread(found, *counts[::2])
@@ -240,11 +245,13 @@ def _fitting(job: Job) -> tuple[Strategy, ...]:
     return tuple(s for need, s in fitting if spare.get(s.form, 1) * need.total <= free)
 
 
-def _may_use_onednn(job: Job) -> bool:
-    """True if `auto` may choose oneDNN; several processes may not all have it."""
-    if job.engine != "auto" or job.num_processes > 1 or job.accelerator or job.plan is None:
-        return False
-    return convolves(job.plan) and lacking() is None
+def _native(job: Job) -> tuple[EngineName, ...]:
+    """The requested engine, or all for `auto`; several processes may not all have them."""
+    if job.engine != "auto":
+        return tuple(form for form in NATIVE if form == job.engine)
+    if job.num_processes > 1 or job.accelerator or job.plan is None or not convolves(job.plan):
+        return ()
+    return tuple(form for form in NATIVE if unavailable(form) is None)
 
 
 def _steps_per_call(job: Job) -> int:
@@ -376,7 +383,7 @@ def _situation(job: Job, found: Sequence[Strategy]) -> dict[str, Any]:
         "train": experiment.train.model_dump(mode="json", exclude={"epochs"}),
         "input": [*job.dataset.info.shape, job.dataset.info.num_classes, job.batch_size],
         "candidates": [strategy.text for strategy in found],
-        **({"onednn": library.number()} if any(each.form == "onednn" for each in found) else {}),
+        **({"onednn": library.number()} if any(each.form in NATIVE for each in found) else {}),
     }
 
 

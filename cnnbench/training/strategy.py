@@ -19,9 +19,11 @@ SMALL_ROW, MOST_VALUES = 5, 12_000  # images per row if a layer has more values 
 MOST_PATCH_VALUES = 2**28  # 1 GiB in float32
 MOST_AT_ONCE = 8  # seeds per program; more compile longer and gain less
 # Engines that compute a device's share of a batch at once, and in micro-batches.
-WHOLE: "tuple[EngineName, ...]" = ("onednn", "whole")
+WHOLE: "tuple[EngineName, ...]" = ("winograd", "onednn", "whole")
 ROWS: "tuple[EngineName, ...]" = ("direct", "fast")
-ENGINES: tuple[str, ...] = ("auto", "plain", "whole", "onednn", "direct", "fast")
+# Those of `WHOLE` that call C.
+NATIVE: "tuple[EngineName, ...]" = ("winograd", "onednn")
+ENGINES: tuple[str, ...] = ("auto", "plain", "whole", "onednn", "winograd", "direct", "fast")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +62,14 @@ def candidates(
     *,
     accelerator: bool,
     precision: Precision = "float32",
-    onednn: bool = False,
+    native: "Sequence[EngineName]" = (),
 ) -> tuple[Strategy, ...]:
     """The strategies to choose from.
 
     On an accelerator, whole batches, with a whole epoch in one program. On a CPU, micro-batches
-    that fit into the caches, sharded over the cores, or equal shares of a batch (`whole`,
-    `onednn`); whole batches for Python models, which cannot be split. The reference (`plain`) is
-    always included. Winograd's algorithm is excluded for the low precision of bfloat16, and of TF32
+    that fit into the caches, sharded over the cores, or equal shares of a batch (`WHOLE`); whole
+    batches for Python models, which cannot be split. The reference (`plain`) is always included.
+    Winograd's algorithm is excluded for the low precision of bfloat16, and of TF32
     on accelerators, which its sums would cancel. On accelerators, `direct` is excluded where it has
     not been measured: for batch statistics, and for images whose patches would fill the memory.
 
@@ -78,7 +80,7 @@ def candidates(
       num_devices: number of devices.
       accelerator: True for GPUs and TPUs.
       precision: compute precision of the network.
-      onednn: True if oneDNN can be used.
+      native: engines of `NATIVE` that can be used.
     """
     if accelerator:
         share = max(n for n in range(1, num_devices + 1) if batch_size % n == 0)
@@ -97,9 +99,9 @@ def candidates(
         return (direct, plain)
     share = _row(plan, batch_size, num_devices, undivided=True)
     whole = Strategy("whole", share, -(-batch_size // share), 1)
-    # Each device calls oneDNN with one thread, so that it needs all of them.
-    onednn = onednn and whole.num_devices == num_devices
-    others = (replace(whole, form="onednn"),) if onednn else ()
+    # Each device calls C code with one thread, so that it needs all of them.
+    usable = native if whole.num_devices == num_devices else ()
+    others = (replace(whole, form=form) for form in usable)
     return (fast, direct, *others, whole, plain)
 
 

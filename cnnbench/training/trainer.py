@@ -71,7 +71,7 @@ from cnnbench.training.state import (
     weights_of,
     with_values,
 )
-from cnnbench.training.strategy import Strategy, groups, seeds_at_once
+from cnnbench.training.strategy import NATIVE, Strategy, groups, seeds_at_once
 
 PROGRESS_INTERVAL_S = 0.1
 FEWEST_STEPS = 10  # of an epoch that shows how fast an engine is
@@ -515,7 +515,7 @@ def _engine(job: Job, choice: Choice, tune_s: float, compile_cache: str) -> Engi
         chosen="requested" if job.engine != "auto" else choice.how,
         load=choice.load,
         measured_at=choice.measured_at,
-        onednn=library.number() if strategy.form == "onednn" else "",
+        onednn=library.number() if strategy.form in NATIVE else "",
     )
 
 

@@ -96,7 +96,10 @@ def refused(*experiments: str, **options: object) -> CnnbenchError:
     ("options", "message"),
     [
         ({"device": "cuda"}, "device: 'cuda' is not auto, cpu, gpu or tpu."),
-        ({"engine": "fats"}, "engine: 'fats' is not auto, plain, whole, onednn, direct or fast."),
+        (
+            {"engine": "fats"},
+            "engine: 'fats' is not auto, plain, whole, onednn, winograd, direct or fast.",
+        ),
         ({"data_dir": "gone"}, "data_dir: no such folder: 'gone'; check the path."),
         ({"tags": ["a@b"]}, "tags: 'a@b' "),
         ({"seeds": 0}, "seeds: '0' "),

@@ -406,7 +406,7 @@ def test_mistakes_end_in_a_message_and_a_code(words, code, message):
         (
             ["run", "tiny.yaml", "--engine", "fst"],
             "--engine: 'fst' is not a valid choice (did you mean 'fast'?); write auto, plain,"
-            " whole, onednn, direct or fast.",
+            " whole, onednn, winograd, direct or fast.",
         ),
         (["run", "--epochs"], "--epochs: the value is missing; write --epochs N."),
         (["latent", "x", "--walk", "1"], "--walk: the value is missing; write --walk N M."),
@@ -451,8 +451,8 @@ def test_a_bad_value_in_the_environment_names_the_variable(monkeypatch):
     done = invoke("run", "tiny.yaml")
     assert (done.exit_code, done.stderr) == (
         2,
-        "CNNBENCH_ENGINE: 'quick' is not a valid choice; write auto, plain, whole, onednn, direct"
-        " or fast.\n",
+        "CNNBENCH_ENGINE: 'quick' is not a valid choice; write auto, plain, whole, onednn,"
+        " winograd, direct or fast.\n",
     )
 
 

@@ -24,6 +24,7 @@ from cnnbench.nn import graph_net
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.lowering import Plain
 from cnnbench.nn.microbatch import Microbatching
+from cnnbench.nn.native import winograd
 from cnnbench.nn.ops import convolution, xla
 from cnnbench.nn.ops.pooling import _views
 from cnnbench.runs.records import EpochRecord
@@ -37,7 +38,7 @@ from cnnbench.training.state import Arrays, TrainState, split_network
 from cnnbench.training.step import gradients, make_rules
 from cnnbench.training.strategy import has_batch_statistics
 from tests.support import oracles
-from tests.support.engines import ONEDNN
+from tests.support.engines import USABLE
 from tests.support.oracles import Array, make_plan
 from tests.support.paths import EXPERIMENTS
 from tests.support.training import run_job
@@ -52,10 +53,17 @@ EXACT = 1e-12  # nearer than this counts as tied, which is tested here
 TOLERANCES: Mapping[convolution.EngineName, float] = {
     "plain": 2e-6,
     "whole": 2e-6,
-    **dict.fromkeys(ONEDNN, 2e-6),
+    **{form: 1e-5 if form == "winograd" else 2e-6 for form in USABLE},
     "direct": 2e-6,
     "fast": 1e-5,
 }
+
+
+@pytest.fixture(autouse=True)
+def _small_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Winograd's algorithm in C is used for all 3x3 kernels, also where it does not pay."""
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
+    monkeypatch.setattr(winograd, "MOST_OUTSIDE", 100)
 
 
 def conv(kernel: int, **keys: Any) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from cnnbench.nn.lowering import unavailable
 from cnnbench.nn.native.library import lacking
-from cnnbench.nn.ops.convolution import EngineName
+from cnnbench.training.strategy import NATIVE
 
-ONEDNN: tuple[EngineName, ...] = () if lacking() else ("onednn",)
-needs_onednn = pytest.mark.skipif(not ONEDNN, reason=str(lacking()))
+needs_onednn = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
+USABLE = tuple(form for form in NATIVE if unavailable(form) is None)

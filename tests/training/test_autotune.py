@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cnnbench.nn.native import library
+from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.runs.records import EngineRecord
 from cnnbench.spec.loader import load_experiment
 from cnnbench.training import autotune
@@ -28,7 +29,14 @@ from cnnbench.training.autotune import (
 )
 from cnnbench.training.events import Compiled, Remark, Trained, Tuning
 from cnnbench.training.executables import Job
-from cnnbench.training.strategy import ROW, SMALL_ROW, Strategy, candidates, requested_strategy
+from cnnbench.training.strategy import (
+    NATIVE,
+    ROW,
+    SMALL_ROW,
+    Strategy,
+    candidates,
+    requested_strategy,
+)
 from tests.support.engines import needs_onednn
 from tests.support.oracles import make_plan
 from tests.support.paths import EXPERIMENTS
@@ -41,9 +49,9 @@ FOUND = (Strategy("fast", 5, 2, 1), Strategy("direct", 5, 2, 1), Strategy("plain
 
 
 @pytest.fixture(autouse=True)
-def _no_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_native(monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice does not depend on what is installed."""
-    monkeypatch.setattr(autotune, "lacking", lambda: "nothing is installed")
+    monkeypatch.setattr(autotune, "unavailable", lambda _form: "nothing is installed")
 
 
 def found(layers: Any, batch_size: int, num_devices: int = 2, steps: int = 7) -> Any:
@@ -59,11 +67,11 @@ def test_candidates_on_a_cpu_are_rows_on_all_cores_and_the_reference() -> None:
         Strategy("plain", None, 1, 1),
     )
     plan = make_plan(CONV, SHAPE, (CLASSES,))
-    more = candidates(plan, 500, 7, 2, accelerator=False, onednn=True)
+    more = candidates(plan, 500, 7, 2, accelerator=False, native=NATIVE)
     odd = make_plan(NORM | CONV, SHAPE, (CLASSES,))  # type: ignore[operator]
-    unequal = candidates(odd, 100, 7, 8, accelerator=False, onednn=True)
-    assert "onednn" not in {strategy.form for strategy in unequal}
-    assert {*more} - {*found(CONV, 500)} == {Strategy("onednn", 250, 2, 1)}
+    unequal = candidates(odd, 100, 7, 8, accelerator=False, native=NATIVE)
+    assert not {*NATIVE} & {strategy.form for strategy in unequal}
+    assert {*more} - {*found(CONV, 500)} == {Strategy(form, 250, 2, 1) for form in NATIVE}
     assert [s.form for s in found(LINEAR, 500)] == ["direct", "plain"]
     assert found(LINEAR, 7)[0] == Strategy("direct", 4, 2, 1)
     assert found(CONV, 1)[0] == Strategy("fast", 1, 1, 1)
@@ -249,17 +257,19 @@ def test_auto_only_considers_engines_that_may_be_the_fastest(layers: Any, forms:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("onednn", [False, True])
-def test_networks_that_compile_or_step_for_long_are_not_measured(onednn: bool) -> None:
+@pytest.mark.parametrize("native", [(), NATIVE])
+def test_networks_that_compile_or_step_for_long_are_not_measured(
+    native: tuple[EngineName, ...],
+) -> None:
     """All of the zoo except small ones, whose engines are estimated to be about as fast."""
     measured = set()
     for path in sorted((EXPERIMENTS / "zoo").glob("*.yaml")):
         plan = load_experiment(path).plan
         assert plan is not None
-        found = candidates(plan, 32, 10, 2, accelerator=False, onednn=onednn)
+        found = candidates(plan, 32, 10, 2, accelerator=False, native=native)
         measured |= {path.stem} if len(promising(plan, found)) > 1 else set()
-    small = {"airbench94", "lenet5", "unet", "vq_vae"}
-    assert measured == small
+    small = {"lenet5", "vq_vae"}
+    assert measured == (small if native else small | {"airbench94", "unet"})
 
 
 def test_the_only_engine_that_fits_in_memory_is_never_ruled_out() -> None:
@@ -268,44 +278,51 @@ def test_the_only_engine_that_fits_in_memory_is_never_ruled_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "without", "with_onednn"),
+    ("path", "without", "onednn", "every"),
     [
-        ("zoo/resnet.yaml", "whole", "onednn"),
-        ("zoo/wide_resnet.yaml", "whole", "onednn"),
-        ("zoo/preact_resnet18.yaml", "whole", "onednn"),
+        ("zoo/resnet.yaml", "whole", "onednn", "winograd"),
+        ("zoo/wide_resnet.yaml", "whole", "onednn", "winograd"),
+        ("zoo/preact_resnet18.yaml", "whole", "onednn", "winograd"),
         # With 32x32 pixels.
-        ("zoo/convnext_tiny.yaml", "direct", "onednn"),
-        ("zoo/vit_tiny.yaml", "whole", "onednn"),
-        ("zoo/mlp_mixer.yaml", "direct", "onednn"),
-        ("zoo/mobilenet_v2.yaml", "whole", "onednn"),
+        ("zoo/convnext_tiny.yaml", "direct", "onednn", "onednn"),
+        ("zoo/vit_tiny.yaml", "whole", "onednn", "onednn"),
+        ("zoo/mlp_mixer.yaml", "direct", "onednn", "onednn"),
+        ("zoo/mobilenet_v2.yaml", "whole", "onednn", "onednn"),
         # Faster with one or the other, depending on the processor.
-        ("zoo/unet.yaml", "fast whole", "fast onednn"),
-        ("zoo/lenet5.yaml", "fast whole", "fast onednn"),
-        ("standard.yaml", "fast", "fast onednn"),
-        ("autoencoder.yaml", "fast", "fast"),
+        ("zoo/unet.yaml", "fast whole", "fast onednn", "winograd"),
+        ("zoo/lenet5.yaml", "fast whole", "fast onednn", "fast onednn"),
+        ("standard.yaml", "fast", "fast onednn", "fast onednn"),
+        ("autoencoder.yaml", "fast", "fast", "fast"),
     ],
 )
 def test_known_networks_take_the_engine_that_was_measured_as_the_fastest(
-    path: str, without: str, with_onednn: str
+    path: str, without: str, onednn: str, every: str
 ) -> None:
     plan = load_experiment(EXPERIMENTS / path).plan
     assert plan is not None
-    for onednn, forms in ((False, without), (True, with_onednn)):
-        found = candidates(plan, 128, 10, 2, accelerator=False, onednn=onednn)
+    usable: tuple[tuple[tuple[EngineName, ...], str], ...]
+    usable = ((), without), (("onednn",), onednn), (NATIVE, every)
+    for native, forms in usable:
+        found = candidates(plan, 128, 10, 2, accelerator=False, native=native)
         assert [strategy.form for strategy in promising(plan, found)] == forms.split()
 
 
-def test_auto_considers_onednn_if_it_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forms(engine: str) -> set[str]:
-        job = make_job(CONV, make_dataset(8, 1, 1), engine=engine, batch_size=4)
+def test_auto_considers_native_engines_if_they_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forms(engine: str, layers: Any = CONV) -> set[str]:
+        job = make_job(layers, make_dataset(8, 1, 1), engine=engine, batch_size=4)
         return {strategy.form for strategy in _candidates(job)}
 
-    assert "onednn" not in forms("auto")
+    assert not {*NATIVE} & forms("auto")
     assert forms("onednn") == {"onednn"}
-    monkeypatch.setattr(autotune, "lacking", lambda: None)
-    assert "onednn" in forms("auto")
-    assert "whole" not in forms("auto")
-    assert "onednn" not in forms("whole")
+    assert forms("winograd") == {"winograd"}
+    monkeypatch.setattr(autotune, "unavailable", lambda _form: None)
+    assert forms("auto") >= {"onednn"}
+    assert not forms("auto") & {"whole", "winograd"}
+    wide: Any = {
+        f"conv{i}": {"op": "conv", "filters": 8, "kernel": 3, "padding": "same"} for i in range(2)
+    }
+    assert "winograd" in forms("auto", wide | LINEAR)
+    assert forms("whole") == {"whole"}
 
 
 def test_ruled_out_engines_can_be_requested(cache: Path) -> None:

@@ -37,7 +37,7 @@ from cnnbench.training.state import (
 )
 from cnnbench.training.step import StepConfig, eval_step, train_step
 from tests.support import oracles
-from tests.support.engines import ONEDNN
+from tests.support.engines import USABLE
 from tests.support.oracles import Array, make_plan
 
 CLASSES = 4
@@ -404,7 +404,7 @@ def test_evaluation_counts_the_images_of_weight_one(
 
 @pytest.mark.parametrize(
     ("form", "row"),
-    [("plain", 3), ("whole", 3), *((form, 3) for form in ONEDNN), ("direct", 4), ("fast", 1)],
+    [("plain", 3), ("whole", 3), *((form, 3) for form in USABLE), ("direct", 4), ("fast", 1)],
 )
 def test_evaluation_samples_the_code_of_an_image_by_its_index(
     form: convolution.EngineName, row: int | None
@@ -661,7 +661,7 @@ def test_a_frozen_batch_norm_is_in_inference_mode() -> None:
 
 @pytest.mark.parametrize(
     ("form", "row"),
-    [("plain", None), ("whole", 6), *((form, 6) for form in ONEDNN), ("direct", 4), ("fast", 3)],
+    [("plain", None), ("whole", 6), *((form, 6) for form in USABLE), ("direct", 4), ("fast", 3)],
 )
 @pytest.mark.parametrize("num_devices", [1, 2])
 @pytest.mark.sampled(3)

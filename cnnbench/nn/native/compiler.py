@@ -60,7 +60,9 @@ def _compiler() -> str:
 
 def _cached(source: Path) -> Path:
     """The compiled file, named by everything it depends on."""
-    content = "\n".join([source.read_text(encoding="utf-8"), version("jaxlib"), instruction_sets()])
+    files = [source, *sorted(source.parent.glob("*.h"))]
+    contents = [file.read_text(encoding="utf-8") for file in files]
+    content = "\n".join([*contents, version("jaxlib"), instruction_sets()])
     digest = hashlib.sha256(content.encode()).hexdigest()[:32]
     return cache_dir() / "native" / f"{digest}.so"
 

@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#include "xla/ffi/api/c_api.h"
+#include "handler.h"
 
 enum { MOST_OPERANDS = 4, MOST_CALLS = 2, MOST_BUFFERS = 4 };
 enum { OUT_OF_MEMORY = 1 }; /* a dnnl_status_t */
@@ -82,14 +82,7 @@ static XLA_FFI_Error *failed(const XLA_FFI_CallFrame *frame, int status, const c
 }
 
 XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
-  XLA_FFI_Extension_Base *extension = frame->extension_start;
-  if (extension && extension->type == XLA_FFI_Extension_Metadata) {
-    XLA_FFI_Metadata *metadata = ((XLA_FFI_Metadata_Extension *)extension)->metadata;
-    metadata->api_version.major_version = XLA_FFI_API_MAJOR;
-    metadata->api_version.minor_version = XLA_FFI_API_MINOR;
-    return NULL;
-  }
-  if (frame->stage != XLA_FFI_ExecutionStage_EXECUTE) return NULL;
+  if (!executes(frame)) return NULL;
   int64_t key = *(const int64_t *)((const XLA_FFI_Scalar *)frame->attrs.attrs[0])->value;
   const Operation *operation = atomic_load(&operations);
   while (operation && operation->key != key) operation = operation->next;

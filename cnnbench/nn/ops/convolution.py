@@ -30,7 +30,7 @@ from cnnbench.nn.ops.winograd import Winograd, apply_separable, tilings
 from cnnbench.system.arrays import Array, Pair
 from cnnbench.system.compile_cache import traced_once
 
-EngineName = Literal["plain", "whole", "onednn", "direct", "fast"]
+EngineName = Literal["plain", "whole", "onednn", "winograd", "direct", "fast"]
 Two = tuple[jax.Array, jax.Array]
 Algorithm = Im2col | Col2im | RowIm2col | Winograd
 

@@ -1,0 +1,213 @@
+"""Winograd's algorithm in C: convolutions and gradients, as PyTorch computes them in float64."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.serialize_executable import deserialize_and_load, serialize
+
+from cnnbench.nn.lowering import lower, unavailable, winograd_layers
+from cnnbench.nn.native import winograd
+from cnnbench.nn.native.correlation import Correlation
+from cnnbench.nn.native.winograd import TARGET, pays
+from tests.nn.native.test_onednn import correlation
+from tests.nn.ops.test_convolution import Case, Products, Sample, sample, torch_products
+from tests.support.oracles import Array, make_plan
+
+pytestmark = pytest.mark.skipif(
+    unavailable("winograd") is not None, reason=str(unavailable("winograd"))
+)
+
+ONE = ((1, 1), (1, 1))
+CASES = (
+    Case((8, 8), (3, 3, 16, 16), (1, 1), ONE),
+    Case((1, 1), (3, 3, 1, 1), (1, 1), ONE),
+    Case((9, 14), (3, 3, 17, 40), (1, 1), ONE),  # no multiples of tiles or vectors
+    Case((5, 6), (3, 3, 3, 4)),
+    Case((7, 4), (3, 3, 70, 8), (1, 1), ((2, 0), (0, 2))),
+    Case((4, 9), (3, 3, 8, 33), (1, 1), ((5, 1), (3, 4))),  # outputs that read no pixel
+    Case((40, 24), (3, 3, 16, 48), (1, 1), ONE),  # several blocks of tiles
+)
+
+
+def both_directions(of: Correlation, data: Sample) -> tuple[Products, Products]:
+    x, kernel, y = (jnp.asarray(v, jnp.float32) for v in data)
+    out, pull = jax.vjp(jax.jit(lambda x, kernel: winograd.conv(x, kernel, of)), x, kernel)
+    transposed = jax.jit(lambda y, kernel: winograd.conv_transpose(y, kernel, of))
+    back, pull_back = jax.vjp(transposed, y, kernel)
+    dy, dkernel = pull_back(x)
+    one, other = Products(out, *pull(y)), Products(dy, back, dkernel)
+    return jax.tree.map(np.asarray, one), jax.tree.map(np.asarray, other)
+
+
+def check(number: int) -> None:
+    """Compares a case with PyTorch; its algorithm rounds about ten times as much."""
+    data = sample(CASES[number], number)
+    want = torch_products(CASES[number], data)
+    for got in both_directions(correlation(CASES[number]), data):
+        for one, other in zip(got, want, strict=True):
+            assert one.shape == other.shape
+            assert one.dtype == np.float32
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_conv_and_its_adjoint_equal_pytorch(number: int) -> None:
+    check(number)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the options are those of GCC on x86-64")
+@pytest.mark.parametrize("options", ["-mno-avx512f", "-mno-avx"])
+def test_shorter_vectors_compute_the_same(options: str, tmp_path: Path) -> None:
+    code = "from tests.nn.native.test_winograd import *\nfor number in range(len(CASES)):"
+    code += "check(number)"
+    compiler = {"CC": f"cc {options}", "CNNBENCH_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | compiler, check=True)
+    assert list(tmp_path.glob("native/*.so"))
+
+
+def test_rounding_errors_are_small() -> None:
+    """Relative to the root mean square, over all three products of a wide layer."""
+    case = Case((16, 16), (3, 3, 64, 64), (1, 1), ONE)
+    data = sample(case)
+    for one, other in zip(
+        both_directions(correlation(case), data)[0], torch_products(case, data), strict=True
+    ):
+        error = np.sqrt(np.mean((one - other) ** 2) / np.mean(other**2))
+        assert 1e-8 < error < 4e-6
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_outputs_of_blank_windows_are_zero(transposed: bool) -> None:
+    """And not only up to rounding, or a relu after them would have random gradients."""
+    case = Case((13, 16), (3, 3, 20, 17), (1, 1), ONE)
+    data, of = sample(case, 5, np.float32), correlation(case)
+    images = data.y if transposed else data.x
+    images[:, 4:9, 3:12] = 0
+    images[0, 6, 7, -1] = 1e-30  # a single value
+    images[1, 6, 7, 0] = -0.0
+    call = winograd.conv_transpose if transposed else winograd.conv
+    got = np.asarray(call(jnp.asarray(images), jnp.asarray(data.kernel), of) == 0)
+    used = np.pad((images != 0).any(axis=-1), ((0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(used, (3, 3), axis=(1, 2))
+    want = ~windows.any(axis=(-1, -2))
+    assert 0 < want.sum() < want.size
+    np.testing.assert_array_equal(got.any(-1), want)
+    np.testing.assert_array_equal(got.all(-1), want)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_stays_visible(value: float) -> None:
+    case = CASES[0]
+    data = sample(case, 0, np.float32)
+    data.x[1, 3, 3, 5] = value
+    x, kernel = map(jnp.asarray, data[:2])
+    got = np.asarray(winograd.conv(x, kernel, correlation(case)))
+    assert np.isfinite(got[[0, 2]]).all()
+    assert not np.isfinite(got[1, 2:5, 2:5]).any()
+
+
+def test_seeds_in_parallel_equal_each_alone() -> None:
+    """Of `jax.vmap`, over images and kernels."""
+    case, of = CASES[2], correlation(CASES[2])
+    data = [sample(case, seed, np.float32) for seed in (1, 2)]
+    stacked = jax.tree.map(lambda *v: jnp.stack(v), *data)
+
+    def products(x: jax.Array, kernel: jax.Array, y: jax.Array) -> Products:
+        out, pull = jax.vjp(lambda x, kernel: winograd.conv(x, kernel, of), x, kernel)
+        return Products(out, *pull(y))
+
+    got = jax.jit(jax.vmap(products))(*stacked)
+    for i, each in enumerate(data):
+        want = jax.jit(products)(*each)
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda v, i=i: v[i], got), want)
+
+
+def test_threads_compute_at_once() -> None:
+    case, of = CASES[0], correlation(CASES[0])
+    program = jax.jit(lambda x, kernel: winograd.conv(x, kernel, of))
+    data = [sample(case, seed, np.float32) for seed in range(8)]
+    want = [np.asarray(program(each.x, each.kernel)) for each in data]
+
+    def run(each: Sample) -> list[Array]:
+        return [np.asarray(program(each.x, each.kernel)) for _ in range(20)]
+
+    with ThreadPoolExecutor(8) as pool:
+        for values, expected in zip(pool.map(run, data), want, strict=True):
+            for value in values:
+                np.testing.assert_array_equal(value, expected)
+
+
+def test_a_compiled_program_can_be_stored() -> None:
+    """As the cache of compiled programs does."""
+    of, data = correlation(CASES[0]), sample(CASES[0], 1, np.float32)
+    program = jax.jit(lambda x, kernel: winograd.conv(x, kernel, of))
+    stored, inputs, outputs = serialize(program.lower(data.x, data.kernel).compile())
+    again = deserialize_and_load(stored, inputs, outputs, execution_devices=jax.devices()[:1])
+    np.testing.assert_array_equal(again(data.x, data.kernel), program(data.x, data.kernel))
+
+
+LAYER = Correlation((28, 28), (3, 3), (1, 1), (1, 1), ONE, (28, 28), 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, True),
+        ({"kernel": (5, 5)}, False),
+        ({"kernel": (3, 1)}, False),
+        ({"stride": (2, 2)}, False),
+        ({"dilation": (1, 2)}, False),
+        ({"groups": 2}, False),
+        ({"channels": 8}, True),
+        ({"channels": 7}, False),
+        ({"filters": 7}, False),
+        ({"channels": 256, "filters": 256}, True),
+        ({"channels": 256, "filters": 257}, False),
+        ({"size": (7, 7), "places": (7, 7)}, True),
+        ({"size": (5, 5), "places": (5, 5)}, False),
+        ({"size": (30, 4), "places": (28, 2), "pads": ((0, 0), (0, 0))}, False),
+    ],
+)
+def test_it_is_used_where_it_is_fast(keys: dict[str, Any], expected: bool) -> None:
+    assert pays(replace(LAYER, **keys)) == expected
+
+
+CONV = {"op": "conv", "filters": 8, "kernel": 3, "padding": "same"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "number"),
+    [
+        (CONV, 1),
+        (CONV | {"op": "conv_transpose"}, 1),
+        (CONV | {"kernel": 1}, 0),
+        (CONV | {"filters": 4}, 0),
+        (CONV | {"groups": 2}, 0),
+    ],
+)
+def test_layers_call_it_in_float32_only(layer: dict[str, Any], number: int) -> None:
+    """And leave others to another engine."""
+    plan = make_plan({"layer": layer}, (8, 8, 8), (8, 8, layer["filters"]))
+    (node,), lowering = plan.nodes, lower(plan, "winograd")
+    assert winograd_layers(plan) == ({"layer"} if number else set())
+
+    @jax.jit
+    def layer_of(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lowering.convolve(node, x, kernel)
+
+    def calls(dtype: Any) -> int:
+        x, kernel = jnp.ones((2, 8, 8, 8), dtype), jnp.ones(node.layout.params["kernel"], dtype)
+        return str(layer_of.lower(x, kernel).as_text()).count(f"@{TARGET}")
+
+    assert calls(jnp.float32) == number
+    with jax.enable_x64(True):
+        assert calls(jnp.float64) == 0
