@@ -128,9 +128,15 @@ class GraphNet(nnx.Module):
             {
                 node.name: part
                 for node in plan.nodes
-                if node.owner == node.name and (part := _part(node, rngs)) is not None
+                if node.owner == node.name
+                and (part := _part(node, rngs, self.lowering.summation)) is not None
             }
         )
+
+    @property
+    def summation(self) -> batch_norm.Summation:
+        """Sums of batch norms."""
+        return self.lowering.summation
 
     def prepare(self) -> LayerParams:
         """Transformed kernels and biases by layer, which many calls can share.
@@ -421,7 +427,7 @@ class GraphNet(nnx.Module):
     ) -> jax.Array:
         match op:
             case BatchNorm():  # frozen
-                return batch_norm.normalize(x, **weights)
+                return batch_norm.normalize(self.summation, x, **weights)
             case LayerNorm():
                 return _scaled(norm.standardized(x, (x.ndim - 1,), op.epsilon), weights)
             case GroupNorm():
@@ -625,7 +631,7 @@ def _initial(plan: Plan, name: str, node: Node, key: jax.Array) -> Any:
             assert_never(op)
 
 
-def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:
+def _part(node: Node, rngs: nnx.Rngs, summation: batch_norm.Summation) -> nnx.Module | None:
     """Module of a layer that behaves differently in training; None for other layers."""
     match node.op:
         case (
@@ -635,6 +641,7 @@ def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:
         case BatchNorm() as op if op.uses_batch:
             return batch_norm.StableBatchNorm(
                 node.layout.shape[-1],
+                summation,
                 momentum=op.momentum,
                 epsilon=op.epsilon,
                 use_scale=op.scale,

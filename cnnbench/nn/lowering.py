@@ -1,7 +1,7 @@
 """Lowers the image operations of a plan to XLA operations, or to fused ones for CPUs.
 
 `Plain` computes layers one by one; `Whole` does so with gradients that are fast on CPUs, `OneDnn`
-with convolutions by oneDNN, and `NativeWinograd` with 3x3 kernels by Winograd's algorithm. `Fused`
+with convolutions by oneDNN, and `NativeWinograd` with most of them by Winograd's algorithm. `Fused`
 applies these optimizations to any network:
 
 - A bias and a monotone activation commute with a maximum. If only max pools read a convolution,
@@ -38,7 +38,9 @@ from cnnbench.layers.base import INPUT
 from cnnbench.layers.correlation import ConvGeometry
 from cnnbench.nn.native import library, onednn, winograd
 from cnnbench.nn.native.correlation import Correlation
+from cnnbench.nn.native.sums import NATIVE_SUMS
 from cnnbench.nn.ops import convolution, layout, pooling, whole, xla
+from cnnbench.nn.ops.batch_norm import BY_XLA, Summation
 from cnnbench.nn.ops.im2col import rotated
 from cnnbench.nn.ops.shifted import depthwise, pays
 from cnnbench.system.arrays import Pair
@@ -67,6 +69,10 @@ class Lowering(Protocol):
     @property
     def axes(self) -> Pair:
         """Axes of height and width."""
+
+    @property
+    def summation(self) -> Summation:
+        """Sums of a batch norm."""
 
     @property
     def deferred(self) -> Mapping[str, str]:
@@ -134,6 +140,7 @@ class Plain:
     plan: Plan
 
     axes = (1, 2)
+    summation: ClassVar[Summation] = BY_XLA
     deferred: ClassVar[Mapping[str, str]] = MappingProxyType({})
     max_pool = staticmethod(xla.max_pool)
     avg_pool = staticmethod(xla.avg_pool)
@@ -199,9 +206,11 @@ class Whole(Plain):
 class OneDnn(Whole):
     """Like `Whole`, with convolutions by oneDNN, except those that it does not support."""
 
+    summation = NATIVE_SUMS
+
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Convolution by oneDNN."""
-        of = _correlation(self.plan, node, kernel.shape)
+        of = correlation(self.plan, node)
         if x.dtype != jnp.float32 or not onednn.supports(of, len(x)):
             return super().convolve(node, x, kernel)
         call = onednn.conv_transpose if isinstance(node.op, ConvTranspose) else onednn.conv
@@ -210,11 +219,13 @@ class OneDnn(Whole):
 
 @dataclass(frozen=True)
 class NativeWinograd(Whole):
-    """Like `OneDnn`, or `Whole` without oneDNN, with most 3x3 kernels by Winograd's algorithm."""
+    """Like `OneDnn`, or `Whole` without oneDNN, with most kernels by Winograd's algorithm."""
+
+    summation = NATIVE_SUMS
 
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Convolution by Winograd's algorithm where it pays."""
-        of = _correlation(self.plan, node, kernel.shape)
+        of = correlation(self.plan, node)
         if x.dtype != jnp.float32 or not winograd.pays(of):
             others = Whole if unavailable("onednn") else OneDnn
             return others(self.plan).convolve(node, x, kernel)
@@ -224,28 +235,18 @@ class NativeWinograd(Whole):
 
 def winograd_layers(plan: Plan) -> frozenset[str]:
     """Convolutions that `NativeWinograd` computes by Winograd's algorithm."""
-    found = set()
-    for node in plan.nodes:
-        if node.op.convolves:
-            kernel = plan.by_name[node.kernel_owner].layout.params["kernel"]
-            found |= {node.name} if winograd.pays(_correlation(plan, node, kernel)) else set()
-    return frozenset(found)
+    convs = [node for node in plan.nodes if node.op.convolves]
+    return frozenset(node.name for node in convs if winograd.pays(correlation(plan, node)))
 
 
-def _correlation(plan: Plan, node: Node, kernel: Sequence[int]) -> Correlation:
-    """Sizes of a convolution, or of the adjoint of a transposed one.
-
-    Args:
-      plan: the network.
-      node: the layer.
-      kernel: shape, (kh, kw, in / groups, out).
-    """
+def correlation(plan: Plan, node: Node) -> Correlation:
+    """Sizes of a convolution, or of the adjoint of a transposed one."""
     of, op = geometry(plan, node), node.op
     dilation = op.dilation if isinstance(op, Conv) else ONE
     groups = op.num_groups(node.in_shapes[0][2]) if isinstance(op, Conv) else 1
-    size = kernel[0], kernel[1]
-    channels = groups * kernel[2], kernel[3]
-    return Correlation(of.size, size, of.stride, dilation, of.pads, of.places, *channels, groups)
+    high, wide, channels, filters = plan.by_name[node.kernel_owner].layout.params["kernel"]
+    counts = groups * channels, filters, groups
+    return Correlation(of.size, (high, wide), of.stride, dilation, of.pads, of.places, *counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +352,7 @@ class Fused:
     """
 
     axes = (0, 1)
+    summation = BY_XLA
     materialize = staticmethod(layout.materialized)
     max_pool = staticmethod(pooling.max_pool)
     avg_pool = staticmethod(pooling.avg_pool)

@@ -27,9 +27,9 @@ from cnnbench.nn.noise import Random, apply_noise
 from cnnbench.nn.ops import dense
 from cnnbench.nn.ops.batch_norm import (
     FACTOR,
+    Summation,
     Sums,
     about_mean,
-    channel_sums,
     normalize,
     statistics,
     sum_of_rows,
@@ -74,6 +74,10 @@ class Layers(Protocol):
     @property
     def loops(self) -> tuple[Loop, ...]:
         """Equal stages that run as loops."""
+
+    @property
+    def summation(self) -> Summation:
+        """Sums of batch norms."""
 
     def to_layout(self, x: jax.Array) -> jax.Array:
         """Converts images to the layout of the operations."""
@@ -233,7 +237,8 @@ class _Rows:
         """Runs stages, and adds their outputs."""
         for stage in stages:
             run = partial(_run, self.net, stage)
-            found, more = _early(run, self.cut, stage.sums, *self.inputs(stage), self.fixed)
+            static = self.cut, stage.sums, self.net.summation
+            found, more = _early(run, *static, *self.inputs(stage), self.fixed)
             self.values.update(found)
             self.sums.update(more)
 
@@ -282,7 +287,8 @@ class _Rows:
 
 def _sums_of_images(net: Layers, images: jax.Array) -> Sums:
     """Sums of images, without gradients."""
-    found = lax.map(lambda row: channel_sums(net.to_layout(row)), images)
+    of_values = net.summation.of_values
+    found = lax.map(lambda row: of_values(net.to_layout(row)), images)
     return lax.stop_gradient(_sums(found, images))
 
 
@@ -318,7 +324,7 @@ def _output(
     net: Layers, node: Node, inputs: Sequence[jax.Array], fixed: _Fixed, weights: LayerParams
 ) -> jax.Array:
     if node.op.uses_batch:
-        return normalize(inputs[0], **weights[node.name])
+        return normalize(net.summation, inputs[0], **weights[node.name])
     if not isinstance(node.op, Random):
         return net.apply(node, inputs, weights)
     if not node.op.draws:
@@ -336,11 +342,12 @@ def _result(
     return head(net.result_of(found, weights), *fixed.others)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _early(
     run: Callable[..., LayerValues],
     cut: Microbatching,
     normed: frozenset[str],
+    summation: Summation,
     values: LayerValues,
     weights: LayerParams,
     fixed: _Fixed,
@@ -349,7 +356,7 @@ def _early(
 
     def one(row: tuple[LayerValues, _Fixed], weights: LayerParams) -> tuple[LayerValues, Any]:
         given = run(*row, weights)
-        return given, {name: channel_sums(given[name]) for name in sorted(normed)}
+        return given, {name: summation.of_values(given[name]) for name in sorted(normed)}
 
     def share(rows: Any, weights: LayerParams) -> Any:
         return lax.map(lambda row: one(row, weights), rows)
@@ -377,11 +384,12 @@ def _early_forward(
     run: Callable[..., LayerValues],
     cut: Microbatching,
     normed: frozenset[str],
+    summation: Summation,
     values: LayerValues,
     weights: LayerParams,
     fixed: _Fixed,
 ) -> Any:
-    given, sums = _early(run, cut, normed, values, weights, fixed)
+    given, sums = _early(run, cut, normed, summation, values, weights, fixed)
     about = {name: own.about for name, own in sums.items()}
     return (given, sums), (values, weights, fixed, given, about)
 
@@ -390,6 +398,7 @@ def _early_backward(
     run: Callable[..., LayerValues],
     cut: Microbatching,
     _normed: frozenset[str],
+    _summation: Summation,
     saved: Any,
     changes: Any,
 ) -> Any:

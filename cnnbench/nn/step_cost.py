@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from cnnbench.graph.geometry import geometry
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.base import INPUT
-from cnnbench.nn.lowering import Fused, GroupedConv, LoweredConv, winograd_layers
-from cnnbench.nn.native.winograd import tiles
+from cnnbench.nn.lowering import Fused, GroupedConv, LoweredConv, correlation, winograd_layers
+from cnnbench.nn.native.winograd import pass_ns
 from cnnbench.nn.ops.convolution import EngineName
 
 
@@ -58,8 +58,6 @@ _PRODUCT = 0.29  # per multiply-add of a dense layer
 # Of convolutions by micro-batches: their algorithms' costs, which are in other units, and per
 # weight and micro-batch, to accumulate its gradient.
 _ALGORITHM, _WEIGHT = 2.2, 0.64
-# Of Winograd's algorithm in C, of a direction: per channel of a tile, and per product of channels.
-_TRANSFORMED, _TILE_PRODUCT = 6.8, 0.65
 _WHOLE: Mapping[EngineName, _WholeCosts] = {
     "whole": _WholeCosts(
         norm=4.5,
@@ -154,11 +152,9 @@ def _whole_ns(plan: Plan, node: Node, costs: _WholeCosts, *, plain: bool) -> flo
 
 def _winograd_ns(plan: Plan, node: Node, costs: _WholeCosts) -> float:
     """Cost of a convolution by Winograd's algorithm in C."""
-    (*_, channels, filters), image = _kernel(plan, node), node.layout.shape
-    per_tile = _TRANSFORMED * (channels + filters) + _TILE_PRODUCT * channels * filters
     passes = 2 if INPUT in node.inputs else 3
-    values = costs.value * (math.prod(image) + math.prod(node.in_shapes[0]))
-    return values + passes * tiles((image[0], image[1])) * per_tile
+    values = math.prod(node.layout.shape) + math.prod(node.in_shapes[0])
+    return costs.value * values + passes * pass_ns(correlation(plan, node))
 
 
 def _other_ns(node: Node, norm: float, grouped: float | None) -> float:

@@ -61,9 +61,9 @@ TOLERANCES: Mapping[convolution.EngineName, float] = {
 
 @pytest.fixture(autouse=True)
 def _small_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Winograd's algorithm in C is used for all 3x3 kernels, also where it does not pay."""
+    """Winograd's algorithm in C is used wherever it can be, also where it does not pay."""
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
-    monkeypatch.setattr(winograd, "MOST_OUTSIDE", 100)
+    monkeypatch.setattr(winograd, "CLEAR", 0)
 
 
 def conv(kernel: int, **keys: Any) -> dict[str, Any]:

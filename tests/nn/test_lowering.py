@@ -30,9 +30,9 @@ def up(size: Any = 2) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _small_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Winograd's algorithm in C is used for all 3x3 kernels, also where it does not pay."""
+    """Winograd's algorithm in C is used wherever it can be, also where it does not pay."""
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", 1)
-    monkeypatch.setattr(winograd, "MOST_OUTSIDE", 100)
+    monkeypatch.setattr(winograd, "CLEAR", 0)
 
 
 def conv(kernel: Any = 3, filters: int = 4, **more: Any) -> dict[str, Any]:

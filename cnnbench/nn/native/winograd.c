@@ -1,12 +1,12 @@
-/* Convolutions with 3x3 kernels and a stride of 1, and their gradients, by Winograd's algorithm
-   F(4x4, 3x3): 36 products for 16 outputs instead of 144. See Lavin & Gray, "Fast Algorithms for
-   Convolutional Neural Networks" (2015), https://arxiv.org/abs/1509.09308. The points are 0, 1, -1,
-   2, -2 and infinity.
+/* Convolutions with a stride of 1 and kernels of 2 to 7 taps along each axis, and their gradients,
+   by Winograd's algorithm: F(4x4, 3x3) needs 36 products for 16 outputs instead of 144. See Lavin &
+   Gray, "Fast Algorithms for Convolutional Neural Networks" (2015),
+   https://arxiv.org/abs/1509.09308.
 
-   Images are (n, h, w, c). Outputs are divided into tiles of 4x4, which read 6x6 inputs. A block of
-   tiles stays in the second-level cache: its inputs are transformed to 36 matrices (tiles,
-   channels), multiplied by those of the kernel, (channels, filters), and transformed to outputs.
-   Rows of matrices are padded to whole vectors.
+   Images are (n, h, w, c). A tile of inputs has 6x6 or 8x8 pixels (its side), and as many outputs
+   as the kernel fits into it. A block of tiles stays in the second-level cache: its inputs are
+   transformed to a matrix (tiles, channels) for each point, multiplied by those of the kernel,
+   (channels, filters), and transformed to outputs. Rows of matrices are padded to whole vectors.
 
    Vectors are an extension of GCC and Clang; loops over registers are unrolled. */
 
@@ -25,7 +25,7 @@ enum { LANES = 8, REGISTERS = 16 };
 #else
 enum { LANES = 4, REGISTERS = 32 };
 #endif
-enum { TAPS = 3, TILE = 4, SIDE = TILE + TAPS - 1, POINTS = SIDE * SIDE };
+enum { SMALL = 6, LARGE = 8, MOST_POINTS = LARGE * LARGE }; /* sides of tiles */
 enum { ROWS = 12, FEW_ROWS = 4 };       /* of a product whose sums stay in registers */
 enum { BLOCK_VALUES = 1 << 16 };        /* 256 KiB */
 enum { LEAST_TILES = 12, MOST_TILES = 60 }; /* of a block */
@@ -34,12 +34,14 @@ enum { CACHE_LINE = 16 };               /* values */
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 #define INLINE static inline __attribute__((always_inline, unused))
-#define UNROLL _Pragma("GCC unroll 36")
+#define UNROLL _Pragma("GCC unroll 16")
 
 enum { FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT };
 
 typedef struct {
   int64_t pass;
+  int64_t side;                  /* of a tile of inputs */
+  int64_t high, wide;            /* taps of the kernel */
   int64_t images, height, width; /* inputs, or errors for the gradient of inputs */
   int64_t top, left;             /* rows and columns of zeros before them */
   int64_t rows, columns;         /* outputs */
@@ -49,8 +51,13 @@ typedef struct {
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t padded(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
-INLINE uint32_t down(const Sizes *of) { return (of->rows + TILE - 1) / TILE; }
-INLINE uint32_t across(const Sizes *of) { return (of->columns + TILE - 1) / TILE; }
+INLINE int64_t num_points(const Sizes *of) { return of->side * of->side; }
+/* Rows and columns of the outputs of a tile. */
+INLINE uint32_t tile_rows(const Sizes *of) { return of->side + 1 - of->high; }
+INLINE uint32_t tile_columns(const Sizes *of) { return of->side + 1 - of->wide; }
+/* Tiles of an image. */
+INLINE uint32_t down(const Sizes *of) { return (of->rows - 1) / tile_rows(of) + 1; }
+INLINE uint32_t across(const Sizes *of) { return (of->columns - 1) / tile_columns(of) + 1; }
 INLINE int64_t num_tiles(const Sizes *of) { return of->images * down(of) * across(of); }
 
 /* ---- Vectors ---- */
@@ -85,72 +92,94 @@ INLINE int any_nonzero(Vector values) {
 }
 #endif
 
-/* ---- Transforms along one axis, of vectors at a distance ---- */
+/* ---- Transforms of a line of vectors, in place ----
 
-typedef void Transform(Vector *to, const Vector *from, int step);
+   The points are 0, 1, -1, 2, -2 and infinity, and for the large side also 1/2 and -1/2. Matrices
+   have even and odd columns with the same values for a point and its negative, up to the sign. */
 
-/* B^T of 6 inputs. */
-INLINE void of_inputs(Vector *to, const Vector *from, int step) {
-  Vector a = from[0], b = from[step], c = from[2 * step], d = from[3 * step], e = from[4 * step];
-  Vector even = e - 4 * c, odd = d - 4 * b, even2 = e - c, odd2 = 2 * (d - b);
-  to[0] = 4 * a - 5 * c + e;
-  to[step] = even + odd;
-  to[2 * step] = even - odd;
-  to[3 * step] = even2 + odd2;
-  to[4 * step] = even2 - odd2;
-  to[5 * step] = 4 * b - 5 * d + from[5 * step];
+static const float POWERS[3][7] = {
+    {1, 1, 1, 1, 1, 1, 1},
+    {1, 2, 4, 8, 16, 32, 64},
+    {1, 0.5f, 0.25f, 0.125f, 0.0625f, 0.03125f, 0.015625f},
+};
+/* Of the kernel, for each point. */
+static const float SMALL_SCALES[SMALL] = {0.25f, -1 / 6.f, -1 / 6.f, 1 / 24.f, 1 / 24.f, 1};
+static const float LARGE_SCALES[LARGE] = {1,         -2 / 9.f,  -2 / 9.f,  1 / 90.f,
+                                          1 / 90.f, 32 / 45.f, 32 / 45.f, 1};
+
+INLINE float scale(const Sizes *of, int row, int column) {
+  const float *scales = of->side == SMALL ? SMALL_SCALES : LARGE_SCALES;
+  return scales[row] * scales[column];
 }
 
-/* A^T of 6 products. */
-INLINE void of_products(Vector *to, const Vector *from, int step) {
-  Vector b = from[step], c = from[2 * step], d = from[3 * step], e = from[4 * step];
-  Vector even = b + c, odd = b - c, even2 = d + e, odd2 = d - e;
-  to[0] = from[0] + even + even2;
-  to[step] = odd + 2 * odd2;
-  to[2 * step] = even + 4 * even2;
-  to[3 * step] = odd + 8 * odd2 + from[5 * step];
+INLINE void set_pair(Vector *to, Vector even, Vector odd) {
+  to[0] = even + odd;
+  to[1] = even - odd;
 }
 
-/* A of 4 errors. */
-INLINE void of_errors(Vector *to, const Vector *from, int step) {
-  Vector a = from[0], b = from[step], c = from[2 * step], d = from[3 * step];
-  Vector even = a + c, odd = b + d, even2 = a + 4 * c, odd2 = 2 * b + 8 * d;
-  to[0] = a;
-  to[step] = even + odd;
-  to[2 * step] = even - odd;
-  to[3 * step] = even2 + odd2;
-  to[4 * step] = even2 - odd2;
-  to[5 * step] = d;
+/* B^T of inputs. */
+INLINE void to_points(Vector *line, int side) {
+  Vector a = line[0], b = line[1], c = line[2], d = line[3], e = line[4], f = line[5];
+  if (side == SMALL) {
+    line[0] = 4 * a - 5 * c + e;
+    set_pair(line + 1, e - 4 * c, d - 4 * b);
+    set_pair(line + 3, e - c, 2 * (d - b));
+    line[5] = 4 * b - 5 * d + f;
+  } else {
+    Vector g = line[6];
+    line[0] = a - g + 5.25f * (e - c);
+    line[7] = line[7] - b + 5.25f * (d - f);
+    set_pair(line + 1, c - 4.25f * e + g, b - 4.25f * d + f);
+    set_pair(line + 3, 0.25f * c - 1.25f * e + g, 0.5f * b - 2.5f * d + 2 * f);
+    set_pair(line + 5, 4 * c - 5 * e + g, 2 * b - 2.5f * d + 0.5f * f);
+  }
 }
 
-/* G of 3 taps. */
-INLINE void of_taps(Vector *to, const Vector *from, int step) {
-  Vector a = from[0], b = from[step], c = from[2 * step];
-  Vector even = (a + c) * (-1 / 6.0f), odd = b * (-1 / 6.0f);
-  Vector even2 = a * (1 / 24.0f) + c * (1 / 6.0f), odd2 = b * (1 / 12.0f);
-  to[0] = a * 0.25f;
-  to[step] = even + odd;
-  to[2 * step] = even - odd;
-  to[3 * step] = even2 + odd2;
-  to[4 * step] = even2 - odd2;
-  to[5 * step] = c;
+/* The values of a polynomial with `count` coefficients: A of errors, and G of taps up to scales. */
+INLINE void evaluate_each(Vector *line, int side, int count) {
+  Vector coefficients[LARGE];
+  UNROLL for (int i = 0; i < count; ++i) coefficients[i] = line[i];
+  UNROLL for (int pair = 0; pair < side / 2 - 1; ++pair) {
+    Vector even = coefficients[0], odd = POWERS[pair][1] * coefficients[1];
+    UNROLL for (int i = 2; i < count; i += 2) even += POWERS[pair][i] * coefficients[i];
+    UNROLL for (int i = 3; i < count; i += 2) odd += POWERS[pair][i] * coefficients[i];
+    set_pair(line + 1 + 2 * pair, even, odd);
+  }
+  line[side - 1] = coefficients[count - 1];
 }
 
-/* G^T of 6 sums. */
-INLINE void of_sums(Vector *to, const Vector *from, int step) {
-  Vector b = from[step], c = from[2 * step], d = from[3 * step], e = from[4 * step];
-  Vector even = (b + c) * (-1 / 6.0f), odd = (c - b) * (1 / 6.0f);
-  Vector even2 = d + e, odd2 = (d - e) * (1 / 12.0f);
-  to[0] = from[0] * 0.25f + even + even2 * (1 / 24.0f);
-  to[step] = odd + odd2;
-  to[2 * step] = even + even2 * (1 / 6.0f) + from[5 * step];
+/* The transpose of `evaluate_each`: A^T of products, and G^T of scaled sums. */
+INLINE void collect_each(Vector *line, int side, int count) {
+  Vector sums[LARGE / 2], differences[LARGE / 2], last = line[side - 1];
+  UNROLL for (int pair = 0; pair < side / 2 - 1; ++pair) {
+    sums[pair] = line[1 + 2 * pair] + line[2 + 2 * pair];
+    differences[pair] = line[1 + 2 * pair] - line[2 + 2 * pair];
+    line[0] += sums[pair];
+  }
+  UNROLL for (int i = 1; i < count; ++i) {
+    const Vector *parts = i % 2 ? differences : sums;
+    Vector total = parts[0];
+    UNROLL for (int pair = 1; pair < side / 2 - 1; ++pair) total += POWERS[pair][i] * parts[pair];
+    line[i] = total;
+  }
+  line[count - 1] += last;
 }
 
-/* Transforms columns and rows in place, from (before, before) to (after, after) of (6, 6). */
-INLINE void transform(Vector *values, int before, int after, Transform *along) {
-  UNROLL for (int j = 0; j < before; ++j) along(values + j, values + j, SIDE);
-  UNROLL for (int i = 0; i < after; ++i) along(values + SIDE * i, values + SIDE * i, 1);
-}
+/* Defines NAME for a number of coefficients that is not known to the compiler. */
+#define FOR_EACH_COUNT(NAME)                                     \
+  INLINE void NAME(Vector *line, int side, int64_t count) {      \
+    switch (count) {                                             \
+      case 2: NAME##_each(line, side, 2); break;                 \
+      case 3: NAME##_each(line, side, 3); break;                 \
+      case 4: NAME##_each(line, side, 4); break;                 \
+      case 5: NAME##_each(line, side, 5); break;                 \
+      case 6: if (side == LARGE) NAME##_each(line, side, 6); break; \
+      case 7: if (side == LARGE) NAME##_each(line, side, 7); break; \
+      default: __builtin_unreachable();                          \
+    }                                                            \
+  }
+FOR_EACH_COUNT(evaluate)
+FOR_EACH_COUNT(collect)
 
 /* ---- Tiles ---- */
 
@@ -160,32 +189,26 @@ typedef struct {
 
 INLINE Tile tile_of(const Sizes *of, uint32_t number) {
   uint32_t row = number / across(of), column = number % across(of);
-  return (Tile){row / down(of), row % down(of) * TILE, column * TILE};
+  return (Tile){row / down(of), row % down(of) * tile_rows(of), column * tile_columns(of)};
 }
 
-/* The addresses of (side, side) pixels, those of `zeros` outside of the image. */
-INLINE void find_pixels(const float **pixels, int side, const float *image, int64_t row,
-                        int64_t column, int64_t height, int64_t width, int64_t channels,
-                        const float *zeros) {
+/* An image, or its errors. */
+typedef struct {
+  const float *values;
+  int64_t height, width, channels;
+} Image;
+
+/* The addresses of `high` rows and `wide` columns of pixels, in rows of the large side; others, and
+   those outside of the image, are those of `zeros`. */
+INLINE void find_pixels(const float **pixels, Image of, int64_t row, int64_t column, int64_t high,
+                        int64_t wide, int side, const float *zeros) {
   for (int i = 0; i < side; ++i)
     for (int j = 0; j < side; ++j) {
-      int inside = row + i >= 0 && row + i < height && column + j >= 0 && column + j < width;
-      int64_t pixel = (row + i) * width + column + j;
-      pixels[SIDE * i + j] = inside ? image + pixel * channels : zeros;
+      int inside = row + i >= 0 && row + i < of.height && column + j >= 0 && column + j < of.width;
+      int64_t pixel = (row + i) * of.width + column + j;
+      pixels[LARGE * i + j] =
+          inside && i < high && j < wide ? of.values + pixel * of.channels : zeros;
     }
-}
-
-/* Transforms pixels to a row of each matrix; these are `plane` values apart. */
-INLINE void transform_pixels(float *to, int64_t plane, const float *const *pixels, int side,
-                             Transform *along, int64_t channels) {
-  for (int64_t c = 0; c < channels; c += LANES) {
-    Vector values[POINTS];
-    UNROLL for (int i = 0; i < side; ++i)
-      UNROLL for (int j = 0; j < side; ++j)
-        values[SIDE * i + j] = load(pixels[SIDE * i + j] + c, channels - c);
-    transform(values, side, SIDE, along);
-    UNROLL for (int p = 0; p < POINTS; ++p) *(Vector *)(to + p * plane + c) = values[p];
-  }
 }
 
 static int is_blank(const float *pixel, int64_t channels) {
@@ -194,104 +217,161 @@ static int is_blank(const float *pixel, int64_t channels) {
   return 1;
 }
 
-/* Bits of the outputs whose windows are zero: they must be zero, not only up to rounding. */
-static uint16_t blank_outputs(const float *const *pixels, int64_t channels) {
-  int blank[SIDE][SIDE], any = 0;
-  for (int i = 0; i < SIDE; ++i)
-    for (int j = 0; j < SIDE; ++j)
-      any |= blank[i][j] = is_blank(pixels[SIDE * i + j], channels);
-  uint16_t found = 0;
-  for (int output = 0; any && output < TILE * TILE; ++output) {
-    int all = 1;
-    for (int tap = 0; tap < TAPS * TAPS; ++tap)
-      all &= blank[output / TILE + tap / TAPS][output % TILE + tap % TAPS];
-    found |= (uint16_t)(all << output);
-  }
-  return found;
+/* Bits of the outputs whose windows are zero: they must be zero, not only up to rounding. The bit of
+   an output is that of its first pixel, in rows of the large side. */
+INLINE uint64_t blank_outputs(const Sizes *of, const float *const *pixels, int side) {
+  uint64_t blank = 0, windows = ~(uint64_t)0;
+  for (int i = 0; i < side; ++i)
+    for (int j = 0; j < side; ++j)
+      blank |= (uint64_t)is_blank(pixels[LARGE * i + j], of->channels) << (LARGE * i + j);
+  if (!blank) return 0;
+  for (int i = 0; i < of->high; ++i)
+    for (int j = 0; j < of->wide; ++j) windows &= blank >> (LARGE * i + j);
+  return windows;
 }
 
-/* Transforms the inputs of tiles to 36 matrices (count, padded channels). */
-static void transform_inputs(const Sizes *of, const float *x, const float *zeros, int64_t first,
-                             int64_t count, float *to, int64_t plane, uint16_t *blanks) {
+/* Transforms the inputs of tiles to a matrix (count, padded channels) for each point; matrices are
+   `plane` values apart. */
+INLINE void transform_inputs(const Sizes *of, int side, const float *x, const float *zeros,
+                             int64_t first, int64_t count, float *to, int64_t plane,
+                             uint64_t *blanks) {
   for (int64_t t = 0; t < count; ++t, to += padded(of->channels)) {
+    const float *pixels[MOST_POINTS];
     Tile at = tile_of(of, first + t);
-    const float *pixels[POINTS], *image = x + at.image * of->height * of->width * of->channels;
-    find_pixels(pixels, SIDE, image, at.row - of->top, at.column - of->left, of->height, of->width,
-                of->channels, zeros);
-    if (blanks) blanks[t] = blank_outputs(pixels, of->channels);
-    transform_pixels(to, plane, pixels, SIDE, of_inputs, of->channels);
+    Image image = {x + at.image * of->height * of->width * of->channels, of->height, of->width,
+                   of->channels};
+    find_pixels(pixels, image, at.row - of->top, at.column - of->left, side, side, side, zeros);
+    if (blanks) blanks[t] = blank_outputs(of, pixels, side);
+    for (int64_t c = 0; c < of->channels; c += LANES) {
+      Vector values[MOST_POINTS], line[LARGE];
+      for (int j = 0; j < side; ++j) {
+        UNROLL for (int i = 0; i < side; ++i)
+          line[i] = load(pixels[LARGE * i + j] + c, of->channels - c);
+        to_points(line, side);
+        UNROLL for (int i = 0; i < side; ++i) values[LARGE * i + j] = line[i];
+      }
+      for (int i = 0; i < side; ++i) {
+        UNROLL for (int j = 0; j < side; ++j) line[j] = values[LARGE * i + j];
+        to_points(line, side);
+        UNROLL for (int j = 0; j < side; ++j)
+          *(Vector *)(to + (side * i + j) * plane + c) = line[j];
+      }
+    }
   }
 }
 
-/* Transforms the errors of the outputs of tiles to 36 matrices (count, padded filters). */
-static void transform_errors(const Sizes *of, const float *dy, const float *zeros, int64_t first,
-                             int64_t count, float *to, int64_t plane) {
+/* Transforms the errors of the outputs of tiles to a matrix (count, padded filters) for each point. */
+INLINE void transform_errors(const Sizes *of, int side, const float *dy, const float *zeros,
+                             int64_t first, int64_t count, float *to, int64_t plane) {
+  int64_t high = tile_rows(of), wide = tile_columns(of);
   for (int64_t t = 0; t < count; ++t, to += padded(of->filters)) {
+    const float *pixels[MOST_POINTS];
     Tile at = tile_of(of, first + t);
-    const float *pixels[POINTS], *image = dy + at.image * of->rows * of->columns * of->filters;
-    find_pixels(pixels, TILE, image, at.row, at.column, of->rows, of->columns, of->filters, zeros);
-    transform_pixels(to, plane, pixels, TILE, of_errors, of->filters);
+    Image image = {dy + at.image * of->rows * of->columns * of->filters, of->rows, of->columns,
+                   of->filters};
+    find_pixels(pixels, image, at.row, at.column, high, wide, side, zeros);
+    for (int64_t f = 0; f < of->filters; f += LANES) {
+      Vector values[MOST_POINTS], line[LARGE];
+      for (int j = 0; j < wide; ++j) {
+        UNROLL for (int i = 0; i < side - 1; ++i)
+          line[i] = load(pixels[LARGE * i + j] + f, of->filters - f);
+        evaluate(line, side, high);
+        UNROLL for (int i = 0; i < side; ++i) values[LARGE * i + j] = line[i];
+      }
+      for (int i = 0; i < side; ++i) {
+        UNROLL for (int j = 0; j < side - 1; ++j) line[j] = values[LARGE * i + j];
+        evaluate(line, side, wide);
+        UNROLL for (int j = 0; j < side; ++j)
+          *(Vector *)(to + (side * i + j) * plane + f) = line[j];
+      }
+    }
   }
 }
 
-/* Transforms 36 products (count, padded filters) to the outputs of tiles. */
-static void transform_products(const Sizes *of, const float *from, int64_t plane, int64_t first,
-                               int64_t count, float *y, const uint16_t *blanks) {
+/* Transforms products, a matrix (count, padded filters) for each point, to the outputs of tiles. */
+INLINE void transform_products(const Sizes *of, int side, const float *from, int64_t plane,
+                               int64_t first, int64_t count, float *y, const uint64_t *blanks) {
+  int64_t high = tile_rows(of), wide = tile_columns(of);
   for (int64_t t = 0; t < count; ++t, from += padded(of->filters)) {
     Tile at = tile_of(of, first + t);
-    int64_t high = of->rows - at.row, wide = of->columns - at.column;
     int64_t pixel = (at.image * of->rows + at.row) * of->columns + at.column;
+    int64_t rows = smaller(high, of->rows - at.row), columns = smaller(wide, of->columns - at.column);
     for (int64_t f = 0; f < of->filters; f += LANES) {
-      Vector values[POINTS];
-      UNROLL for (int p = 0; p < POINTS; ++p) values[p] = *(const Vector *)(from + p * plane + f);
-      transform(values, SIDE, TILE, of_products);
-      UNROLL for (int i = 0; i < TILE; ++i)
-        UNROLL for (int j = 0; j < TILE; ++j) {
-          if (i >= high || j >= wide) continue;
-          if (blanks[t] >> (TILE * i + j) & 1) values[SIDE * i + j] = (Vector){0};
-          float *to = y + (pixel + i * of->columns + j) * of->filters + f;
-          store(to, values[SIDE * i + j], of->filters - f);
+      Vector values[MOST_POINTS], line[LARGE];
+      for (int j = 0; j < side; ++j) {
+        UNROLL for (int i = 0; i < side; ++i)
+          line[i] = *(const Vector *)(from + (side * i + j) * plane + f);
+        collect(line, side, high);
+        UNROLL for (int i = 0; i < side - 1; ++i) values[LARGE * i + j] = line[i];
+      }
+      for (int i = 0; i < rows; ++i) {
+        UNROLL for (int j = 0; j < side; ++j) line[j] = values[LARGE * i + j];
+        collect(line, side, wide);
+        float *to = y + (pixel + i * of->columns) * of->filters + f;
+        UNROLL for (int j = 0; j < side - 1; ++j) {
+          if (j >= columns) break;
+          if (blanks[t] >> (LARGE * i + j) & 1) line[j] = (Vector){0};
+          store(to + j * of->filters, line[j], of->filters - f);
         }
+      }
     }
   }
 }
 
 /* ---- Kernels ---- */
 
-/* Transforms a kernel (3, 3, channels, filters) to 36 matrices (channels, padded filters). For the
-   gradient of inputs, it is (3, 3, filters, channels), and rotated. */
-static void transform_kernel(const Sizes *of, const float *kernel, float *to) {
+/* Transforms a kernel (high, wide, channels, filters) to a matrix (channels, padded filters) for
+   each point. For the gradient of inputs, it is (high, wide, filters, channels), and rotated. */
+INLINE void transform_kernel(const Sizes *of, int side, const float *kernel, float *to) {
   int64_t plane = of->channels * of->filters, row = padded(of->filters);
+  int64_t high = of->high, wide = of->wide, taps = high * wide;
   int rotated = of->pass == INPUT_GRADIENT;
   int64_t by_channel = rotated ? 1 : of->filters, by_filter = rotated ? of->channels : 1;
   for (int64_t f = 0; f < of->filters; f += LANES)
     for (int64_t c = 0; c < of->channels; ++c) {
-      Vector values[POINTS];
-      for (int tap = 0; tap < TAPS * TAPS; ++tap) {
-        float taps[LANES] = {0};
-        const float *from = kernel + (rotated ? TAPS * TAPS - 1 - tap : tap) * plane;
-        for (int64_t i = 0; i < smaller(LANES, of->filters - f); ++i)
-          taps[i] = from[c * by_channel + (f + i) * by_filter];
-        values[SIDE * (tap / TAPS) + tap % TAPS] = *(const Vector *)taps;
+      Vector values[MOST_POINTS], line[LARGE];
+      int64_t lanes = smaller(LANES, of->filters - f);
+      for (int j = 0; j < wide; ++j) {
+        for (int i = 0; i < high; ++i) {
+          float filters[LANES] = {0};
+          int64_t tap = rotated ? taps - 1 - (i * wide + j) : i * wide + j;
+          const float *from = kernel + tap * plane + c * by_channel + f * by_filter;
+          for (int64_t lane = 0; lane < lanes; ++lane) filters[lane] = from[lane * by_filter];
+          line[i] = *(const Vector *)filters;
+        }
+        evaluate(line, side, high);
+        UNROLL for (int i = 0; i < side; ++i) values[LARGE * i + j] = line[i];
       }
-      transform(values, TAPS, SIDE, of_taps);
-      for (int p = 0; p < POINTS; ++p)
-        *(Vector *)(to + (p * of->channels + c) * row + f) = values[p];
+      for (int i = 0; i < side; ++i) {
+        UNROLL for (int j = 0; j < side - 1; ++j) line[j] = values[LARGE * i + j];
+        evaluate(line, side, wide);
+        UNROLL for (int j = 0; j < side; ++j)
+          *(Vector *)(to + ((side * i + j) * of->channels + c) * row + f) = line[j] * scale(of, i, j);
+      }
     }
 }
 
-/* Transforms 36 sums of products (channels, padded filters) to the gradient of the kernel. */
-static void transform_sums(const Sizes *of, const float *from, float *kernel) {
+/* Transforms sums of products, (channels, padded filters) for each point, to the gradient of the
+   kernel. */
+INLINE void transform_sums(const Sizes *of, int side, const float *from, float *kernel) {
   int64_t plane = of->channels * of->filters, row = padded(of->filters);
   for (int64_t f = 0; f < of->filters; f += LANES)
     for (int64_t c = 0; c < of->channels; ++c) {
-      Vector values[POINTS];
-      for (int p = 0; p < POINTS; ++p)
-        values[p] = *(const Vector *)(from + (p * of->channels + c) * row + f);
-      transform(values, SIDE, TAPS, of_sums);
-      for (int tap = 0; tap < TAPS * TAPS; ++tap)
-        store(kernel + tap * plane + c * of->filters + f,
-              values[SIDE * (tap / TAPS) + tap % TAPS], of->filters - f);
+      Vector values[MOST_POINTS], line[LARGE];
+      for (int j = 0; j < side; ++j) {
+        UNROLL for (int i = 0; i < side; ++i) {
+          const float *sums = from + ((side * i + j) * of->channels + c) * row + f;
+          line[i] = *(const Vector *)sums * scale(of, i, j);
+        }
+        collect(line, side, of->high);
+        UNROLL for (int i = 0; i < side - 1; ++i) values[LARGE * i + j] = line[i];
+      }
+      for (int i = 0; i < of->high; ++i) {
+        UNROLL for (int j = 0; j < side; ++j) line[j] = values[LARGE * i + j];
+        collect(line, side, of->wide);
+        float *to = kernel + i * of->wide * plane + c * of->filters + f;
+        for (int j = 0; j < of->wide; ++j, to += plane) store(to, line[j], of->filters - f);
+      }
     }
 }
 
@@ -352,63 +432,69 @@ typedef struct {
 
 static Workspace workspace(const Sizes *of) {
   int64_t channels = padded(of->channels), filters = padded(of->filters);
-  int64_t tiles = BLOCK_VALUES / (POINTS * (channels + filters)) / ROWS * ROWS;
+  int64_t tiles = BLOCK_VALUES / (num_points(of) * (channels + filters)) / ROWS * ROWS;
   tiles = smaller(larger(tiles, LEAST_TILES), MOST_TILES);
   /* The distance of matrices must not be a multiple of a page. */
   return (Workspace){tiles,
                      larger(channels, filters),
-                     POINTS * of->channels * filters,
+                     num_points(of) * of->channels * filters,
                      tiles * channels + CACHE_LINE,
                      tiles * filters + CACHE_LINE,
-                     MOST_TILES};
+                     2 * MOST_TILES};
 }
 
 /* Bytes of working memory. */
 int64_t workspace_bytes(const Sizes *of) {
   Workspace work = workspace(of);
-  int64_t values = work.zeros + work.kernel + POINTS * (work.inputs + work.outputs) + work.blanks;
-  return values * sizeof(float);
+  int64_t block = num_points(of) * (work.inputs + work.outputs) + work.blanks;
+  return (work.zeros + work.kernel + block) * sizeof(float);
 }
 
-static void convolve(const Sizes *of, const float *x, const float *kernel, float *y,
+INLINE void convolve(const Sizes *of, int side, const float *x, const float *kernel, float *y,
                      float *memory) {
   Workspace work = workspace(of);
   float *zeros = memory, *taps = zeros + work.zeros, *inputs = taps + work.kernel;
-  float *products = inputs + POINTS * work.inputs;
-  uint16_t *blanks = (uint16_t *)(products + POINTS * work.outputs);
+  float *products = inputs + num_points(of) * work.inputs;
+  uint64_t *blanks = (uint64_t *)(products + num_points(of) * work.outputs);
   int64_t channels = padded(of->channels), filters = padded(of->filters);
   memset(zeros, 0, work.zeros * sizeof(float));
-  transform_kernel(of, kernel, taps);
+  transform_kernel(of, side, kernel, taps);
   for (int64_t first = 0, count; first < num_tiles(of); first += count) {
     count = smaller(work.tiles, num_tiles(of) - first);
-    transform_inputs(of, x, zeros, first, count, inputs, work.inputs, blanks);
-    for (int p = 0; p < POINTS; ++p) {
+    transform_inputs(of, side, x, zeros, first, count, inputs, work.inputs, blanks);
+    for (int p = 0; p < num_points(of); ++p) {
       const float *left = inputs + p * work.inputs, *right = taps + p * of->channels * filters;
       float *to = products + p * work.outputs;
       multiply_all((Product){left, right, to, channels, 1, of->channels, filters, 0}, count);
     }
-    transform_products(of, products, work.outputs, first, count, y, blanks);
+    transform_products(of, side, products, work.outputs, first, count, y, blanks);
   }
 }
 
-static void kernel_gradient(const Sizes *of, const float *x, const float *dy, float *kernel,
-                            float *memory) {
+INLINE void kernel_gradient(const Sizes *of, int side, const float *x, const float *dy,
+                            float *kernel, float *memory) {
   Workspace work = workspace(of);
   float *zeros = memory, *sums = zeros + work.zeros, *inputs = sums + work.kernel;
-  float *errors = inputs + POINTS * work.inputs;
+  float *errors = inputs + num_points(of) * work.inputs;
   int64_t channels = padded(of->channels), filters = padded(of->filters);
   memset(zeros, 0, (work.zeros + work.kernel) * sizeof(float));
   for (int64_t first = 0, count; first < num_tiles(of); first += count) {
     count = smaller(work.tiles, num_tiles(of) - first);
-    transform_inputs(of, x, zeros, first, count, inputs, work.inputs, NULL);
-    transform_errors(of, dy, zeros, first, count, errors, work.outputs);
-    for (int p = 0; p < POINTS; ++p) {
+    transform_inputs(of, side, x, zeros, first, count, inputs, work.inputs, NULL);
+    transform_errors(of, side, dy, zeros, first, count, errors, work.outputs);
+    for (int p = 0; p < num_points(of); ++p) {
       const float *left = inputs + p * work.inputs, *right = errors + p * work.outputs;
       float *to = sums + p * of->channels * filters;
       multiply_all((Product){left, right, to, 1, channels, count, filters, 1}, of->channels);
     }
   }
-  transform_sums(of, sums, kernel);
+  transform_sums(of, side, sums, kernel);
+}
+
+INLINE void run(const Sizes *of, int side, const float *first, const float *second, float *result,
+                float *memory) {
+  if (of->pass == KERNEL_GRADIENT) kernel_gradient(of, side, first, second, result, memory);
+  else convolve(of, side, first, second, result, memory);
 }
 
 static void *data(void *buffer) { return ((XLA_FFI_Buffer *)buffer)->data; }
@@ -419,7 +505,7 @@ XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
   const Sizes *of = ((const XLA_FFI_Array *)frame->attrs.attrs[0])->data;
   const float *first = data(frame->args.args[0]), *second = data(frame->args.args[1]);
   float *result = data(frame->rets.rets[0]), *memory = data(frame->rets.rets[1]);
-  if (of->pass == KERNEL_GRADIENT) kernel_gradient(of, first, second, result, memory);
-  else convolve(of, first, second, result, memory);
+  if (of->side == SMALL) run(of, SMALL, first, second, result, memory);
+  else run(of, LARGE, first, second, result, memory);
   return NULL;
 }

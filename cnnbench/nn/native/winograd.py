@@ -1,7 +1,8 @@
-"""Convolutions with 3x3 kernels by Winograd's algorithm in C, on images (n, h, w, c) in float32."""
+"""Convolutions by Winograd's algorithm in C, on images (n, h, w, c) in float32."""
 
 import ctypes
 import math
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,12 +15,17 @@ from cnnbench.nn.native.correlation import PASSES, Correlation, Pass, differenti
 from cnnbench.system.arrays import Pair
 
 TARGET = "cnnbench_winograd"  # of XLA's custom calls
-# Where oneDNN is faster: few channels do not fill vectors, the weights of many do not fit into
-# caches, and tiles compute outputs outside of small images.
-LEAST_CHANNELS, MOST_WEIGHTS, MOST_OUTSIDE = 8, 2**16, 1.5
-_TILE = 4  # outputs along an axis
+SIDES = 6, 8  # pixels of a tile of inputs along an axis
+LEAST_TAPS, MOST_TAPS = 2, 7  # along an axis
+LEAST_CHANNELS = 8  # fewer do not fill vectors
+MOST_WEIGHTS = 5 * 2**19  # of all points; more do not fit into caches
+# Nanoseconds on one core: per product of a tile, per transformed value with each side, and per
+# product of a direct convolution by oneDNN.
+_PRODUCT, _TRANSFORM, _DIRECT = 0.018, (0.19, 0.25), 0.016
+CLEAR = 1.1  # estimated speedup required over a direct convolution
+ACCURATE = 1.15  # and of large tiles, which round more, over small ones
 _SOURCE = Path(__file__).with_name("winograd.c")
-_KERNEL, _ONE = (3, 3), (1, 1)
+_ONE = (1, 1)
 
 
 def lacking() -> str | None:
@@ -27,23 +33,48 @@ def lacking() -> str | None:
     return obstacle(_SOURCE)
 
 
+def supports(of: Correlation) -> bool:
+    """True for kernels of 2 to 7 taps along each axis without stride, dilation and groups."""
+    taps = all(LEAST_TAPS <= number <= MOST_TAPS for number in of.kernel)
+    return taps and of.groups == 1 and of.stride == of.dilation == _ONE
+
+
 def pays(of: Correlation) -> bool:
-    """True if a convolution can be computed, and about as fast as by oneDNN or faster."""
-    if of.kernel != _KERNEL or of.groups > 1 or not of.stride == of.dilation == _ONE:
+    """True if a convolution can be computed, and is estimated to be faster than by oneDNN."""
+    if not supports(of) or min(of.channels, of.filters) < LEAST_CHANNELS:
         return False
-    few, many = sorted((of.channels, of.filters))
-    if few < LEAST_CHANNELS or few * many > MOST_WEIGHTS:
-        return False
-    return all(_TILE**2 * tiles(s) <= MOST_OUTSIDE * math.prod(s) for s in (of.size, of.places))
+    direct = math.prod((*of.places, *of.kernel, of.channels, of.filters)) * _DIRECT
+    estimates = _estimates(of).values()
+    return CLEAR * min(estimates, default=math.inf) < direct
 
 
-def tiles(size: Pair) -> int:
-    """Number of tiles of an image.
+def pass_ns(of: Correlation) -> float:
+    """Estimated nanoseconds of a pass per image, on one core."""
+    return _estimates(of)[side(of)]
 
-    >>> tiles((28, 30))
-    56
-    """
-    return math.ceil(size[0] / _TILE) * math.ceil(size[1] / _TILE)
+
+def side(of: Correlation) -> int:
+    """The side of the tiles of inputs: the one that is estimated to be clearly faster."""
+    small, large = SIDES
+    estimates = {large: math.inf} | _estimates(of)
+    return small if estimates.get(small, math.inf) < ACCURATE * estimates[large] else large
+
+
+def _estimates(of: Correlation) -> dict[int, float]:
+    """Estimated nanoseconds of a pass by the side of tiles; the mean of both directions."""
+    found = {}
+    for length, transform in zip(SIDES, _TRANSFORM, strict=True):
+        outputs = [length + 1 - taps for taps in of.kernel]
+        products = of.channels * of.filters
+        if min(outputs) > 1 and length**2 * products <= MOST_WEIGHTS:
+            tiles = (2 * _tiles(of.places, outputs) + _tiles(of.size, outputs)) / 3
+            per_point = _PRODUCT * products + transform * (of.channels + of.filters)
+            found[length] = length**2 * tiles * per_point
+    return found
+
+
+def _tiles(size: Pair, outputs: Sequence[int]) -> int:
+    return math.prod(math.ceil(size[i] / outputs[i]) for i in (0, 1))
 
 
 def _call(which: Pass, first: jax.Array, second: jax.Array, of: Correlation) -> jax.Array:
@@ -66,7 +97,7 @@ def _sizes(which: Pass, of: Correlation, images: int) -> np.ndarray[tuple[int], 
     if which == "input_gradient":
         around = (taps - 1 - pad for taps, pad in zip(of.kernel, before, strict=True))
         sizes = [*of.places, *around, *of.size, of.filters, of.channels]
-    return np.array([PASSES.index(which), images, *sizes], np.int64)
+    return np.array([PASSES.index(which), side(of), *of.kernel, images, *sizes], np.int64)
 
 
 @cache

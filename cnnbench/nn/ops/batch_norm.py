@@ -9,7 +9,8 @@ value plus a remainder. docs/explanation/performance.md compares the errors with
 
 import math
 from collections.abc import Callable, Collection
-from functools import reduce
+from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,20 @@ _MOST_ROWS = 16  # added at a time
 _MOST_VALUES = 4096  # of a row; few iterations, since XLA takes a microsecond for each operation
 
 
+@dataclass(frozen=True, slots=True)
+class Summation:
+    """Sums over all axes but the last, (..., c) to (c,), in float64.
+
+    Args:
+      of_values: sums of values, and of their squares.
+      of_errors: sums of errors, and of their products with `x - middle`, from the errors, `x` and
+        `middle`, (c,).
+    """
+
+    of_values: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+    of_errors: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
 class Sums(NamedTuple):
     """Per-channel sums of a batch about the rounded mean.
 
@@ -48,7 +63,17 @@ class Sums(NamedTuple):
 
 
 class StableBatchNorm(nnx.BatchNorm):
-    """`nnx.BatchNorm` without the cancellation of Flax's E[x^2] - E[x]^2."""
+    """`nnx.BatchNorm` without the cancellation of Flax's E[x^2] - E[x]^2.
+
+    Args:
+      channels: channels of the input.
+      summation: computes sums over a batch.
+      **options: those of `nnx.BatchNorm`.
+    """
+
+    def __init__(self, channels: int, summation: Summation, **options: Any) -> None:
+        super().__init__(channels, **options)
+        self.summation = nnx.static(summation)
 
     def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
         """Normalizes over all axes but the last, with running statistics in evaluation."""
@@ -56,8 +81,9 @@ class StableBatchNorm(nnx.BatchNorm):
             evaluated: jax.Array = super().__call__(x, *args, **kwargs)
             return evaluated
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        known = statistics(self, batch_sums(wide), x.size // x.shape[-1])
-        return normalize(wide, **known).astype(x.dtype)
+        by: Summation = self.summation
+        known = statistics(self, batch_sums(wide, by), x.size // x.shape[-1])
+        return normalize(by, wide, **known).astype(x.dtype)
 
 
 def initial(channels: int, params: Collection[str]) -> dict[str, Array]:
@@ -107,41 +133,55 @@ def _moved(running: jax.Array, parts: tuple[jax.Array, ...], momentum: float) ->
 
 
 @traced_once()
-def normalize(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
+def channel_sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums and sums of squares over all axes but the last, in float64."""
+    first, second = _totals(lambda x: (_wide(x), jnp.square(_wide(x))), x)
+    return first, second
+
+
+def _error_sums(dy: jax.Array, x: jax.Array, middle: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums of errors, and of their products with centered values, in float64."""
+    repeated = _repeated(middle, x)
+    return _totals(lambda dy, x: (_wide(dy), _wide(dy * (x - repeated))), dy, x)
+
+
+BY_XLA = Summation(channel_sums, _error_sums)
+
+
+@traced_once(0)
+def normalize(
+    summation: Summation, x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array
+) -> jax.Array:
     """(x - mean) * factor + bias, per channel; `x` is (..., c)."""
-    return _normalize(x, mean, factor, bias)
+    return _normalize(x, mean, factor, bias, summation)
 
 
-@jax.custom_vjp
-def _normalize(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _normalize(
+    x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array, _summation: Summation
+) -> jax.Array:
     middle, slope, shift = (_repeated(v, x) for v in (mean, factor, bias))
     return ((fold_channels(x) - middle) * slope + shift).astype(x.dtype).reshape(x.shape)
 
 
 def _normalize_forward(
-    x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array
+    x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array, summation: Summation
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return _normalize(x, mean, factor, bias), (x, mean, factor, bias)
+    return _normalize(x, mean, factor, bias, summation), (x, mean, factor, bias)
 
 
-def _normalize_backward(saved: tuple[jax.Array, ...], dy: jax.Array) -> tuple[jax.Array, ...]:
+def _normalize_backward(
+    summation: Summation, saved: tuple[jax.Array, ...], dy: jax.Array
+) -> tuple[jax.Array, ...]:
     x, mean, factor, bias = saved
-    middle = _repeated(mean, x)
-    shift, slope = _totals(lambda dy, x: (_wide(dy), _wide(dy * (x - middle))), dy, x)
-    shift, slope = shift.astype(mean.dtype), slope.astype(mean.dtype)
+    sums = summation.of_errors(dy, x, mean)
+    shift, slope = (each.astype(mean.dtype) for each in sums)
     dx = (fold_channels(dy) * _repeated(factor, x)).reshape(x.shape)
     changes = (dx, -factor * shift, slope, shift)
     return tuple(c.astype(v.dtype) for c, v in zip(changes, (x, mean, factor, bias), strict=True))
 
 
 _normalize.defvjp(_normalize_forward, _normalize_backward)
-
-
-@traced_once()
-def channel_sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums and sums of squares over all axes but the last, in float64."""
-    first, second = _totals(lambda x: (_wide(x), jnp.square(_wide(x))), x)
-    return first, second
 
 
 def about_mean(first: jax.Array, second: jax.Array, size: int, dtype: Any) -> Sums:
@@ -163,15 +203,15 @@ def about_mean(first: jax.Array, second: jax.Array, size: int, dtype: Any) -> Su
         return Sums(about, *(v.astype(dtype) for v in (size * rest, apart)))
 
 
-@jax.custom_vjp
-def batch_sums(x: jax.Array) -> Sums:
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def batch_sums(x: jax.Array, summation: Summation = BY_XLA) -> Sums:
     """Sums of a batch, (..., c), about its mean."""
-    first, second = channel_sums(x)
+    first, second = summation.of_values(x)
     return about_mean(first[None], second[None], x.size // x.shape[-1], x.dtype)
 
 
-def _sums_forward(x: jax.Array) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
-    sums = batch_sums(x)
+def _sums_forward(x: jax.Array, summation: Summation) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
+    sums = batch_sums(x, summation)
     return sums, (x, sums.about)
 
 
@@ -181,7 +221,9 @@ def sums_gradient(x: jax.Array, about: jax.Array, first: jax.Array, second: jax.
     return (first + 2 * (fold_channels(x) - middle) * second).reshape(x.shape)
 
 
-def _sums_backward(saved: tuple[jax.Array, jax.Array], changes: Sums) -> tuple[jax.Array]:
+def _sums_backward(
+    _summation: Summation, saved: tuple[jax.Array, jax.Array], changes: Sums
+) -> tuple[jax.Array]:
     x, about = saved
     return (sums_gradient(x, about, changes.first, changes.second).astype(x.dtype),)
 

@@ -13,7 +13,9 @@ import pytest
 from flax import nnx
 
 from cnnbench.nn.graph_net import GraphNet
+from cnnbench.nn.lowering import unavailable
 from cnnbench.nn.microbatch import Microbatching
+from cnnbench.nn.native.sums import NATIVE_SUMS
 from cnnbench.nn.ops import batch_norm
 from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.nn.python_model import split_model
@@ -25,14 +27,15 @@ from tests.support.programs import copies
 torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
 
 OFFSETS = (0, 0.3, 1, 10, -100, 1e3, -1e4)  # standard deviations
-# Shapes and the number of rows: small and large images, one pixel, vectors; 97 has no divisor.
+# Shapes and the number of rows: small and large images, one pixel, vectors; 97 has no divisor. The
+# channels are of whole vectors or not.
 SHAPES: dict[tuple[int, ...], int] = {
     (60, 8, 9, 4): 10,
     (500, 4, 4, 8): 50,
     (16, 14, 14, 32): 2,
     (96, 1, 1, 32): 8,
 }
-SHAPES |= {(97, 4, 4, 8): 1, (120, 5): 10}
+SHAPES |= {(97, 4, 4, 8): 1, (120, 5): 10, (7, 3, 3, 44): 1, (6, 9, 7, 100): 2}
 SEEDS = (7, 8, 9)
 NAMES = ("y", "dx", "scale", "bias", "mean", "var")
 MOMENTUM, EPSILON = 0.9, 1e-5
@@ -103,6 +106,14 @@ def whole(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
     return layer(x)
 
 
+def natively(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
+    """With sums in C, which need a C compiler."""
+    if reason := unavailable("winograd"):
+        pytest.skip(reason)
+    layer.summation = nnx.static(NATIVE_SUMS)
+    return layer(x)
+
+
 def in_bfloat16(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
     return layer(x.astype(jnp.bfloat16)).astype(jnp.float32)
 
@@ -116,7 +127,7 @@ def in_rows(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
     found = jax.lax.map(batch_norm.channel_sums, rows)
     sums = batch_norm.about_mean(found[0], found[1], size, jnp.float32)
     known = batch_norm.statistics(layer, sums, size)
-    y = jax.vmap(lambda row: batch_norm.normalize(row, **known))(rows)
+    y = jax.vmap(lambda row: batch_norm.normalize(batch_norm.BY_XLA, row, **known))(rows)
     return (y.transpose(0, 3, 1, 2, 4) if x.ndim == 4 else y).reshape(x.shape)
 
 
@@ -137,9 +148,8 @@ def ours(apply: Apply) -> Callable[..., dict[str, Array]]:
     """The same as of PyTorch."""
 
     def run(running: Any, x: Any, scale: Any, bias: Any) -> Any:
-        layer = batch_norm.StableBatchNorm(
-            x.shape[-1], momentum=MOMENTUM, epsilon=EPSILON, rngs=nnx.Rngs(0)
-        )
+        options = {"momentum": MOMENTUM, "epsilon": EPSILON, "rngs": nnx.Rngs(0)}
+        layer = batch_norm.StableBatchNorm(x.shape[-1], batch_norm.BY_XLA, **options)
         part: Any = layer
         part.scale[...], part.bias[...] = scale, bias
         part.mean[...] = jnp.full_like(part.mean[...], running)
@@ -162,14 +172,14 @@ def ours(apply: Apply) -> Callable[..., dict[str, Array]]:
 
 @pytest.mark.parametrize("offset", OFFSETS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("apply", [whole, in_rows])
+@pytest.mark.parametrize("apply", [whole, natively, in_rows])
 def test_errors_are_at_most_twice_those_of_pytorch(
     apply: Apply, shape: tuple[int, ...], offset: float
 ) -> None:
     require_twice(ours(apply), shape, offset)
 
 
-@pytest.mark.parametrize("apply", [whole, in_rows])
+@pytest.mark.parametrize("apply", [whole, natively, in_rows])
 @pytest.mark.parametrize(
     ("offset", "running"),
     [(0.5, 0), (1.3, 0.6), (2, 0), (3, 2.2), (100, 99.5), (1e4, 1e4), (1e4, 9e3), (0, 50)],
@@ -196,7 +206,7 @@ def test_errors_in_bfloat16_are_at_most_twice_those_of_autocast(offset: float) -
     assert (mine <= 2 * other).all(), (mine, other)
 
 
-@pytest.mark.parametrize("apply", [whole, in_rows])
+@pytest.mark.parametrize("apply", [whole, natively, in_rows])
 @pytest.mark.parametrize("value", [0, 1e-30, -3.7, 1000])
 def test_a_constant_channel_gives_its_bias(apply: Apply, value: float) -> None:
     """Constant channels, such as after an inactive relu, cause no division by zero."""
