@@ -1,4 +1,4 @@
-/* What all handlers of XLA custom calls do first. */
+/* What handlers of XLA custom calls have in common. */
 
 #include "xla/ffi/api/c_api.h"
 
@@ -13,3 +13,5 @@ static int executes(XLA_FFI_CallFrame *frame) {
   }
   return frame->stage == XLA_FFI_ExecutionStage_EXECUTE;
 }
+
+__attribute__((unused)) static void *data(void *buffer) { return ((XLA_FFI_Buffer *)buffer)->data; }

@@ -59,8 +59,6 @@ static void add_block(Rows of) {
   for (; at < of.width; at += LANES) add_columns(of, at, 1);
 }
 
-static void *data(void *buffer) { return ((XLA_FFI_Buffer *)buffer)->data; }
-
 /* Operands: values, (rows, channels), and for the second kind of sums also others, (rows, channels),
    and their middle, (channels,). Results: both sums, (2, channels), and working memory.
 

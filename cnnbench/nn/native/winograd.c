@@ -7,34 +7,16 @@
    as the kernel fits into it. A block of tiles stays in the second-level cache: its inputs are
    transformed to a matrix (tiles, channels) for each point, multiplied by those of the kernel,
    (channels, filters), and transformed to outputs. Rows of matrices are padded to whole vectors.
-
-   Vectors are an extension of GCC and Clang; loops over registers are unrolled. */
-
-#include <stdint.h>
-#include <string.h>
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
+ */
 
 #include "handler.h"
+#include "vectors.h"
 
-#if defined(__AVX512F__)
-enum { LANES = 16, REGISTERS = 32 };
-#elif defined(__AVX__)
-enum { LANES = 8, REGISTERS = 16 };
-#else
-enum { LANES = 4, REGISTERS = 32 };
-#endif
 enum { SMALL = 6, LARGE = 8, MOST_POINTS = LARGE * LARGE }; /* sides of tiles */
 enum { ROWS = 12, FEW_ROWS = 4 };       /* of a product whose sums stay in registers */
 enum { BLOCK_VALUES = 1 << 16 };        /* 256 KiB */
 enum { LEAST_TILES = 12, MOST_TILES = 60 }; /* of a block */
 enum { CACHE_LINE = 16 };               /* values */
-
-typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-#define INLINE static inline __attribute__((always_inline, unused))
-#define UNROLL _Pragma("GCC unroll 16")
 
 enum { FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT };
 
@@ -48,9 +30,6 @@ typedef struct {
   int64_t channels, filters;
 } Sizes;
 
-INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-INLINE int64_t padded(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 INLINE int64_t num_points(const Sizes *of) { return of->side * of->side; }
 /* Rows and columns of the outputs of a tile. */
 INLINE uint32_t tile_rows(const Sizes *of) { return of->side + 1 - of->high; }
@@ -59,38 +38,6 @@ INLINE uint32_t tile_columns(const Sizes *of) { return of->side + 1 - of->wide; 
 INLINE uint32_t down(const Sizes *of) { return (of->rows - 1) / tile_rows(of) + 1; }
 INLINE uint32_t across(const Sizes *of) { return (of->columns - 1) / tile_columns(of) + 1; }
 INLINE int64_t num_tiles(const Sizes *of) { return of->images * down(of) * across(of); }
-
-/* ---- Vectors ---- */
-
-#if defined(__AVX512F__)
-INLINE __mmask16 mask(int64_t lanes) { return lanes < LANES ? (1 << lanes) - 1 : 0xffff; }
-INLINE Vector load(const float *from, int64_t lanes) {
-  return (Vector)_mm512_maskz_loadu_ps(mask(lanes), from);
-}
-INLINE void store(float *to, Vector values, int64_t lanes) {
-  _mm512_mask_storeu_ps(to, mask(lanes), (__m512)values);
-}
-INLINE int any_nonzero(Vector values) {
-  return _mm512_cmp_ps_mask((__m512)values, _mm512_setzero_ps(), _CMP_NEQ_UQ) != 0;
-}
-#else
-/* The first lanes, and zeros. */
-INLINE Vector load(const float *from, int64_t lanes) {
-  Vector found = {0};
-  if (lanes < LANES) memcpy(&found, from, lanes * sizeof(float));
-  else found = *(const Vector *)from;
-  return found;
-}
-INLINE void store(float *to, Vector values, int64_t lanes) {
-  if (lanes < LANES) memcpy(to, &values, lanes * sizeof(float));
-  else *(Vector *)to = values;
-}
-INLINE int any_nonzero(Vector values) {
-  int any = 0;
-  UNROLL for (int i = 0; i < LANES; ++i) any |= values[i] != 0;
-  return any;
-}
-#endif
 
 /* ---- Transforms of a line of vectors, in place ----
 
@@ -496,8 +443,6 @@ INLINE void run(const Sizes *of, int side, const float *first, const float *seco
   if (of->pass == KERNEL_GRADIENT) kernel_gradient(of, side, first, second, result, memory);
   else convolve(of, side, first, second, result, memory);
 }
-
-static void *data(void *buffer) { return ((XLA_FFI_Buffer *)buffer)->data; }
 
 /* Operands: images and kernel, errors and kernel, or images and errors. */
 XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {

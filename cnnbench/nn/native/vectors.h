@@ -1,0 +1,54 @@
+/* Vectors of float32, an extension of GCC and Clang. Loops over registers are unrolled. */
+
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+enum { LANES = 16, REGISTERS = 32 };
+#elif defined(__AVX__)
+enum { LANES = 8, REGISTERS = 16 };
+#else
+enum { LANES = 4, REGISTERS = 32 };
+#endif
+
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline, unused))
+#define UNROLL _Pragma("GCC unroll 16")
+
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+INLINE int64_t padded(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
+
+#if defined(__AVX512F__)
+INLINE __mmask16 mask(int64_t lanes) { return lanes < LANES ? (1 << lanes) - 1 : 0xffff; }
+INLINE Vector load(const float *from, int64_t lanes) {
+  return (Vector)_mm512_maskz_loadu_ps(mask(lanes), from);
+}
+INLINE void store(float *to, Vector values, int64_t lanes) {
+  _mm512_mask_storeu_ps(to, mask(lanes), (__m512)values);
+}
+INLINE int any_nonzero(Vector values) {
+  return _mm512_cmp_ps_mask((__m512)values, _mm512_setzero_ps(), _CMP_NEQ_UQ) != 0;
+}
+#else
+/* The first lanes, and zeros. */
+INLINE Vector load(const float *from, int64_t lanes) {
+  Vector found = {0};
+  if (lanes < LANES) memcpy(&found, from, lanes * sizeof(float));
+  else found = *(const Vector *)from;
+  return found;
+}
+INLINE void store(float *to, Vector values, int64_t lanes) {
+  if (lanes < LANES) memcpy(to, &values, lanes * sizeof(float));
+  else *(Vector *)to = values;
+}
+INLINE int any_nonzero(Vector values) {
+  int any = 0;
+  UNROLL for (int i = 0; i < LANES; ++i) any |= values[i] != 0;
+  return any;
+}
+#endif
