@@ -150,6 +150,15 @@ def enumeration(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
+def named_seeds(seeds: Sequence[int | str]) -> str:
+    """Names seeds.
+
+    >>> named_seeds([0]), named_seeds([0, 2])
+    ('seed 0', 'seeds 0 and 2')
+    """
+    return f"seed{'s' * (len(seeds) > 1)} {enumeration(list(map(str, seeds)))}"
+
+
 def clean(text: str) -> str:
     """Converts text to a single printable line, without line breaks and control codes."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

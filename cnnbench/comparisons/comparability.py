@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from cnnbench.comparisons.timing_warnings import seeds_text
 from cnnbench.errors import IncomparableError, UsageError, or_list
-from cnnbench.formatting import clean, enumeration, epochs_text
+from cnnbench.formatting import clean, enumeration, epochs_text, named_seeds
 from cnnbench.runs.folder import read_predictions
 from cnnbench.runs.records import (
     DatasetRecord,
@@ -313,7 +312,7 @@ def machines(runs: Sequence[tuple[str, Summary]]) -> str | None:
     if len(groups) < 2:
         return None
     parts = [
-        f"{where}: {', '.join(f'{label} {seeds_text(own)}' for label, own in found.items())}"
+        f"{where}: {', '.join(f'{label} {named_seeds(own)}' for label, own in found.items())}"
         for where, found in groups.items()
     ]
     effect = _effect([summary for _, summary in runs])
@@ -335,7 +334,7 @@ def _effect(runs: Sequence[Summary]) -> str:
     )
     advice = "train each seed of all experiments on the same machine and cores, as --shard does."
     if apart:
-        seeds = seeds_text([str(seed) for seed in apart])
+        seeds = named_seeds([str(seed) for seed in apart])
         return (
             f"The runs of {seeds} used different hardware, so a difference may come from rounding,"
             f" and their times cannot be compared; {advice}"

@@ -308,8 +308,8 @@ def _only_text(v: Verdict, kind: str) -> str:
     if found.classes:
         names = enumeration([each.name for each in found.classes])
         share = sum(each.share for each in found.classes)
-        few = len(found.classes) == 1
-        verb = f"class {names} makes" if few else f"classes {names} make"
+        single = len(found.classes) == 1
+        verb = f"class {names} makes" if single else f"classes {names} make"
         classes = f"; {verb} up {share:.0%} of them"
     return (
         f"Of the {kind}, only {clean(v.baseline)} gets {base} right, and only {clean(v.label)}"

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from cnnbench.formatting import enumeration, epochs_text, percent_text, ratio_text
+from cnnbench.formatting import enumeration, epochs_text, named_seeds, percent_text, ratio_text
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import (
     EpochRecord,
@@ -168,22 +168,13 @@ def hardware_remark(label: str, record: RunRecord, seeds: Sequence[SeedSummary])
         return ""
     own = len(seeds) - len(other)
     lost = "; ".join(
-        f"{seeds_text([seed for seed in other if other[seed] == model])}, on {model}"
+        f"{named_seeds([seed for seed in other if other[seed] == model])}, on {model}"
         for model in dict.fromkeys(other.values())
     )
     return (
         f"{label}: times are those of {own} of {len(seeds)} seeds, trained on"
         f" {timed_hardware(record, seeds)}; without {lost}."
     )
-
-
-def seeds_text(seeds: Sequence[int | str]) -> str:
-    """Names seeds.
-
-    >>> seeds_text([0]), seeds_text([0, 2])
-    ('seed 0', 'seeds 0 and 2')
-    """
-    return f"seed{'s' * (len(seeds) > 1)} {enumeration(list(map(str, seeds)))}"
 
 
 def with_typical_times(

@@ -23,7 +23,7 @@ from cnnbench.comparisons.tuning import (
 )
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.errors import SpecError, UsageError
-from cnnbench.formatting import numbered
+from cnnbench.formatting import named_seeds, numbered
 from cnnbench.runner.distributed import run_requests
 from cnnbench.runner.recorder import Listener
 from cnnbench.runner.run import Request
@@ -114,12 +114,11 @@ class TuningPlan:
         first, arms = self.arms[0], len(self.arms)
         budget = budget_text(len(first.trials), len(self.seeds), first.epochs)
         each = "for each experiment" if arms > 1 else "for the experiment"
-        own = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
         seeds = sum(arm.num_seeds for arm in self.arms)
         epochs = sum(arm.num_seeds * arm.epochs for arm in self.arms)
         total = arms * len(first.trials) * len(self.seeds) * first.epochs
         return (
-            f"Tuning: {budget} {each}, {own}.",
+            f"Tuning: {budget} {each}, {named_seeds(self.seeds)}.",
             f"Verdict: {seeds:,} seeds, {epochs:,} epochs as written, and as many at most for those"
             f" that are better with other values. In all at most {total + 2 * epochs:,} epochs.",
         )

@@ -273,7 +273,7 @@ def test_a_log_has_a_line_per_seed_of_several_and_ends_with_one_verdict():
 def test_dry_run_trains_nothing():
     done = invoke("run", "tiny.yaml", "--dry-run", "--seeds", "2")
     assert done.exit_code == 0
-    expected = "would train 2 epochs in batches of 100 on mnist_5k, seeds 0, 1"
+    expected = "would train 2 epochs in batches of 100 on mnist_5k, seeds 0 and 1"
     assert done.stdout.splitlines()[-1] == expected
     assert not Path("results").exists()
 
@@ -285,9 +285,11 @@ def test_dry_run_with_needed_lists_the_seeds_that_are_left():
     train = "2 epochs in batches of 100 on mnist_5k, seed"
     assert last("--needed") == f"nothing to train: {done} has all seeds"
     assert last("--needed", "--seeds", "1") == f"nothing to train: {done} has all seeds"
-    assert last("--needed", "--seeds", "4") == f"would train {train}s 2, 3; {done} has the others"
-    assert last("--seeds", "4") == f"would train {train}s 0, 1, 2, 3"
-    other = f"would train {train}s 0, 1"
+    assert (
+        last("--needed", "--seeds", "4") == f"would train {train}s 2 and 3; {done} has the others"
+    )
+    assert last("--seeds", "4") == f"would train {train}s 0, 1, 2 and 3"
+    other = f"would train {train}s 0 and 1"
     assert last("--needed", "model.conv1.filters=5") == other
     assert last("--needed", "--engine", "plain", "--device", "gpu") == other
     RunFolder(done).write_record(replace(read_run(done).record, status=Status.INTERRUPTED))
@@ -296,13 +298,13 @@ def test_dry_run_with_needed_lists_the_seeds_that_are_left():
     text = invoke("run", "tiny.yaml", "--needed", "--seeds", "4", "--dry-run").stdout
     assert text.splitlines()[-2:] == [
         f"would resume {done} and train {train} 1",
-        f"would train {train}s 2, 3",
+        f"would train {train}s 2 and 3",
     ]
     assert text.count("Tiny CNN (tiny.yaml)") == 1
     text = invoke("run", "--resume", "tiny", "--seeds", "4", "--dry-run").stdout
     assert text.splitlines()[-2:] == [
         f"would resume {done} and train {train} 1",
-        f"would train {train}s 2, 3",
+        f"would train {train}s 2 and 3",
     ]
     assert len(list(Path("results/tiny").iterdir())) == 1
 

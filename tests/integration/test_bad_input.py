@@ -147,7 +147,7 @@ def test_errors_on_seeds_name_the_option(seeds):
 
 
 @pytest.mark.parametrize(
-    ("seeds", "shown"), [("2", "seeds 0, 1"), ("7,", "seed 7"), ("4, 0", "seeds 4, 0")]
+    ("seeds", "shown"), [("2", "seeds 0 and 1"), ("7,", "seed 7"), ("4, 0", "seeds 4 and 0")]
 )
 def test_seeds_on_a_command_line(seeds, shown):
     assert invoke("run", "tiny.yaml", "--dry-run", "--seeds", seeds).stdout.endswith(

@@ -737,18 +737,17 @@ def _dry_run(requests: "Sequence[Request]") -> None:
 
 def _left_text(experiment: "Experiment", left: "Left") -> str:
     """Says what would be trained."""
-    from cnnbench.formatting import enumeration
+    from cnnbench.formatting import enumeration, named_seeds
 
     where = enumeration([str(path) for path in left.there])
     there = f"{where} {'has' if len(left.there) == 1 else 'have'}"
     if not left.seeds:
         return f"nothing to train: {there} all seeds"
     train = experiment.train
-    seeds = f"seed{'s' * (len(left.seeds) > 1)} {', '.join(map(str, left.seeds))}"
     verb = f"resume {left.resumed} and train" if left.resumed else "train"
     most = "at most " if train.early_stopping else ""
     others = f"; {there} the others" if left.there else ""
     return (
         f"would {verb} {most}{epochs_text(train.epochs)} in batches of {train.batch_size} on"
-        f" {experiment.dataset.label}, {seeds}{others}"
+        f" {experiment.dataset.label}, {named_seeds(left.seeds)}{others}"
     )
