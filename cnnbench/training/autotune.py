@@ -125,6 +125,16 @@ def doubt(choice: Choice, step_s: float) -> str | None:
     )
 
 
+def advice(job: Job) -> str | None:
+    """What would make the steps of a network on a CPU faster; None if nothing is missing."""
+    if job.engine != "auto" or job.accelerator or job.plan is None:
+        return None
+    reason = unavailable("winograd")
+    if reason is None or job.experiment.train.precision != "float32":
+        return None
+    return f"convolutions in C would be faster: {reason}" if winograd_layers(job.plan) else None
+
+
 def _as_recorded(strategy: Strategy, engine: EngineRecord) -> Choice:
     """Choice of a resumed run, from its record."""
     known = engine.chosen, engine.load, engine.measured_at

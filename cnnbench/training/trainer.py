@@ -34,7 +34,7 @@ from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.compile_cache import count_cache_hits
 from cnnbench.system.devices import peak_memory
 from cnnbench.system.host import trim_malloc
-from cnnbench.training.autotune import Choice, doubt, known_choice, measure
+from cnnbench.training.autotune import Choice, advice, doubt, known_choice, measure
 from cnnbench.training.evaluation import (
     SplitResults,
     code_accuracies,
@@ -135,6 +135,8 @@ class Trainer:
                 choice = measure(self.job)
             tune_s = self.watch.now() - started
             self._unproven = choice
+            if text := advice(self.job):
+                self.emit(Remark(text))
             with self.watch.part("data_s"):
                 setup = set_up(self.job, choice.strategy)
             self._feed = setup.feed

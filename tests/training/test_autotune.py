@@ -45,6 +45,9 @@ from tests.training.test_trainer import CLASSES, CONV, LINEAR, SHAPE, make_datas
 
 POOL = {"op": "max_pool", "size": 2}
 NORM: dict[str, dict[str, Any]] = {"norm": {"op": "batch_norm"}}
+WIDE: Any = {
+    f"conv{i}": {"op": "conv", "filters": 64, "kernel": 3, "padding": "same"} for i in range(2)
+}
 FOUND = (Strategy("fast", 5, 2, 1), Strategy("direct", 5, 2, 1), Strategy("plain", None, 1, 1))
 
 
@@ -318,11 +321,23 @@ def test_auto_considers_native_engines_if_they_can_be_used(monkeypatch: pytest.M
     monkeypatch.setattr(autotune, "unavailable", lambda _form: None)
     assert forms("auto") >= {"onednn"}
     assert not forms("auto") & {"whole", "winograd"}
-    wide: Any = {
-        f"conv{i}": {"op": "conv", "filters": 64, "kernel": 3, "padding": "same"} for i in range(2)
-    }
-    assert "winograd" in forms("auto", wide | LINEAR)
+    assert "winograd" in forms("auto", WIDE | LINEAR)
     assert forms("whole") == {"whole"}
+
+
+def test_a_missing_compiler_is_named_where_c_would_be_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def advised(layers: Any, engine: str = "auto", **train: Any) -> str | None:
+        job = make_job(layers | LINEAR, make_dataset(8, 1, 1), engine=engine, **train)
+        return autotune.advice(job)
+
+    assert advised(WIDE) == "convolutions in C would be faster: nothing is installed"
+    assert advised(WIDE, "fast") is None
+    assert advised(WIDE, precision="bfloat16") is None
+    assert advised({}) is None
+    monkeypatch.setattr(autotune, "unavailable", lambda _form: None)
+    assert advised(WIDE) is None
 
 
 def test_ruled_out_engines_can_be_requested(cache: Path) -> None:
