@@ -171,6 +171,7 @@ LINES = (
     Line("run python.yaml --allow-python --engine auto --device auto", says="Accuracy"),
     Line("run --resume stopped", says="Files: "),
     Line("run tiny.yaml --seeds 1 --retune --engine auto", says="Files: "),
+    Line("run tiny.yaml --retune --engine winograd", 2, "--retune: has no effect with --engine"),
     Line("run tiny.yaml --retune --engine onednn", 2, "--retune: has no effect with --engine"),
     Line("run tiny.yaml --device gpu", 2, "--device gpu"),
     Line("run tiny.yaml --device tpu", 2, "--device tpu"),

@@ -134,8 +134,8 @@ def test_a_growth_that_was_interrupted_goes_on_with_more_seeds(tmp_path: Path, a
     resume = ["run", "--resume", str(run.path), "--seeds", "4", "--engine", "plain", "--quiet"]
     words = [*resume, "--results-dir", str(tmp_path / "results")]
     dry = CliRunner().invoke(app, [*words, "--dry-run"]).stdout.replace("\n", " ")
-    left = ["1", "2, 3"] if at == "its own seeds" else ["2", "3"]
-    assert re.findall(r"would (\w+) .*?, seeds? ([\d, ]*\d)", dry) == [
+    left = ["1", "2 and 3"] if at == "its own seeds" else ["2", "3"]
+    assert re.findall(r"would (\w+) .*?, seeds? ([\d, and]*\d)", dry) == [
         ("resume", left[0]),
         ("train", left[1]),
     ]
