@@ -44,7 +44,7 @@ from cnnbench.comparisons.verdict import (
     judge_groups,
 )
 from cnnbench.errors import IncomparableError
-from cnnbench.formatting import diverged_text, enumeration, epochs_text, seconds_text
+from cnnbench.formatting import diverged_text, enumeration, epochs_text, named_seeds, seconds_text
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.folder import RESOLVED_FILE
 from cnnbench.runs.records import (
@@ -593,8 +593,7 @@ def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
     """Warnings on seeds with a non-finite loss, which their accuracy would not show."""
     for label, run in runs:
         if lost := lost_seeds(run.epochs, run.summary):
-            seeds = f"seed{'s' * (len(lost) > 1)} {enumeration(list(map(str, lost)))}"
-            yield f"Warning: {label} diverged with {seeds} (non-finite loss)."
+            yield f"Warning: {label} diverged with {named_seeds(lost)} (non-finite loss)."
 
 
 def _arm(run: Finished, label: str) -> Arm:

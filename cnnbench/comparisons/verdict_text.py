@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cnnbench.comparisons.samples import POWER
 from cnnbench.comparisons.verdict import Criteria, Effect, Finding, Verdict, is_narrow
 from cnnbench.errors import UsageError
-from cnnbench.formatting import MISSING, clean, enumeration
+from cnnbench.formatting import MISSING, clean, enumeration, named_seeds
 from cnnbench.spec.metrics import is_fraction, words
 from cnnbench.statistics.estimates import Interval
 from cnnbench.statistics.improvement import Improvement
@@ -146,8 +146,7 @@ def _detecting(v: Verdict) -> str:
 
 
 def _diverged(v: Verdict) -> str:
-    seeds = f"seed{'s' * (len(v.lost) > 1)} {enumeration(list(map(str, v.lost)))}"
-    return f"training diverged with {seeds}"
+    return f"training diverged with {named_seeds(v.lost)}"
 
 
 def _lack(v: Verdict) -> str:

@@ -1,7 +1,7 @@
 """Lowers the image operations of a plan to XLA operations, or to fused ones for CPUs.
 
 `Plain` computes layers one by one; `Whole` does so with gradients that are fast on CPUs, `OneDnn`
-with convolutions by oneDNN, and `NativeWinograd` with most of them by Winograd's algorithm. `Fused`
+with convolutions by oneDNN, and `NativeWinograd` with Winograd's in C where it is faster. `Fused`
 applies these optimizations to any network:
 
 - A bias and a monotone activation commute with a maximum. If only max pools read a convolution,
@@ -219,7 +219,7 @@ class OneDnn(Whole):
 
 @dataclass(frozen=True)
 class NativeWinograd(Whole):
-    """Like `OneDnn`, or `Whole` without oneDNN, with most kernels by Winograd's algorithm."""
+    """Like `OneDnn`, or `Whole` without oneDNN, with Winograd's algorithm where faster."""
 
     summation = NATIVE_SUMS
 

@@ -1,7 +1,6 @@
 """Results for each image of finished runs that have none, from their stored weights."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +65,7 @@ def _results(
     run: RunResult, path: Path, seeds: Sequence[int], data_dir: Path | None, notify: Notify
 ) -> Iterator[tuple[int, NamedArrays]]:
     """Results of each seed, by the programs that evaluated the run."""
-    from cnnbench.nn.lowering import unavailable
+    from cnnbench.training.autotune import usable
     from cnnbench.training.evaluation import image_results
     from cnnbench.training.executables import compile_evaluation, set_up
     from cnnbench.training.resume import recorded_strategy
@@ -75,9 +74,7 @@ def _results(
 
     job = _job(run, path, data_dir, notify)
     strategy = recorded_strategy(run.record.engine) or Strategy("plain", None, 1, 1)
-    if unavailable(strategy.form):
-        strategy = replace(strategy, form="whole")  # the same up to rounding
-    setup = set_up(job, strategy)
+    setup = set_up(job, usable(strategy, accelerator=job.accelerator))
     network = setup.network(seeds[0])
     state = setup.place(TrainState(network.params, network.rest, ()))
     programs = compile_evaluation(setup, network, state)

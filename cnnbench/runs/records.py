@@ -127,8 +127,8 @@ class EngineRecord:
         runs of older versions.
       load: load per CPU when `step_s` was measured; None if it is unknown or nothing was measured.
       measured_at: time of measurements that were kept; None for others.
-      onednn: version of oneDNN, if the form is `onednn` or uses it as `winograd` does where it is
-        installed; otherwise empty.
+      onednn: version of oneDNN if the form is `onednn`, or `winograd` where oneDNN is installed;
+        otherwise empty.
     """
 
     requested: str

@@ -118,7 +118,7 @@ def instruction_sets(root: Path = Path("/")) -> str:
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith(("flags", "Features")):
             return line.partition(":")[2].strip()
-    return ""
+    return processor()
 
 
 def peak_memory_bytes() -> int | None:

@@ -127,12 +127,21 @@ def doubt(choice: Choice, step_s: float) -> str | None:
 
 def advice(job: Job) -> str | None:
     """What would make the steps of a network on a CPU faster; None if nothing is missing."""
-    if job.engine != "auto" or job.accelerator or job.plan is None:
+    if job.engine != "auto" or job.resume or job.accelerator or job.num_processes > 1:
+        return None
+    shared_equally = job.batch_size % len(job.devices) == 0
+    single = job.experiment.train.precision == "float32"
+    if not (job.plan and shared_equally and single and winograd_layers(job.plan)):
         return None
     reason = unavailable("winograd")
-    if reason is None or job.experiment.train.precision != "float32":
-        return None
-    return f"convolutions in C would be faster: {reason}" if winograd_layers(job.plan) else None
+    return f"convolutions in C would be faster: {reason}" if reason else None
+
+
+def usable(strategy: Strategy, *, accelerator: bool) -> Strategy:
+    """The strategy of a run on another machine: without C that it does not have."""
+    native = strategy.form in NATIVE
+    lacks = native and (accelerator or unavailable(strategy.form) is not None)
+    return replace(strategy, form="whole") if lacks else strategy
 
 
 def _as_recorded(strategy: Strategy, engine: EngineRecord) -> Choice:
@@ -142,7 +151,8 @@ def _as_recorded(strategy: Strategy, engine: EngineRecord) -> Choice:
 
 
 def _as_before(job: Job, strategy: Strategy) -> Strategy:
-    """Strategy of a resumed run, whose number of devices may have changed."""
+    """Strategy of a resumed run, whose number of devices, or machine, may have changed."""
+    strategy = usable(strategy, accelerator=job.accelerator)
     if job.num_processes == 1 or strategy.num_devices == len(job.devices):
         return strategy
     found = requested_strategy(strategy.form, shared(lambda: _candidates(job)))
@@ -261,7 +271,8 @@ def _native(job: Job) -> tuple[EngineName, ...]:
         return tuple(form for form in NATIVE if form == job.engine)
     if job.num_processes > 1 or job.accelerator or job.plan is None or not convolves(job.plan):
         return ()
-    return tuple(form for form in NATIVE if unavailable(form) is None)
+    useful = NATIVE if winograd_layers(job.plan) else ("onednn",)
+    return tuple(form for form in useful if unavailable(form) is None)
 
 
 def _steps_per_call(job: Job) -> int:

@@ -335,9 +335,23 @@ def test_a_missing_compiler_is_named_where_c_would_be_faster(
     assert advised(WIDE) == "convolutions in C would be faster: nothing is installed"
     assert advised(WIDE, "fast") is None
     assert advised(WIDE, precision="bfloat16") is None
+    assert advised(WIDE, batch_size=3, num_devices=2) is None
     assert advised({}) is None
     monkeypatch.setattr(autotune, "unavailable", lambda _form: None)
     assert advised(WIDE) is None
+
+
+def test_a_run_continues_without_c_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And on accelerators, for which there is no C."""
+    whole, fast = Strategy("whole", 4, 2, 1), Strategy("fast", 4, 2, 1)
+    for form in NATIVE:
+        assert autotune.usable(replace(whole, form=form), accelerator=False) == whole
+    assert autotune.usable(fast, accelerator=False) == fast
+    monkeypatch.setattr(autotune, "unavailable", lambda _form: None)
+    for form in NATIVE:
+        there = replace(whole, form=form)
+        assert autotune.usable(there, accelerator=False) == there
+        assert autotune.usable(there, accelerator=True) == whole
 
 
 def test_ruled_out_engines_can_be_requested(cache: Path) -> None:

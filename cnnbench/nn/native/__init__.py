@@ -1,1 +1,1 @@
-"""Convolutions by oneDNN, the library that PyTorch uses on CPUs, called from XLA programs."""
+"""C that XLA programs call on CPUs: oneDNN, Winograd's algorithm, and sums of batch norms."""

@@ -15,7 +15,13 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import jax
+import jax.ffi
+import numpy as np
+
+from cnnbench.system.arrays import Array
 from cnnbench.system.cache import cache_dir
 from cnnbench.system.files import write_atomic
 from cnnbench.system.host import instruction_sets
@@ -29,24 +35,62 @@ class _CompilerError(Exception):
     """A file cannot be compiled; says why."""
 
 
-def obstacle(source: Path) -> str | None:
-    """Why a C file cannot be compiled and loaded; None if it can."""
-    try:
-        load_compiled(source)
-    except _CompilerError as error:
-        return str(error)
-    except OSError as error:
-        return f"the compiled {source.name} cannot be loaded: {error}"
+@cache
+def obstacle(*names: str) -> str | None:
+    """Why C files of this package cannot be compiled and loaded; None if they can."""
+    for name in names:
+        try:
+            load_compiled(name)
+        except _CompilerError as error:
+            return str(error)
+        except OSError as error:
+            return f"the compiled {name} cannot be loaded: {error}"
     return None
 
 
 @cache
-def load_compiled(source: Path) -> ctypes.CDLL:
-    """The library compiled from a C file, from the cache if possible.
+def registered(name: str, target: str) -> ctypes.CDLL:
+    """A compiled C file whose ``handle`` XLA calls by a name.
+
+    Args:
+      name: the file.
+      target: the name of the custom call.
+    """
+    library = load_compiled(name)
+    capsule = jax.ffi.pycapsule(ctypes.cast(library.handle, ctypes.c_void_p))
+    jax.ffi.register_ffi_target(target, capsule, platform="cpu")
+    return library
+
+
+def call_with_workspace(
+    name: str, target: str, operands: Sequence[jax.Array], sizes: Array, result: Any
+) -> jax.Array:
+    """Calls a C file that computes ``workspace_bytes`` and a result from arrays and sizes.
+
+    Args:
+      name: the file.
+      target: the name of the custom call.
+      operands: arrays.
+      sizes: ``Sizes`` of the file, in int64.
+      result: shape and dtype of the result.
+    """
+    count = registered(name, target).workspace_bytes
+    count.restype = ctypes.c_int64
+    workspace = jax.ShapeDtypeStruct((count(sizes.ctypes.data_as(ctypes.c_void_p)),), np.uint8)
+    call = jax.ffi.ffi_call(target, (result, workspace), vmap_method="sequential")
+    computed: jax.Array = call(*operands, sizes=sizes)[0]
+    return computed
+
+
+@cache
+def load_compiled(name: str) -> ctypes.CDLL:
+    """The library compiled from a C file of this package, from the cache if possible.
 
     Raises:
       OSError: it cannot be loaded.
+      _CompilerError: it cannot be compiled.
     """
+    source = Path(__file__).with_name(name)
     path = _cached(source)
     try:
         return ctypes.CDLL(str(path))
@@ -62,7 +106,7 @@ def _cached(source: Path) -> Path:
     """The compiled file, named by everything it depends on."""
     files = [source, *sorted(source.parent.glob("*.h"))]
     contents = [file.read_text(encoding="utf-8") for file in files]
-    content = "\n".join([*contents, version("jaxlib"), instruction_sets()])
+    content = "\n".join([*contents, *_OPTIONS, version("jaxlib"), instruction_sets()])
     digest = hashlib.sha256(content.encode()).hexdigest()[:32]
     return cache_dir() / "native" / f"{digest}.so"
 
@@ -81,8 +125,6 @@ def _compile(source: Path, cached: Path) -> ctypes.CDLL:
 
 
 def _run_compiler(source: Path, path: Path, more: Sequence[str]) -> None:
-    import jax.ffi
-
     options = [*_OPTIONS, *more, "-I", jax.ffi.include_dir()]
     try:
         command = [*shlex.split(_compiler()), *options, "-o", str(path), str(source)]
@@ -91,5 +133,7 @@ def _run_compiler(source: Path, path: Path, more: Sequence[str]) -> None:
         message = f"a C compiler is needed, and {_compiler()} cannot be run: {error}"
         raise _CompilerError(f"{message}; install gcc") from None
     except subprocess.CalledProcessError as error:
-        message = f"{_compiler()} cannot compile {source.name}: {error.stderr.strip()}"
+        lines = error.stderr.strip().splitlines()
+        said = next((line for line in lines if "error" in line), "".join(lines[:1]))
+        message = f"{_compiler()} cannot compile {source.name}: {said}"
         raise _CompilerError(message) from None

@@ -1,4 +1,4 @@
-"""Sizes of convolutions, and their derivatives by other calls."""
+"""Sizes of convolutions, and differentiable convolutions from calls that compute a pass each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-/* Gradients of the kernels of depthwise convolutions, which filter each channel of its own.
+/* Gradients of the kernels of depthwise convolutions, which filter each channel separately.
 
    Images are (n, h, w, c), kernels (kh, kw, 1, c). A vector of channels of an image is copied to a
    plane with zeros around it, which stays in the cache while all taps are applied. */

@@ -1,4 +1,4 @@
-"""Finds oneDNN (https://uxlfoundation.github.io/oneDNN), and the handler that calls it from XLA.
+"""Finds oneDNN (https://uxlfoundation.github.io/oneDNN).
 
 The package ``onednn-cpu-gomp`` has the library, and so have conda-forge and newer Linux
 distributions.
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from cnnbench.nn.native.compiler import load_compiled, obstacle
+from cnnbench.nn.native.compiler import obstacle
 from cnnbench.system.commands import pip_install
 
 SONAME, _MAJOR = "libdnnl.so.3", 3
@@ -25,7 +25,6 @@ _INSTALL = (
     if (sys.platform, platform.machine()) == ("linux", "x86_64")
     else "its package is for Linux on x86-64"
 )
-_SOURCE = Path(__file__).with_name("onednn.c")
 
 
 class _Version(ctypes.Structure):
@@ -45,16 +44,7 @@ class _Version(ctypes.Structure):
 def lacking() -> str | None:
     """What is missing to use oneDNN, and how to install it; None if nothing is."""
     found, reason = _search()
-    return reason if found is None else obstacle(_SOURCE)
-
-
-def handler() -> ctypes.CDLL:
-    """The compiled ``onednn.c``.
-
-    Raises:
-      OSError: it cannot be loaded.
-    """
-    return load_compiled(_SOURCE)
+    return reason if found is None else obstacle("onednn.c", "depthwise.c", "sums.c")
 
 
 def load() -> ctypes.CDLL | None:

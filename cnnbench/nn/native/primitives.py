@@ -10,8 +10,9 @@ from functools import cache
 from threading import Lock
 from typing import Any
 
+from cnnbench.nn.native.compiler import registered
 from cnnbench.nn.native.correlation import Correlation, Pass
-from cnnbench.nn.native.library import handler, load
+from cnnbench.nn.native.library import load
 from cnnbench.system.arrays import Pair
 
 TARGET = "cnnbench_onednn"  # of XLA's custom calls
@@ -113,9 +114,7 @@ def operation(which: Pass, of: Correlation, images: int, threads: int) -> Operat
 @cache
 def _started() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     """Makes oneDNN known to the handler, and the handler to XLA."""
-    import jax.ffi
-
-    library, native = load(), handler()
+    library, native = load(), registered("onednn.c", TARGET)
     assert library is not None
     names = (
         "dnnl_memory_create",
@@ -127,8 +126,6 @@ def _started() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     found = [getattr(library, name, None) for name in names]
     addresses = [ctypes.cast(each, c_void_p) if each else c_void_p() for each in found]
     native.start(byref(_Library(*addresses, _engine(library))))
-    capsule = jax.ffi.pycapsule(ctypes.cast(native.handle, c_void_p))
-    jax.ffi.register_ffi_target(TARGET, capsule, platform="cpu")
     return library, native
 
 

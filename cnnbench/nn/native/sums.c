@@ -1,5 +1,5 @@
 /* Sums over the rows of an array of float32, in double precision: of values and their squares, or of
-   errors and their products with centered values. They are as fast as memory. */
+   errors and their products with centered values. They are limited only by memory bandwidth. */
 
 #include <stdint.h>
 #include <string.h>

@@ -1,18 +1,13 @@
-"""Sums of a batch norm in C, as fast as memory."""
-
-import ctypes
-from functools import cache
-from pathlib import Path
+"""Sums of a batch norm in C, limited only by memory bandwidth."""
 
 import jax
 import jax.numpy as jnp
 
-from cnnbench.nn.native.compiler import load_compiled
+from cnnbench.nn.native.compiler import registered
 from cnnbench.nn.ops.batch_norm import BY_XLA, Summation
 
 _TARGET = "cnnbench_sums"  # of XLA's custom calls
-_SOURCE = Path(__file__).with_name("sums.c")
-_LANES, _WIDTH = 8, 64  # short rows are added as one of at most as many rows, or as many values
+_LANES, _WIDTH = 8, 64  # sums.c joins short rows into one: of at most 8, or of fewer than 64 values
 
 
 def _of_values(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -29,7 +24,7 @@ NATIVE_SUMS = Summation(_of_values, _of_errors)
 
 
 def _sums(*operands: jax.Array) -> tuple[jax.Array, jax.Array]:
-    _register()
+    registered("sums.c", _TARGET)
     channels = operands[0].shape[-1]
     rows = [each.reshape(-1, channels) if each.ndim > 1 else each for each in operands]
     shapes = (2, channels), (3 * max(_LANES * channels, _WIDTH),)
@@ -38,10 +33,3 @@ def _sums(*operands: jax.Array) -> tuple[jax.Array, jax.Array]:
         call = jax.ffi.ffi_call(_TARGET, results, vmap_method="sequential")
         both: jax.Array = call(*rows)[0]
         return both[0], both[1]
-
-
-@cache
-def _register() -> None:
-    """Makes the handler known to XLA."""
-    handle = ctypes.cast(load_compiled(_SOURCE).handle, ctypes.c_void_p)
-    jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(handle), platform="cpu")

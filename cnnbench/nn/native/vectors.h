@@ -10,6 +10,8 @@
 enum { LANES = 16, REGISTERS = 32 };
 #elif defined(__AVX__)
 enum { LANES = 8, REGISTERS = 16 };
+#elif defined(__x86_64__)
+enum { LANES = 4, REGISTERS = 16 };
 #else
 enum { LANES = 4, REGISTERS = 32 };
 #endif

@@ -3,8 +3,8 @@
    Gray, "Fast Algorithms for Convolutional Neural Networks" (2015),
    https://arxiv.org/abs/1509.09308.
 
-   Images are (n, h, w, c). A tile of inputs has 6x6 or 8x8 pixels (its side), and as many outputs
-   as the kernel fits into it. A block of tiles stays in the second-level cache: its inputs are
+   Images are (n, h, w, c). A tile of inputs has 6x6 or 8x8 pixels (its side), and an output for
+   each position of the kernel inside it. A block of tiles stays in the second-level cache: its inputs are
    transformed to a matrix (tiles, channels) for each point, multiplied by those of the kernel,
    (channels, filters), and transformed to outputs. Rows of matrices are padded to whole vectors.
  */

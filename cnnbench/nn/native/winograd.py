@@ -1,16 +1,12 @@
 """Convolutions by Winograd's algorithm in C, on images (n, h, w, c) in float32."""
 
-import ctypes
 import math
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cnnbench.nn.native.compiler import load_compiled, obstacle
+from cnnbench.nn.native.compiler import call_with_workspace, obstacle
 from cnnbench.nn.native.correlation import PASSES, Correlation, Pass, differentiable
 from cnnbench.system.arrays import Pair
 
@@ -24,13 +20,13 @@ MOST_WEIGHTS = 5 * 2**19  # of all points; more do not fit into caches
 _PRODUCT, _TRANSFORM, _DIRECT = 0.018, (0.19, 0.25), 0.016
 CLEAR = 1.1  # estimated speedup required over a direct convolution
 ACCURATE = 1.15  # and of large tiles, which round more, over small ones
-_SOURCE = Path(__file__).with_name("winograd.c")
+_SOURCE = "winograd.c"
 _ONE = (1, 1)
 
 
 def lacking() -> str | None:
     """What is missing to use it; None if nothing is."""
-    return obstacle(_SOURCE)
+    return obstacle(_SOURCE, "sums.c")
 
 
 def supports(of: Correlation) -> bool:
@@ -78,13 +74,8 @@ def _tiles(size: Pair, outputs: Sequence[int]) -> int:
 
 
 def _call(which: Pass, first: jax.Array, second: jax.Array, of: Correlation) -> jax.Array:
-    sizes = _sizes(which, of, len(first))
-    library = _registered()
-    workspace = library.workspace_bytes(sizes.ctypes.data_as(ctypes.c_void_p))
-    results = of.result(which, len(first)), jax.ShapeDtypeStruct((workspace,), jnp.uint8)
-    call = jax.ffi.ffi_call(TARGET, results, vmap_method="sequential")
-    computed: jax.Array = call(first, second, sizes=sizes)[0]
-    return computed
+    sizes, result = _sizes(which, of, len(first)), of.result(which, len(first))
+    return call_with_workspace(_SOURCE, TARGET, (first, second), sizes, result)
 
 
 def _sizes(which: Pass, of: Correlation, images: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -98,16 +89,6 @@ def _sizes(which: Pass, of: Correlation, images: int) -> np.ndarray[tuple[int], 
         around = (taps - 1 - pad for taps, pad in zip(of.kernel, before, strict=True))
         sizes = [*of.places, *around, *of.size, of.filters, of.channels]
     return np.array([PASSES.index(which), side(of), *of.kernel, images, *sizes], np.int64)
-
-
-@cache
-def _registered() -> ctypes.CDLL:
-    """The compiled library, whose handler XLA knows."""
-    library = load_compiled(_SOURCE)
-    library.workspace_bytes.restype = ctypes.c_int64
-    capsule = jax.ffi.pycapsule(ctypes.cast(library.handle, ctypes.c_void_p))
-    jax.ffi.register_ffi_target(TARGET, capsule, platform="cpu")
-    return library
 
 
 conv = differentiable(_call, transposed=False)

@@ -16,7 +16,7 @@ from cnnbench.nn.native import compiler, library
 from tests.support.engines import needs_onednn
 from tests.support.oracles import make_plan
 
-CALLS = (library.lacking, library._search, compiler.load_compiled)
+CALLS = (library.lacking, library._search, compiler.load_compiled, compiler.obstacle)
 PACKAGE = library._INSTALL
 
 
@@ -25,9 +25,12 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty cache, and nothing known from before."""
     monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("CC", raising=False)
-    for call in CALLS:
-        call.cache_clear()
+    forget()
     yield
+    forget()
+
+
+def forget() -> None:
     for call in CALLS:
         call.cache_clear()
 
@@ -57,19 +60,17 @@ def test_another_version_of_onednn_is_not_used(
     damaged.write_bytes(b"\x7fELF")
     monkeypatch.setattr(library, "_paths", lambda: [str(damaged), str(old)])
     assert library.lacking() == f"{old} is oneDNN 2.7.0 without OpenMP; {PACKAGE}"
-    library.lacking.cache_clear()
-    library._search.cache_clear()
+    forget()
     monkeypatch.setattr(library, "_paths", lambda: [str(damaged)])
     assert library.lacking() == f"{damaged}: file too short"
     assert library.load() is None
 
 
 @needs_onednn
-def test_the_handler_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_files_are_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert library.lacking() is None
-    assert len(compiled(tmp_path)) == 1
-    library.lacking.cache_clear()
-    compiler.load_compiled.cache_clear()
+    assert len(compiled(tmp_path)) == 3
+    forget()
     monkeypatch.setenv("CC", "no-such-compiler")
     assert library.lacking() is None
 
@@ -77,12 +78,11 @@ def test_the_handler_is_compiled_once(tmp_path: Path, monkeypatch: pytest.Monkey
 @needs_onednn
 def test_a_damaged_file_is_compiled_again(tmp_path: Path) -> None:
     assert library.lacking() is None
-    (path,) = compiled(tmp_path)
+    path, *_ = compiled(tmp_path)
     content = path.read_bytes()
     path.unlink()  # the old one stays loaded
     path.write_bytes(b"")
-    library.lacking.cache_clear()
-    compiler.load_compiled.cache_clear()
+    forget()
     assert library.lacking() is None
     assert path.read_bytes()[:4] == content[:4]
 
