@@ -221,9 +221,9 @@ def _curve(path: Path, headline: str) -> tuple[float, ...]:
             course = "train_loss" if each["validation_loss"] is None else name
             if course in each:
                 values.setdefault(each["epoch"], []).append(float(each[course]))
+        return tuple(mean(values[number]) for number in sorted(values))
     except (ValueError, TypeError, KeyError, RecursionError):
         return _careful_curve(path, headline)
-    return tuple(mean(values[number]) for number in sorted(values))
 
 
 def _careful_curve(path: Path, headline: str) -> tuple[float, ...]:

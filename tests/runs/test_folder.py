@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -28,8 +29,10 @@ from cnnbench.runs.find import (
     newest_group,
 )
 from cnnbench.runs.folder import (
+    EPOCHS_FILE,
     RunEntry,
     RunFolder,
+    _curve,
     create_run,
     disk,
     kept_seeds,
@@ -893,3 +896,11 @@ class TestFindUnfinished:
         with pytest.raises(UsageError) as caught:
             find_unfinished("standard", tmp_path)
         assert str(caught.value) == found
+
+
+def test_a_run_with_a_damaged_epoch_has_no_curve(tmp_path: Path) -> None:
+    """Numbers of epochs that cannot be ordered."""
+    epoch = {"seed": 0, "epoch": 1, "train_loss": 0.5, "validation_loss": 0.25}
+    lines = [json.dumps(epoch | {"epoch": number}) for number in (1, None)]
+    (tmp_path / EPOCHS_FILE).write_text("".join(f"{line}\n" for line in lines))
+    assert _curve(tmp_path, "loss") == ()
