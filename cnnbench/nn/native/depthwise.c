@@ -23,7 +23,8 @@ typedef struct {
 } Plane;
 
 INLINE Plane plane_of(const Sizes *of) {
-  return (Plane){NULL, (of->rows - 1) * of->down + of->high, (of->columns - 1) * of->across + of->wide};
+  int64_t rows = (of->rows - 1) * of->down + of->high;
+  return (Plane){NULL, rows, (of->columns - 1) * of->across + of->wide};
 }
 
 INLINE int64_t size(Plane of) { return of.rows * of.columns * LANES; }

@@ -14,4 +14,4 @@ static int executes(XLA_FFI_CallFrame *frame) {
   return frame->stage == XLA_FFI_ExecutionStage_EXECUTE;
 }
 
-__attribute__((unused)) static void *data(void *buffer) { return ((XLA_FFI_Buffer *)buffer)->data; }
+static void *data(void *buffer) { return ((XLA_FFI_Buffer *)buffer)->data; }

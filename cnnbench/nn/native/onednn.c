@@ -90,9 +90,9 @@ XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
   void *buffers[MOST_BUFFERS];
   int count = 0;
   for (int64_t i = 0; i < frame->args.size; ++i)
-    buffers[count++] = ((XLA_FFI_Buffer *)frame->args.args[i])->data;
+    buffers[count++] = data(frame->args.args[i]);
   for (int64_t i = 0; i < frame->rets.size; ++i)
-    buffers[count++] = ((XLA_FFI_Buffer *)frame->rets.rets[i])->data;
+    buffers[count++] = data(frame->rets.rets[i]);
   if (library.set_threads) library.set_threads((int)operation->threads);
   int status = stream ? 0 : library.stream_create(&stream, library.engine, 1);
   for (int64_t i = 0; i < operation->num_calls && !status; ++i)

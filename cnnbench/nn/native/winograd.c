@@ -3,11 +3,10 @@
    Gray, "Fast Algorithms for Convolutional Neural Networks" (2015),
    https://arxiv.org/abs/1509.09308.
 
-   Images are (n, h, w, c). A tile of inputs has 6x6 or 8x8 pixels (its side), and an output for
-   each position of the kernel inside it. A block of tiles stays in the second-level cache: its inputs are
+   Images are (n, h, w, c). A tile of inputs has 6x6 or 8x8 pixels (its side), and an output for each
+   position of the kernel inside it. A block of tiles stays in the second-level cache: its inputs are
    transformed to a matrix (tiles, channels) for each point, multiplied by those of the kernel,
-   (channels, filters), and transformed to outputs. Rows of matrices are padded to whole vectors.
- */
+   (channels, filters), and transformed to outputs. Rows of matrices are padded to whole vectors. */
 
 #include "handler.h"
 #include "vectors.h"
@@ -54,10 +53,7 @@ static const float SMALL_SCALES[SMALL] = {0.25f, -1 / 6.f, -1 / 6.f, 1 / 24.f, 1
 static const float LARGE_SCALES[LARGE] = {1,         -2 / 9.f,  -2 / 9.f,  1 / 90.f,
                                           1 / 90.f, 32 / 45.f, 32 / 45.f, 1};
 
-INLINE float scale(const Sizes *of, int row, int column) {
-  const float *scales = of->side == SMALL ? SMALL_SCALES : LARGE_SCALES;
-  return scales[row] * scales[column];
-}
+INLINE const float *scales_of(int side) { return side == SMALL ? SMALL_SCALES : LARGE_SCALES; }
 
 INLINE void set_pair(Vector *to, Vector even, Vector odd) {
   to[0] = even + odd;
@@ -127,6 +123,21 @@ INLINE void collect_each(Vector *line, int side, int count) {
   }
 FOR_EACH_COUNT(evaluate)
 FOR_EACH_COUNT(collect)
+
+/* Evaluates lines of `count` vectors, in rows of the large side, and stores a vector for each point,
+   `plane` values apart, multiplied by scales or not. */
+INLINE void evaluate_lines(const Vector *values, int side, int64_t count, const float *scales,
+                           float *to, int64_t plane) {
+  Vector line[LARGE];
+  for (int i = 0; i < side; ++i) {
+    UNROLL for (int j = 0; j < side - 1; ++j) line[j] = values[LARGE * i + j];
+    evaluate(line, side, count);
+    UNROLL for (int j = 0; j < side; ++j) {
+      if (scales) line[j] *= scales[i] * scales[j];
+      *(Vector *)(to + (side * i + j) * plane) = line[j];
+    }
+  }
+}
 
 /* ---- Tiles ---- */
 
@@ -225,12 +236,7 @@ INLINE void transform_errors(const Sizes *of, int side, const float *dy, const f
         evaluate(line, side, high);
         UNROLL for (int i = 0; i < side; ++i) values[LARGE * i + j] = line[i];
       }
-      for (int i = 0; i < side; ++i) {
-        UNROLL for (int j = 0; j < side - 1; ++j) line[j] = values[LARGE * i + j];
-        evaluate(line, side, wide);
-        UNROLL for (int j = 0; j < side; ++j)
-          *(Vector *)(to + (side * i + j) * plane + f) = line[j];
-      }
+      evaluate_lines(values, side, wide, NULL, to + f, plane);
     }
   }
 }
@@ -289,18 +295,14 @@ INLINE void transform_kernel(const Sizes *of, int side, const float *kernel, flo
         evaluate(line, side, high);
         UNROLL for (int i = 0; i < side; ++i) values[LARGE * i + j] = line[i];
       }
-      for (int i = 0; i < side; ++i) {
-        UNROLL for (int j = 0; j < side - 1; ++j) line[j] = values[LARGE * i + j];
-        evaluate(line, side, wide);
-        UNROLL for (int j = 0; j < side; ++j)
-          *(Vector *)(to + ((side * i + j) * of->channels + c) * row + f) = line[j] * scale(of, i, j);
-      }
+      evaluate_lines(values, side, wide, scales_of(side), to + c * row + f, of->channels * row);
     }
 }
 
 /* Transforms sums of products, (channels, padded filters) for each point, to the gradient of the
    kernel. */
 INLINE void transform_sums(const Sizes *of, int side, const float *from, float *kernel) {
+  const float *scales = scales_of(side);
   int64_t plane = of->channels * of->filters, row = padded(of->filters);
   for (int64_t f = 0; f < of->filters; f += LANES)
     for (int64_t c = 0; c < of->channels; ++c) {
@@ -308,7 +310,7 @@ INLINE void transform_sums(const Sizes *of, int side, const float *from, float *
       for (int j = 0; j < side; ++j) {
         UNROLL for (int i = 0; i < side; ++i) {
           const float *sums = from + ((side * i + j) * of->channels + c) * row + f;
-          line[i] = *(const Vector *)sums * scale(of, i, j);
+          line[i] = *(const Vector *)sums * (scales[i] * scales[j]);
         }
         collect(line, side, of->high);
         UNROLL for (int i = 0; i < side - 1; ++i) values[LARGE * i + j] = line[i];

@@ -11,7 +11,8 @@ from cnnbench.nn.lowering import unavailable
 from cnnbench.nn.native import depthwise, onednn
 from cnnbench.nn.native.depthwise import TARGET
 from cnnbench.system.arrays import Pair
-from tests.nn.native.test_onednn import check, correlation, xla_products
+from tests.nn.native.test_calls import correlation
+from tests.nn.native.test_onednn import check, xla_products
 from tests.nn.ops.test_convolution import Case, Products, Sample
 from tests.support.engines import needs_onednn
 

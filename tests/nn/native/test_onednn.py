@@ -1,6 +1,5 @@
 """Convolutions by oneDNN and their gradients, as PyTorch and XLA compute them in float64."""
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -8,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
-from cnnbench.layers.correlation import ConvGeometry
 from cnnbench.nn.lowering import lower
 from cnnbench.nn.native import onednn
 from cnnbench.nn.native.correlation import Correlation
 from cnnbench.nn.native.primitives import TARGET
 from cnnbench.system.arrays import Pair
+from tests.nn.native.test_calls import both_directions, correlation
 from tests.nn.ops.test_convolution import (
     NUM_IMAGES,
     Case,
@@ -27,7 +25,7 @@ from tests.nn.ops.test_convolution import (
 )
 from tests.nn.ops.test_whole import CASES as WHOLE_CASES
 from tests.support.engines import needs_onednn
-from tests.support.oracles import Array, make_plan
+from tests.support.oracles import make_plan
 
 pytestmark = needs_onednn
 
@@ -37,24 +35,6 @@ CASES = (
     Case((9, 9), (3, 3, 16, 32), (1, 1), ((1, 1), (1, 1))),
     Case((8, 6), (5, 5, 20, 17), (1, 1), ((2, 2), (2, 2))),  # no multiple of a vector
 )
-
-
-def correlation(case: Case, groups: int = 1, dilation: Pair = (1, 1)) -> Correlation:
-    extent = [(k - 1) * d + 1 for k, d in zip(case.kernel[:2], dilation, strict=True)]
-    places = ConvGeometry(case.size, (extent[0], extent[1]), case.stride, case.pads).places
-    channels = groups * case.kernel[2], case.kernel[3]
-    taps = case.kernel[:2]
-    return Correlation(case.size, taps, case.stride, dilation, case.pads, places, *channels, groups)
-
-
-def both_directions(of: Correlation, data: Sample) -> tuple[Products, Products]:
-    x, kernel, y = (jnp.asarray(v, jnp.float32) for v in data)
-    out, pull = jax.vjp(jax.jit(lambda x, kernel: onednn.conv(x, kernel, of)), x, kernel)
-    transposed = jax.jit(lambda y, kernel: onednn.conv_transpose(y, kernel, of))
-    back, pull_back = jax.vjp(transposed, y, kernel)
-    dy, dkernel = pull_back(x)
-    one, other = Products(out, *pull(y)), Products(dy, back, dkernel)
-    return jax.tree.map(np.asarray, one), jax.tree.map(np.asarray, other)
 
 
 def check(got: Products, want: Products) -> None:
@@ -69,7 +49,7 @@ def test_conv_and_its_adjoint_equal_pytorch(number: int) -> None:
     case = CASES[number]
     data, of = sample(case, number), correlation(case)
     assert onednn.supports(of, NUM_IMAGES)
-    for got in both_directions(of, data):
+    for got in both_directions(onednn, of, data):
         check(got, torch_products(case, data))
 
 
@@ -113,42 +93,8 @@ def test_groups_and_dilation_equal_xla(
     shapes = (3, *of.size, of.channels), kernel, (3, *of.places, of.filters)
     data = Sample(*(rng.normal(size=shape) for shape in shapes))
     assert onednn.supports(of, 3)
-    for got in both_directions(of, data):
+    for got in both_directions(onednn, of, data):
         check(got, xla_products(of, data))
-
-
-def test_seeds_in_parallel_equal_each_alone() -> None:
-    """Of `jax.vmap`, over images and kernels."""
-    case = CASES[-1]
-    of = correlation(case)
-    data = [sample(case, seed, np.float32) for seed in (1, 2)]
-    stacked = jax.tree.map(lambda *v: jnp.stack(v), *data)
-
-    def products(x: jax.Array, kernel: jax.Array, y: jax.Array) -> Products:
-        out, pull = jax.vjp(lambda x, kernel: onednn.conv(x, kernel, of), x, kernel)
-        return Products(out, *pull(y))
-
-    got = jax.jit(jax.vmap(products))(*stacked)
-    for i, each in enumerate(data):
-        want = jax.jit(products)(*each)
-        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda v, i=i: v[i], got), want)
-
-
-def test_threads_compute_at_once() -> None:
-    """The handler shares nothing between calls."""
-    case = Case((16, 16), (3, 3, 16, 16), (1, 1), ((1, 1), (1, 1)))
-    of = correlation(case)
-    program = jax.jit(lambda x, kernel: onednn.conv(x, kernel, of))
-    data = [sample(case, seed, np.float32) for seed in range(8)]
-    want = [np.asarray(program(each.x, each.kernel)) for each in data]
-
-    def run(each: Sample) -> list[Array]:
-        return [np.asarray(program(each.x, each.kernel)) for _ in range(20)]
-
-    with ThreadPoolExecutor(8) as pool:
-        for values, expected in zip(pool.map(run, data), want, strict=True):
-            for value in values:
-                np.testing.assert_array_equal(value, expected)
 
 
 def test_the_number_of_threads_changes_nothing_but_rounding(
@@ -160,7 +106,7 @@ def test_the_number_of_threads_changes_nothing_but_rounding(
     for threads in (1, 2, 3):
         monkeypatch.setattr(onednn, "_threads", lambda threads=threads: threads)
         jax.clear_caches()
-        for got in both_directions(of, data):
+        for got in both_directions(onednn, of, data):
             check(got, want)
 
 
@@ -202,13 +148,3 @@ def test_an_unknown_operation_is_an_error_of_xla() -> None:
     call = jax.ffi.ffi_call(TARGET, (result, result))
     with pytest.raises(jax.errors.JaxRuntimeError, match="oneDNN: the operation is unknown"):
         jax.block_until_ready(call(jnp.ones(2), jnp.ones(2), key=np.int64(0)))
-
-
-def test_a_compiled_program_can_be_stored() -> None:
-    """As the cache of compiled programs does."""
-    of, data = correlation(CASES[-1]), sample(CASES[-1], 1, np.float32)
-    program = jax.jit(lambda x, kernel: onednn.conv(x, kernel, of))
-    stored, inputs, outputs = serialize(program.lower(data.x, data.kernel).compile())
-    devices = jax.devices()[:1]
-    again = deserialize_and_load(stored, inputs, outputs, execution_devices=devices)
-    np.testing.assert_array_equal(again(data.x, data.kernel), program(data.x, data.kernel))

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
 from cnnbench.nn.lowering import lower, unavailable, winograd_layers
 from cnnbench.nn.native import winograd
 from cnnbench.nn.native.correlation import Correlation
 from cnnbench.nn.native.winograd import SIDES, TARGET, pays, supports
-from tests.nn.native.test_onednn import correlation
-from tests.nn.ops.test_convolution import Case, Products, Sample, sample, torch_products
-from tests.support.oracles import Array, make_plan
+from tests.nn.native.test_calls import ONE, both_directions, correlation
+from tests.nn.ops.test_convolution import Case, sample, torch_products
+from tests.support.oracles import make_plan
 
 pytestmark = pytest.mark.skipif(
     unavailable("winograd") is not None, reason=str(unavailable("winograd"))
 )
 
-ONE = ((1, 1), (1, 1))
 CASES = (
     Case((8, 8), (3, 3, 16, 16), (1, 1), ONE),
     Case((1, 1), (3, 3, 1, 1), (1, 1), ONE),
@@ -43,23 +40,13 @@ CASES = (
 )
 
 
-def both_directions(of: Correlation, data: Sample) -> tuple[Products, Products]:
-    x, kernel, y = (jnp.asarray(v, jnp.float32) for v in data)
-    out, pull = jax.vjp(jax.jit(lambda x, kernel: winograd.conv(x, kernel, of)), x, kernel)
-    transposed = jax.jit(lambda y, kernel: winograd.conv_transpose(y, kernel, of))
-    back, pull_back = jax.vjp(transposed, y, kernel)
-    dy, dkernel = pull_back(x)
-    one, other = Products(out, *pull(y)), Products(dy, back, dkernel)
-    return jax.tree.map(np.asarray, one), jax.tree.map(np.asarray, other)
-
-
 def check(number: int, side: int) -> None:
     """Compares a case with PyTorch; its algorithm rounds about ten times as much."""
     data = sample(CASES[number], number)
     want = torch_products(CASES[number], data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "side", lambda _of: side)
-        products = both_directions(correlation(CASES[number]), data)
+        products = both_directions(winograd, correlation(CASES[number]), data)
     for got in products:
         for one, other in zip(got, want, strict=True):
             assert one.shape == other.shape
@@ -96,7 +83,9 @@ def test_rounding_errors_are_small(taps: int, most: float) -> None:
     case = Case((16, 16), (taps, taps, 64, 64), (1, 1), ((taps // 2, taps // 2),) * 2)
     data = sample(case)
     for one, other in zip(
-        both_directions(correlation(case), data)[0], torch_products(case, data), strict=True
+        both_directions(winograd, correlation(case), data)[0],
+        torch_products(case, data),
+        strict=True,
     ):
         error = np.sqrt(np.mean((one - other) ** 2) / np.mean(other**2))
         assert 1e-8 < error < most
@@ -132,46 +121,6 @@ def test_a_value_that_is_not_finite_stays_visible(value: float) -> None:
     got = np.asarray(winograd.conv(x, kernel, correlation(case)))
     assert np.isfinite(got[[0, 2]]).all()
     assert not np.isfinite(got[1, 2:5, 2:5]).any()
-
-
-def test_seeds_in_parallel_equal_each_alone() -> None:
-    """Of `jax.vmap`, over images and kernels."""
-    case, of = CASES[2], correlation(CASES[2])
-    data = [sample(case, seed, np.float32) for seed in (1, 2)]
-    stacked = jax.tree.map(lambda *v: jnp.stack(v), *data)
-
-    def products(x: jax.Array, kernel: jax.Array, y: jax.Array) -> Products:
-        out, pull = jax.vjp(lambda x, kernel: winograd.conv(x, kernel, of), x, kernel)
-        return Products(out, *pull(y))
-
-    got = jax.jit(jax.vmap(products))(*stacked)
-    for i, each in enumerate(data):
-        want = jax.jit(products)(*each)
-        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda v, i=i: v[i], got), want)
-
-
-def test_threads_compute_at_once() -> None:
-    case, of = CASES[0], correlation(CASES[0])
-    program = jax.jit(lambda x, kernel: winograd.conv(x, kernel, of))
-    data = [sample(case, seed, np.float32) for seed in range(8)]
-    want = [np.asarray(program(each.x, each.kernel)) for each in data]
-
-    def run(each: Sample) -> list[Array]:
-        return [np.asarray(program(each.x, each.kernel)) for _ in range(20)]
-
-    with ThreadPoolExecutor(8) as pool:
-        for values, expected in zip(pool.map(run, data), want, strict=True):
-            for value in values:
-                np.testing.assert_array_equal(value, expected)
-
-
-def test_a_compiled_program_can_be_stored() -> None:
-    """As the cache of compiled programs does."""
-    of, data = correlation(CASES[0]), sample(CASES[0], 1, np.float32)
-    program = jax.jit(lambda x, kernel: winograd.conv(x, kernel, of))
-    stored, inputs, outputs = serialize(program.lower(data.x, data.kernel).compile())
-    again = deserialize_and_load(stored, inputs, outputs, execution_devices=jax.devices()[:1])
-    np.testing.assert_array_equal(again(data.x, data.kernel), program(data.x, data.kernel))
 
 
 LAYER = Correlation((28, 28), (3, 3), (1, 1), (1, 1), ONE, (28, 28), 16, 16)
