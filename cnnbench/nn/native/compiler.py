@@ -63,22 +63,22 @@ def registered(name: str, target: str) -> ctypes.CDLL:
 
 
 def call_with_workspace(
-    name: str, target: str, operands: Sequence[jax.Array], sizes: Array, result: Any
-) -> jax.Array:
-    """Calls a C file that computes ``workspace_bytes`` and a result from arrays and sizes.
+    name: str, target: str, operands: Sequence[jax.Array], sizes: Array, *results: Any
+) -> list[jax.Array]:
+    """Calls a C file that computes ``workspace_bytes``, and results from arrays and sizes.
 
     Args:
       name: the file.
       target: the name of the custom call.
       operands: arrays.
       sizes: ``Sizes`` of the file, in int64.
-      result: shape and dtype of the result.
+      *results: their shapes and dtypes.
     """
     count = registered(name, target).workspace_bytes
     count.restype = ctypes.c_int64
     workspace = jax.ShapeDtypeStruct((count(sizes.ctypes.data_as(ctypes.c_void_p)),), np.uint8)
-    call = jax.ffi.ffi_call(target, (result, workspace), vmap_method="sequential")
-    computed: jax.Array = call(*operands, sizes=sizes)[0]
+    call = jax.ffi.ffi_call(target, (*results, workspace), vmap_method="sequential")
+    *computed, _ = call(*operands, sizes=sizes)
     return computed
 
 

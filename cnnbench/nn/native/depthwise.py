@@ -30,4 +30,4 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, of: Correlation) -> jax.Array:
     images, before = len(x), (of.pads[0][0], of.pads[1][0])
     shape = *of.size, of.channels, *before, *of.kernel, *of.stride, *of.places
     sizes, result = np.array([images, *shape], np.int64), of.result("kernel_gradient", images)
-    return call_with_workspace("depthwise.c", TARGET, (x, dy), sizes, result)
+    return call_with_workspace("depthwise.c", TARGET, (x, dy), sizes, result)[0]

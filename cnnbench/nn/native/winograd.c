@@ -23,7 +23,7 @@ typedef struct {
   int64_t pass;
   int64_t side;                  /* of a tile of inputs */
   int64_t high, wide;            /* taps of the kernel */
-  int64_t images, height, width; /* inputs, or errors for the gradient of inputs */
+  int64_t images, height, width; /* inputs */
   int64_t top, left;             /* rows and columns of zeros before them */
   int64_t rows, columns;         /* outputs */
   int64_t channels, filters;
@@ -75,6 +75,30 @@ INLINE void to_points(Vector *line, int side) {
     set_pair(line + 1, c - 4.25f * e + g, b - 4.25f * d + f);
     set_pair(line + 3, 0.25f * c - 1.25f * e + g, 0.5f * b - 2.5f * d + 2 * f);
     set_pair(line + 5, 4 * c - 5 * e + g, 2 * b - 2.5f * d + 0.5f * f);
+  }
+}
+
+/* The transpose of `to_points`. */
+INLINE void from_points(Vector *line, int side) {
+  Vector sums[3], differences[3], first = line[0], last = line[side - 1];
+  UNROLL for (int pair = 0; pair < side / 2 - 1; ++pair) {
+    sums[pair] = line[1 + 2 * pair] + line[2 + 2 * pair];
+    differences[pair] = line[1 + 2 * pair] - line[2 + 2 * pair];
+  }
+  Vector *s = sums, *d = differences;
+  if (side == SMALL) {
+    line[0] = 4 * first;
+    line[1] = 4 * (last - d[0]) - 2 * d[1];
+    line[2] = -5 * first - 4 * s[0] - s[1];
+    line[3] = d[0] + 2 * d[1] - 5 * last;
+    line[4] = first + s[0] + s[1];
+  } else {
+    line[1] = d[0] + 0.5f * d[1] + 2 * d[2] - last;
+    line[2] = s[0] + 0.25f * s[1] + 4 * s[2] - 5.25f * first;
+    line[3] = 5.25f * last - 4.25f * d[0] - 2.5f * (d[1] + d[2]);
+    line[4] = 5.25f * first - 4.25f * s[0] - 1.25f * s[1] - 5 * s[2];
+    line[5] = d[0] + 2 * d[1] + 0.5f * d[2] - 5.25f * last;
+    line[6] = s[0] + s[1] + s[2] - first;
   }
 }
 
@@ -218,9 +242,22 @@ INLINE void transform_inputs(const Sizes *of, int side, const float *x, const fl
   }
 }
 
+/* Bits of the inputs that no nonzero error of a tile reaches: they must be zero, as above. */
+INLINE uint64_t unreached_inputs(const Sizes *of, const float *const *pixels) {
+  uint64_t errors = 0, reached = 0;
+  int high = tile_rows(of), wide = tile_columns(of);
+  for (int i = 0; i < high; ++i)
+    for (int j = 0; j < wide; ++j)
+      errors |= (uint64_t)!is_blank(pixels[LARGE * i + j], of->filters) << (LARGE * i + j);
+  for (int i = 0; i < of->high; ++i)
+    for (int j = 0; j < of->wide; ++j) reached |= errors << (LARGE * i + j);
+  return ~reached;
+}
+
 /* Transforms the errors of the outputs of tiles to a matrix (count, padded filters) for each point. */
 INLINE void transform_errors(const Sizes *of, int side, const float *dy, const float *zeros,
-                             int64_t first, int64_t count, float *to, int64_t plane) {
+                             int64_t first, int64_t count, float *to, int64_t plane,
+                             uint64_t *blanks) {
   int64_t high = tile_rows(of), wide = tile_columns(of);
   for (int64_t t = 0; t < count; ++t, to += padded(of->filters)) {
     const float *pixels[MOST_POINTS];
@@ -228,6 +265,7 @@ INLINE void transform_errors(const Sizes *of, int side, const float *dy, const f
     Image image = {dy + at.image * of->rows * of->columns * of->filters, of->rows, of->columns,
                    of->filters};
     find_pixels(pixels, image, at.row, at.column, high, wide, side, zeros);
+    if (blanks) blanks[t] = unreached_inputs(of, pixels);
     for (int64_t f = 0; f < of->filters; f += LANES) {
       Vector values[MOST_POINTS], line[LARGE];
       for (int j = 0; j < wide; ++j) {
@@ -237,6 +275,37 @@ INLINE void transform_errors(const Sizes *of, int side, const float *dy, const f
         UNROLL for (int i = 0; i < side; ++i) values[LARGE * i + j] = line[i];
       }
       evaluate_lines(values, side, wide, NULL, to + f, plane);
+    }
+  }
+}
+
+/* The transpose of `transform_inputs`: adds products, a matrix (count, padded channels) for each
+   point, to images. */
+INLINE void add_products(const Sizes *of, int side, const float *from, int64_t plane,
+                         int64_t first, int64_t count, float *x, const uint64_t *blanks) {
+  int64_t size = of->height * of->width * of->channels;
+  for (int64_t t = 0; t < count; ++t, from += padded(of->channels)) {
+    Tile at = tile_of(of, first + t);
+    float *image = x + at.image * size;
+    if (!at.row && !at.column) memset(image, 0, size * sizeof(float));
+    int64_t top = at.row - of->top, left = at.column - of->left;
+    for (int64_t c = 0; c < of->channels; c += LANES) {
+      Vector values[MOST_POINTS], line[LARGE];
+      for (int j = 0; j < side; ++j) {
+        UNROLL for (int i = 0; i < side; ++i)
+          line[i] = *(const Vector *)(from + (side * i + j) * plane + c);
+        from_points(line, side);
+        UNROLL for (int i = 0; i < side; ++i) values[LARGE * i + j] = line[i];
+      }
+      for (int i = larger(0, -top); i < smaller(side, of->height - top); ++i) {
+        UNROLL for (int j = 0; j < side; ++j) line[j] = values[LARGE * i + j];
+        from_points(line, side);
+        float *to = image + ((top + i) * of->width + left) * of->channels + c;
+        UNROLL for (int j = 0; j < side; ++j, to += of->channels) {
+          if (left + j < 0 || left + j >= of->width || blanks[t] >> (LARGE * i + j) & 1) continue;
+          store(to, load(to, of->channels - c) + line[j], of->channels - c);
+        }
+      }
     }
   }
 }
@@ -274,28 +343,28 @@ INLINE void transform_products(const Sizes *of, int side, const float *from, int
 /* ---- Kernels ---- */
 
 /* Transforms a kernel (high, wide, channels, filters) to a matrix (channels, padded filters) for
-   each point. For the gradient of inputs, it is (high, wide, filters, channels), and rotated. */
+   each point, or (filters, padded channels) for the gradient of inputs. */
 INLINE void transform_kernel(const Sizes *of, int side, const float *kernel, float *to) {
-  int64_t plane = of->channels * of->filters, row = padded(of->filters);
-  int64_t high = of->high, wide = of->wide, taps = high * wide;
-  int rotated = of->pass == INPUT_GRADIENT;
-  int64_t by_channel = rotated ? 1 : of->filters, by_filter = rotated ? of->channels : 1;
-  for (int64_t f = 0; f < of->filters; f += LANES)
-    for (int64_t c = 0; c < of->channels; ++c) {
+  int backward = of->pass == INPUT_GRADIENT;
+  int64_t high = of->high, wide = of->wide, plane = of->channels * of->filters;
+  int64_t depth = backward ? of->filters : of->channels;
+  int64_t width = backward ? of->channels : of->filters, row = padded(width);
+  int64_t by_depth = backward ? 1 : of->filters, by_column = backward ? of->filters : 1;
+  for (int64_t first = 0; first < width; first += LANES)
+    for (int64_t k = 0; k < depth; ++k) {
       Vector values[MOST_POINTS], line[LARGE];
-      int64_t lanes = smaller(LANES, of->filters - f);
+      int64_t lanes = smaller(LANES, width - first);
       for (int j = 0; j < wide; ++j) {
         for (int i = 0; i < high; ++i) {
-          float filters[LANES] = {0};
-          int64_t tap = rotated ? taps - 1 - (i * wide + j) : i * wide + j;
-          const float *from = kernel + tap * plane + c * by_channel + f * by_filter;
-          for (int64_t lane = 0; lane < lanes; ++lane) filters[lane] = from[lane * by_filter];
-          line[i] = *(const Vector *)filters;
+          float some[LANES] = {0};
+          const float *from = kernel + (i * wide + j) * plane + k * by_depth + first * by_column;
+          for (int64_t lane = 0; lane < lanes; ++lane) some[lane] = from[lane * by_column];
+          line[i] = *(const Vector *)some;
         }
         evaluate(line, side, high);
         UNROLL for (int i = 0; i < side; ++i) values[LARGE * i + j] = line[i];
       }
-      evaluate_lines(values, side, wide, scales_of(side), to + c * row + f, of->channels * row);
+      evaluate_lines(values, side, wide, scales_of(side), to + k * row + first, depth * row);
     }
 }
 
@@ -386,7 +455,7 @@ static Workspace workspace(const Sizes *of) {
   /* The distance of matrices must not be a multiple of a page. */
   return (Workspace){tiles,
                      larger(channels, filters),
-                     num_points(of) * of->channels * filters,
+                     num_points(of) * larger(of->channels * filters, of->filters * channels),
                      tiles * channels + CACHE_LINE,
                      tiles * filters + CACHE_LINE,
                      2 * MOST_TILES};
@@ -420,6 +489,29 @@ INLINE void convolve(const Sizes *of, int side, const float *x, const float *ker
   }
 }
 
+/* The transpose of `convolve`, step by step: as a convolution with the rotated kernel, there would be
+   more tiles. */
+INLINE void convolve_t(const Sizes *of, int side, const float *dy, const float *kernel, float *x,
+                       float *memory) {
+  Workspace work = workspace(of);
+  float *zeros = memory, *taps = zeros + work.zeros, *products = taps + work.kernel;
+  float *errors = products + num_points(of) * work.inputs;
+  uint64_t *blanks = (uint64_t *)(errors + num_points(of) * work.outputs);
+  int64_t channels = padded(of->channels), filters = padded(of->filters);
+  memset(zeros, 0, work.zeros * sizeof(float));
+  transform_kernel(of, side, kernel, taps);
+  for (int64_t first = 0, count; first < num_tiles(of); first += count) {
+    count = smaller(work.tiles, num_tiles(of) - first);
+    transform_errors(of, side, dy, zeros, first, count, errors, work.outputs, blanks);
+    for (int p = 0; p < num_points(of); ++p) {
+      const float *left = errors + p * work.outputs, *right = taps + p * of->filters * channels;
+      float *to = products + p * work.inputs;
+      multiply_all((Product){left, right, to, filters, 1, of->filters, channels, 0}, count);
+    }
+    add_products(of, side, products, work.inputs, first, count, x, blanks);
+  }
+}
+
 INLINE void kernel_gradient(const Sizes *of, int side, const float *x, const float *dy,
                             float *kernel, float *memory) {
   Workspace work = workspace(of);
@@ -430,7 +522,7 @@ INLINE void kernel_gradient(const Sizes *of, int side, const float *x, const flo
   for (int64_t first = 0, count; first < num_tiles(of); first += count) {
     count = smaller(work.tiles, num_tiles(of) - first);
     transform_inputs(of, side, x, zeros, first, count, inputs, work.inputs, NULL);
-    transform_errors(of, side, dy, zeros, first, count, errors, work.outputs);
+    transform_errors(of, side, dy, zeros, first, count, errors, work.outputs, NULL);
     for (int p = 0; p < num_points(of); ++p) {
       const float *left = inputs + p * work.inputs, *right = errors + p * work.outputs;
       float *to = sums + p * of->channels * filters;
@@ -443,6 +535,7 @@ INLINE void kernel_gradient(const Sizes *of, int side, const float *x, const flo
 INLINE void run(const Sizes *of, int side, const float *first, const float *second, float *result,
                 float *memory) {
   if (of->pass == KERNEL_GRADIENT) kernel_gradient(of, side, first, second, result, memory);
+  else if (of->pass == INPUT_GRADIENT) convolve_t(of, side, first, second, result, memory);
   else convolve(of, side, first, second, result, memory);
 }
 

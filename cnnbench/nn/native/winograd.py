@@ -1,14 +1,12 @@
 """Convolutions by Winograd's algorithm in C, on images (n, h, w, c) in float32."""
 
 import math
-from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from cnnbench.nn.native.compiler import call_with_workspace, obstacle
 from cnnbench.nn.native.correlation import PASSES, Correlation, Pass, differentiable
-from cnnbench.system.arrays import Pair
 
 TARGET = "cnnbench_winograd"  # of XLA's custom calls
 SIDES = 6, 8  # pixels of a tile of inputs along an axis
@@ -57,38 +55,24 @@ def side(of: Correlation) -> int:
 
 
 def _estimates(of: Correlation) -> dict[int, float]:
-    """Estimated nanoseconds of a pass by the side of tiles; the mean of both directions."""
+    """Estimated nanoseconds of a pass by the side of tiles."""
     found = {}
     for length, transform in zip(SIDES, _TRANSFORM, strict=True):
         outputs = [length + 1 - taps for taps in of.kernel]
         products = of.channels * of.filters
         if min(outputs) > 1 and length**2 * products <= MOST_WEIGHTS:
-            tiles = (2 * _tiles(of.places, outputs) + _tiles(of.size, outputs)) / 3
+            tiles = math.prod(math.ceil(of.places[i] / outputs[i]) for i in (0, 1))
             per_point = _PRODUCT * products + transform * (of.channels + of.filters)
             found[length] = length**2 * tiles * per_point
     return found
 
 
-def _tiles(size: Pair, outputs: Sequence[int]) -> int:
-    return math.prod(math.ceil(size[i] / outputs[i]) for i in (0, 1))
-
-
 def _call(which: Pass, first: jax.Array, second: jax.Array, of: Correlation) -> jax.Array:
-    sizes, result = _sizes(which, of, len(first)), of.result(which, len(first))
-    return call_with_workspace(_SOURCE, TARGET, (first, second), sizes, result)
-
-
-def _sizes(which: Pass, of: Correlation, images: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """``Sizes`` of ``winograd.c``.
-
-    The gradient of the images is the convolution of the errors with the rotated kernel.
-    """
-    before = of.pads[0][0], of.pads[1][0]
-    sizes = [*of.size, *before, *of.places, of.channels, of.filters]
-    if which == "input_gradient":
-        around = (taps - 1 - pad for taps, pad in zip(of.kernel, before, strict=True))
-        sizes = [*of.places, *around, *of.size, of.filters, of.channels]
-    return np.array([PASSES.index(which), side(of), *of.kernel, images, *sizes], np.int64)
+    images, before = len(first), (of.pads[0][0], of.pads[1][0])
+    shape = *of.size, *before, *of.places, of.channels, of.filters
+    sizes = np.array([PASSES.index(which), side(of), *of.kernel, images, *shape], np.int64)
+    result = of.result(which, images)
+    return call_with_workspace(_SOURCE, TARGET, (first, second), sizes, result)[0]
 
 
 conv = differentiable(_call, transposed=False)
