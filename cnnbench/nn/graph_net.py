@@ -378,7 +378,7 @@ class GraphNet(nnx.Module):
                 z = dense.multiply(self._vectors(node, x), weights[node.name])
                 return _finish(z, op.activation, weights[node.name])
             case MaxPool():
-                y = lowering.max_pool(self._extended(node, op, x, -jnp.inf), op.size, op.steps)
+                y = lowering.max_pool(node, self._extended(node, op, x, -jnp.inf))
                 return self._finish_pooled(node, y, weights)
             case AvgPool():
                 y = lowering.avg_pool(self._extended(node, op, x, 0), op.size, op.steps)

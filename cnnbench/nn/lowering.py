@@ -15,8 +15,10 @@ background, rounding errors would determine the side of the kink.
 """
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
@@ -36,8 +38,9 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.correlation import ConvGeometry
-from cnnbench.nn.native import library, onednn, winograd
-from cnnbench.nn.native.correlation import Correlation
+from cnnbench.nn.native import library, onednn, phases, pool, pooled, winograd
+from cnnbench.nn.native.compiler import obstacle
+from cnnbench.nn.native.correlation import Convolve, Correlation
 from cnnbench.nn.native.sums import NATIVE_SUMS
 from cnnbench.nn.ops import convolution, layout, pooling, whole, xla
 from cnnbench.nn.ops.batch_norm import BY_XLA, Summation
@@ -61,6 +64,18 @@ MONOTONE = frozenset(
 )
 KINKED = frozenset({"relu", "leaky_relu", "relu6", "selu"})  # the derivative jumps at zero
 ONE = (1, 1)
+
+
+class Engine(Protocol):
+    """A module with convolutions and their adjoints, of images (n, h, w, c)."""
+
+    @property
+    def conv(self) -> Convolve:
+        """Convolution."""
+
+    @property
+    def conv_transpose(self) -> Convolve:
+        """Its adjoint."""
 
 
 class Lowering(Protocol):
@@ -93,8 +108,8 @@ class Lowering(Protocol):
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Computes a conv or conv_transpose, without bias, with a prepared kernel."""
 
-    def max_pool(self, x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
-        """Maximum over windows."""
+    def max_pool(self, node: Node, x: jax.Array) -> jax.Array:
+        """Maximum over windows, all of them complete."""
 
     def avg_pool(self, x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
         """Mean over windows."""
@@ -130,7 +145,7 @@ def unavailable(form: convolution.EngineName) -> str | None:
     """Why an engine cannot be used on this machine; None if it can."""
     if form == "onednn":
         return library.lacking()
-    return winograd.lacking() if form == "winograd" else None
+    return obstacle() if form == "winograd" else None
 
 
 @dataclass(frozen=True)
@@ -141,9 +156,12 @@ class Plain:
 
     axes = (1, 2)
     summation: ClassVar[Summation] = BY_XLA
-    deferred: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    max_pool = staticmethod(xla.max_pool)
     avg_pool = staticmethod(xla.avg_pool)
+
+    @property
+    def deferred(self) -> Mapping[str, str]:
+        """Nothing is deferred."""
+        return MappingProxyType({})
 
     def key(self, _node: Node) -> Hashable:
         """Returns None: it depends on nothing else."""
@@ -168,6 +186,10 @@ class Plain:
             return xla.conv(x, kernel, of.stride, of.pads, groups=groups, dilation=dilation)
         return xla.conv_transpose(x, kernel, of.stride, of.pads, of.size)
 
+    def max_pool(self, node: Node, x: jax.Array) -> jax.Array:
+        """Max pool by XLA."""
+        return xla.max_pool(x, *_window(node))
+
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
         """Repeats rows and columns."""
         assert isinstance(node.op, Upscale)
@@ -186,8 +208,11 @@ class Plain:
 class Whole(Plain):
     """Like `Plain`, for whole batches on CPUs, with gradients that XLA computes fast."""
 
-    max_pool = staticmethod(whole.max_pool)
     avg_pool = staticmethod(whole.avg_pool)
+
+    def max_pool(self, node: Node, x: jax.Array) -> jax.Array:
+        """Max pool by slices."""
+        return whole.max_pool(x, *_window(node))
 
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Convolution by XLA, and gradients of kernels by matrix products."""
@@ -204,39 +229,103 @@ class Whole(Plain):
 
 @dataclass(frozen=True)
 class OneDnn(Whole):
-    """Like `Whole`, with convolutions by oneDNN, except those that it does not support."""
+    """Like `Whole`, in C: convolutions by oneDNN, except those that it does not support.
+
+    Layers are fused as in `Fused`. Convolutions of few channels are computed together with their
+    max pools.
+    """
 
     summation = NATIVE_SUMS
 
+    @cached_property
+    def deferred(self) -> Mapping[str, str]:
+        """Convolutions whose bias and activation are deferred, by name of the pool."""
+        return _deferred(self.plan, _readers(self.plan))
+
+    @cached_property
+    def folded(self) -> "Mapping[str, LoweredConv]":
+        """Convolutions of upscaled images, with the upscale."""
+        found = Fused(self.plan, "direct").convs
+        return {name: conv for name, conv in found.items() if conv.box != ONE}
+
+    @cached_property
+    def pooled(self) -> Mapping[str, Node]:
+        """Max pools that are computed with a convolution, by its name."""
+        nodes, counts = self.plan.by_name, Counter(self.deferred.values())
+        return {
+            name: nodes[pool]
+            for pool, name in self.deferred.items()
+            if counts[name] == 1 and name not in self.folded and not _extends(nodes[pool])
+            if pooled.supports(correlation(self.plan, nodes[name]), *_window(nodes[pool]))
+        }
+
+    def key(self, node: Node) -> Hashable:
+        """The fused upscale; the name of a layer that uses the weights of another one."""
+        deferred = node.name in {*self.deferred, *self.deferred.values()}
+        return node.name if deferred else (self.folded.get(node.name), self._absorbs(node))
+
+    def _absorbs(self, node: Node) -> bool:
+        """True for an upscale that is computed with a convolution."""
+        return any(self.plan.by_name[name].inputs[0] == node.name for name in self.folded)
+
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """Convolution by oneDNN."""
-        of = correlation(self.plan, node)
-        if x.dtype != jnp.float32 or not onednn.supports(of, len(x)):
+        """Convolution in C, with the layers that are computed with it."""
+        if x.dtype != jnp.float32:
             return super().convolve(node, x, kernel)
-        call = onednn.conv_transpose if isinstance(node.op, ConvTranspose) else onednn.conv
-        return call(x, kernel, of)
+        of, folded = self.sizes(node), self.folded.get(node.name)
+        engine = self._engine(of, len(x))
+        if engine is None and _grouped(self.plan, node):
+            return super().convolve(node, x, kernel)
+        by = engine or whole
+        if folded:
+            kernel = folded.conv.split(folded.fold(kernel))
+            return phases.joined(by.conv_transpose(x, kernel, of), folded.conv)
+        if isinstance(node.op, ConvTranspose):
+            return by.conv_transpose(x, kernel, of)
+        if reader := self.pooled.get(node.name):
+            return pooled.conv(x, kernel, of, _window(reader)[0], by.conv)
+        return by.conv(x, kernel, of)
+
+    def sizes(self, node: Node) -> Correlation:
+        """Sizes of the convolution that is computed in C, or of its adjoint."""
+        if folded := self.folded.get(node.name):
+            shape = jax.ShapeDtypeStruct(_kernel(self.plan, node), jnp.float32)
+            *_, channels, filters = jax.eval_shape(folded.fold, shape).shape
+            return phases.correlation(folded.conv, channels, filters)
+        return correlation(self.plan, node)
+
+    def _engine(self, of: Correlation, images: int) -> Engine | None:
+        """OneDNN if it supports a convolution."""
+        return onednn if onednn.supports(of, images) else None
+
+    def upscale(self, node: Node, x: jax.Array) -> jax.Array:
+        """Repeats rows and columns, unless fused into the next layer."""
+        fused = x.dtype == jnp.float32 and self._absorbs(node)
+        return x if fused else super().upscale(node, x)
+
+    def max_pool(self, node: Node, x: jax.Array) -> jax.Array:
+        """Max pool in C, unless it was computed with the convolution."""
+        if x.dtype != jnp.float32 or not pool.supports(_window(node)[0]):
+            return super().max_pool(node, x)
+        computed = self.deferred.get(node.name) in self.pooled
+        return x if computed else pool.max_pool(x, *_window(node))
 
 
 @dataclass(frozen=True)
-class NativeWinograd(Whole):
-    """Like `OneDnn`, or `Whole` without oneDNN, with Winograd's algorithm where faster."""
+class NativeWinograd(OneDnn):
+    """Like `OneDnn`, which may be missing, with Winograd's algorithm where it is faster."""
 
-    summation = NATIVE_SUMS
-
-    def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """Convolution by Winograd's algorithm where it pays."""
-        of = correlation(self.plan, node)
-        if x.dtype != jnp.float32 or not winograd.pays(of):
-            others = Whole if unavailable("onednn") else OneDnn
-            return others(self.plan).convolve(node, x, kernel)
-        call = winograd.conv_transpose if isinstance(node.op, ConvTranspose) else winograd.conv
-        return call(x, kernel, of)
+    def _engine(self, of: Correlation, images: int) -> Engine | None:
+        """Winograd's algorithm where it pays."""
+        if winograd.pays(of):
+            return winograd
+        return None if unavailable("onednn") else super()._engine(of, images)
 
 
 def winograd_layers(plan: Plan) -> frozenset[str]:
     """Convolutions that `NativeWinograd` computes by Winograd's algorithm."""
-    convs = [node for node in plan.nodes if node.op.convolves]
-    return frozenset(node.name for node in convs if winograd.pays(correlation(plan, node)))
+    sizes, convs = NativeWinograd(plan).sizes, (n for n in plan.nodes if n.op.convolves)
+    return frozenset(node.name for node in convs if winograd.pays(sizes(node)))
 
 
 def correlation(plan: Plan, node: Node) -> Correlation:
@@ -244,7 +333,7 @@ def correlation(plan: Plan, node: Node) -> Correlation:
     of, op = geometry(plan, node), node.op
     dilation = op.dilation if isinstance(op, Conv) else ONE
     groups = op.num_groups(node.in_shapes[0][2]) if isinstance(op, Conv) else 1
-    high, wide, channels, filters = plan.by_name[node.kernel_owner].layout.params["kernel"]
+    high, wide, channels, filters = _kernel(plan, node)
     counts = groups * channels, filters, groups
     return Correlation(of.size, (high, wide), of.stride, dilation, of.pads, of.places, *counts)
 
@@ -354,7 +443,6 @@ class Fused:
     axes = (0, 1)
     summation = BY_XLA
     materialize = staticmethod(layout.materialized)
-    max_pool = staticmethod(pooling.max_pool)
     avg_pool = staticmethod(pooling.avg_pool)
 
     def __init__(self, plan: Plan, form: convolution.EngineName) -> None:
@@ -408,6 +496,10 @@ class Fused:
             return self.to_layout(grouped(self.from_layout(x), kernel))
         return self.convs[node.name](x, kernel)
 
+    def max_pool(self, node: Node, x: jax.Array) -> jax.Array:
+        """Max pool by slices."""
+        return pooling.max_pool(x, *_window(node))
+
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
         """Repeats rows and columns, unless fused into the next layer."""
         assert isinstance(node.op, Upscale)
@@ -418,7 +510,7 @@ class Fused:
     ) -> LoweredConv:
         of = geometry(plan, node)
         low = of.pads[0][0], of.pads[1][0]
-        shape = plan.by_name[node.kernel_owner].layout.params["kernel"]
+        shape = _kernel(plan, node)
         above = plan.by_name.get(node.inputs[0])
         box: Pair = ONE
         if above and isinstance(above.op, Upscale) and above.name in self.absorbed:
@@ -440,6 +532,11 @@ class Fused:
         return LoweredConv(
             convolution.convolution(out, kernel, box, ends, small, form), True, True, box
         )
+
+
+def _kernel(plan: Plan, node: Node) -> tuple[int, ...]:
+    """Shape of the kernel of a layer, which may be that of another one."""
+    return plan.by_name[node.kernel_owner].layout.params["kernel"]
 
 
 def _readers(plan: Plan) -> dict[str, list[Node]]:
@@ -502,6 +599,18 @@ def _needed(node: Node, readers: list[Node]) -> Pair:
         return height, width
     ends = [_reach(reader) for reader in readers]
     return max(end[0] for end in ends), max(end[1] for end in ends)
+
+
+def _window(node: Node) -> tuple[Pair, Pair]:
+    """Size and stride of the windows of a max pool."""
+    assert isinstance(node.op, MaxPool)
+    return node.op.size, node.op.steps
+
+
+def _extends(node: Node) -> bool:
+    """True if images are padded to complete the windows of a max pool."""
+    assert isinstance(node.op, MaxPool)
+    return any(map(any, node.op.reach(node.in_shapes[0])))
 
 
 def _reach(pool: Node) -> Pair:

@@ -10,6 +10,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -36,15 +37,20 @@ class _CompilerError(Exception):
 
 
 @cache
-def obstacle(*names: str) -> str | None:
-    """Why C files of this package cannot be compiled and loaded; None if they can."""
-    for name in names:
-        try:
-            load_compiled(name)
-        except _CompilerError as error:
-            return str(error)
-        except OSError as error:
-            return f"the compiled {name} cannot be loaded: {error}"
+def obstacle() -> str | None:
+    """Why the C files of this package cannot be compiled and loaded; None if they can."""
+    names = sorted(path.name for path in Path(__file__).parent.glob("*.c"))
+    with ThreadPoolExecutor() as pool:
+        return next(filter(None, pool.map(_problem, names)), None)
+
+
+def _problem(name: str) -> str | None:
+    try:
+        load_compiled(name)
+    except _CompilerError as error:
+        return str(error)
+    except OSError as error:
+        return f"the compiled {name} cannot be loaded: {error}"
     return None
 
 

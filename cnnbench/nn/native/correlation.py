@@ -41,6 +41,14 @@ class Correlation:
     filters: int
     groups: int = 1
 
+    @property
+    def remainder(self) -> Pair:
+        """Rows and columns at the end of the padded input that the kernel does not reach."""
+        last = [(n - 1) * s for n, s in zip(self.places, self.stride, strict=True)]
+        extent = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
+        rows, columns = (self.size[i] + sum(self.pads[i]) - last[i] - extent[i] for i in (0, 1))
+        return rows, columns
+
     def result(self, which: Pass, images: int) -> jax.ShapeDtypeStruct:
         """Outputs, gradient of the images, or gradient of the kernel, in float32."""
         shapes = {

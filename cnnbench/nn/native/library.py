@@ -44,7 +44,7 @@ class _Version(ctypes.Structure):
 def lacking() -> str | None:
     """What is missing to use oneDNN, and how to install it; None if nothing is."""
     found, reason = _search()
-    return reason if found is None else obstacle("onednn.c", "depthwise.c", "sums.c")
+    return reason if found is None else obstacle()
 
 
 def load() -> ctypes.CDLL | None:

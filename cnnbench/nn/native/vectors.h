@@ -33,6 +33,7 @@ INLINE Vector load(const float *from, int64_t lanes) {
 INLINE void store(float *to, Vector values, int64_t lanes) {
   _mm512_mask_storeu_ps(to, mask(lanes), (__m512)values);
 }
+INLINE float sum_of(Vector values) { return _mm512_reduce_add_ps((__m512)values); }
 INLINE int any_nonzero(Vector values) {
   return _mm512_cmp_ps_mask((__m512)values, _mm512_setzero_ps(), _CMP_NEQ_UQ) != 0;
 }
@@ -47,6 +48,11 @@ INLINE Vector load(const float *from, int64_t lanes) {
 INLINE void store(float *to, Vector values, int64_t lanes) {
   if (lanes < LANES) memcpy(to, &values, lanes * sizeof(float));
   else *(Vector *)to = values;
+}
+INLINE float sum_of(Vector values) {
+  float sum = 0;
+  UNROLL for (int i = 0; i < LANES; ++i) sum += values[i];
+  return sum;
 }
 INLINE int any_nonzero(Vector values) {
   int any = 0;

@@ -5,7 +5,7 @@ import math
 import jax
 import numpy as np
 
-from cnnbench.nn.native.compiler import call_with_workspace, obstacle
+from cnnbench.nn.native.compiler import call_with_workspace
 from cnnbench.nn.native.correlation import PASSES, Correlation, Pass, differentiable
 
 TARGET = "cnnbench_winograd"  # of XLA's custom calls
@@ -20,11 +20,6 @@ CLEAR = 1.1  # estimated speedup required over a direct convolution
 ACCURATE = 1.15  # and of large tiles, which round more, over small ones
 _SOURCE = "winograd.c"
 _ONE = (1, 1)
-
-
-def lacking() -> str | None:
-    """What is missing to use it; None if nothing is."""
-    return obstacle(_SOURCE, "sums.c")
 
 
 def supports(of: Correlation) -> bool:

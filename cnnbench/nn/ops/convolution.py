@@ -63,10 +63,14 @@ class Convolution:
 
     def prepare(self, kernel: jax.Array) -> jax.Array:
         """Transforms a kernel, (kh, kw, in, out); the result can be shared by many calls."""
+        return self.algorithm.prepare(self.split(kernel))
+
+    def split(self, kernel: jax.Array) -> jax.Array:
+        """Converts phases to channels, (kh, kw, in, out) to (*core, phases * in, out)."""
         (kh, kw), (taken_h, taken_w), (ph, pw) = self.core, self.kernel, self.phases
         filled = jnp.pad(kernel, ((0, kh * ph - taken_h), (0, kw * pw - taken_w), (0, 0), (0, 0)))
         split = filled.reshape(kh, ph, kw, pw, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
-        return self.algorithm.prepare(split.reshape(kh, kw, -1, kernel.shape[-1]))
+        return split.reshape(kh, kw, -1, kernel.shape[-1])
 
     @traced_once(0)
     def conv(self, x: jax.Array, prepared: jax.Array) -> jax.Array:

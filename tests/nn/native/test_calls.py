@@ -1,6 +1,10 @@
 """What all convolutions in C have in common, whatever their algorithm."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
 
 import jax
@@ -93,3 +97,18 @@ def test_a_compiled_program_can_be_stored(native: ModuleType, case: Case) -> Non
     devices = jax.devices()[:1]
     again = deserialize_and_load(stored, inputs, outputs, execution_devices=devices)
     np.testing.assert_array_equal(again(data.x, data.kernel), program(data.x, data.kernel))
+
+
+CHECKED = ("winograd", "pool", "pooled", "few", "depthwise")
+
+
+@pytest.mark.skipif(WITHOUT_WINOGRAD is not None, reason=str(WITHOUT_WINOGRAD))
+@pytest.mark.skipif(sys.platform != "linux", reason="the options are those of GCC on x86-64")
+@pytest.mark.parametrize("options", ["-mno-avx512f", "-mno-avx"])
+def test_shorter_vectors_compute_the_same(options: str, tmp_path: Path) -> None:
+    code = "\n".join(
+        f"from tests.nn.native.test_{n} import check_all; check_all()" for n in CHECKED
+    )
+    compiler = {"CC": f"cc {options}", "CNNBENCH_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | compiler, check=True)
+    assert list(tmp_path.glob("native/*.so"))
