@@ -188,7 +188,7 @@ class Plain:
 
     def max_pool(self, node: Node, x: jax.Array) -> jax.Array:
         """Max pool by XLA."""
-        return xla.max_pool(x, *_window(node))
+        return xla.max_pool(x, *window_of(node))
 
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
         """Repeats rows and columns."""
@@ -212,7 +212,7 @@ class Whole(Plain):
 
     def max_pool(self, node: Node, x: jax.Array) -> jax.Array:
         """Max pool by slices."""
-        return whole.max_pool(x, *_window(node))
+        return whole.max_pool(x, *window_of(node))
 
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Convolution by XLA, and gradients of kernels by matrix products."""
@@ -256,7 +256,7 @@ class OneDnn(Whole):
             name: nodes[pool]
             for pool, name in self.deferred.items()
             if counts[name] == 1 and name not in self.folded and not _extends(nodes[pool])
-            if pooled.supports(correlation(self.plan, nodes[name]), *_window(nodes[pool]))
+            if pooled.supports(correlation(self.plan, nodes[name]), *window_of(nodes[pool]))
         }
 
     def key(self, node: Node) -> Hashable:
@@ -283,7 +283,7 @@ class OneDnn(Whole):
         if isinstance(node.op, ConvTranspose):
             return by.conv_transpose(x, kernel, of)
         if reader := self.pooled.get(node.name):
-            return pooled.conv(x, kernel, of, _window(reader)[0], by.conv)
+            return pooled.conv(x, kernel, of, window_of(reader)[0], by.conv)
         return by.conv(x, kernel, of)
 
     def sizes(self, node: Node) -> Correlation:
@@ -305,10 +305,10 @@ class OneDnn(Whole):
 
     def max_pool(self, node: Node, x: jax.Array) -> jax.Array:
         """Max pool in C, unless it was computed with the convolution."""
-        if x.dtype != jnp.float32 or not pool.supports(_window(node)[0]):
+        if x.dtype != jnp.float32 or not pool.supports(window_of(node)[0]):
             return super().max_pool(node, x)
         computed = self.deferred.get(node.name) in self.pooled
-        return x if computed else pool.max_pool(x, *_window(node))
+        return x if computed else pool.max_pool(x, *window_of(node))
 
 
 @dataclass(frozen=True)
@@ -326,6 +326,11 @@ def winograd_layers(plan: Plan) -> frozenset[str]:
     """Convolutions that `NativeWinograd` computes by Winograd's algorithm."""
     sizes, convs = NativeWinograd(plan).sizes, (n for n in plan.nodes if n.op.convolves)
     return frozenset(node.name for node in convs if winograd.pays(sizes(node)))
+
+
+def layers_in_c(plan: Plan) -> frozenset[str]:
+    """Convolutions that `NativeWinograd` computes in C without oneDNN."""
+    return winograd_layers(plan) | NativeWinograd(plan).pooled.keys()
 
 
 def correlation(plan: Plan, node: Node) -> Correlation:
@@ -498,7 +503,7 @@ class Fused:
 
     def max_pool(self, node: Node, x: jax.Array) -> jax.Array:
         """Max pool by slices."""
-        return pooling.max_pool(x, *_window(node))
+        return pooling.max_pool(x, *window_of(node))
 
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
         """Repeats rows and columns, unless fused into the next layer."""
@@ -601,7 +606,7 @@ def _needed(node: Node, readers: list[Node]) -> Pair:
     return max(end[0] for end in ends), max(end[1] for end in ends)
 
 
-def _window(node: Node) -> tuple[Pair, Pair]:
+def window_of(node: Node) -> tuple[Pair, Pair]:
     """Size and stride of the windows of a max pool."""
     assert isinstance(node.op, MaxPool)
     return node.op.size, node.op.steps

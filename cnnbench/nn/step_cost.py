@@ -8,11 +8,19 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 
-from cnnbench.graph.geometry import geometry
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.base import INPUT
-from cnnbench.nn.lowering import Fused, GroupedConv, LoweredConv, correlation, winograd_layers
-from cnnbench.nn.native.winograd import pass_ns
+from cnnbench.nn.lowering import (
+    Fused,
+    GroupedConv,
+    LoweredConv,
+    NativeWinograd,
+    OneDnn,
+    correlation,
+    window_of,
+)
+from cnnbench.nn.native import pooled, winograd
+from cnnbench.nn.native.correlation import Correlation
 from cnnbench.nn.ops.convolution import EngineName
 
 
@@ -40,7 +48,7 @@ class _WholeCosts(_Costs):
       multiply_add: per multiply-add with others, of a direction.
       few_channels: per multiply-add and channel, since few of them leave registers empty.
       few_filters: likewise, per filter.
-      pool: per input of a max pool; micro-batches apply activations after it.
+      pool: per input of a max pool.
     """
 
     value: float
@@ -76,9 +84,12 @@ _WHOLE: Mapping[EngineName, _WholeCosts] = {
         multiply_add=0.04,
         few_channels=0.3,
         few_filters=0.1,
-        pool=3.7,
+        pool=0.9,
     ),
 }
+
+
+_NATIVE: Mapping[EngineName, type[OneDnn]] = {"onednn": OneDnn, "winograd": NativeWinograd}
 
 
 def step_ns(plan: Plan, form: EngineName, row: int, others: EngineName = "whole") -> float:
@@ -90,17 +101,15 @@ def step_ns(plan: Plan, form: EngineName, row: int, others: EngineName = "whole"
       row: images per micro-batch.
       others: engine of the convolutions that `winograd` leaves to another one.
     """
-    fused = Fused(plan, "fast" if form == "fast" else "direct")
-    tiled = winograd_layers(plan) if form == "winograd" else frozenset()
+    fused, native = Fused(plan, "fast" if form == "fast" else "direct"), _NATIVE.get(form)
+    lowering = native(plan) if native else None
     form = others if form == "winograd" else form
     whole = _WHOLE.get(form)
     total = 0.0
     for node in plan.nodes:
         conv, grouped = fused.convs.get(node.name), fused.grouped.get(node.name)
-        if whole and node.name in tiled:
-            total += _winograd_ns(plan, node, whole)
-        elif whole:
-            total += _whole_ns(plan, node, whole, plain=conv is not None)
+        if whole:
+            total += _native_ns(node, lowering, whole) if lowering else _whole_ns(plan, node, whole)
         elif conv:
             total += _conv_ns(conv, _kernel(plan, node), row)
         shifts = grouped is not None and form != "onednn" and _shifts(plan, node, grouped)
@@ -133,28 +142,44 @@ def _conv_ns(conv: LoweredConv, kernel: tuple[int, ...], row: int) -> float:
     return _ALGORITHM * conv.cost(kernel) + _WEIGHT * weights / row
 
 
-def _whole_ns(plan: Plan, node: Node, costs: _WholeCosts, *, plain: bool) -> float:
+def _whole_ns(plan: Plan, node: Node, costs: _WholeCosts) -> float:
     """Cost of a layer of whole batches, without grouped or dilated products."""
-    size = math.prod(node.in_shapes[0])
     if not node.op.convolves:
-        return costs.pool * size * node.op.takes_largest
-    values = costs.value * (math.prod(node.layout.shape) + size)
-    if not plain:
+        return costs.pool * math.prod(node.in_shapes[0]) * node.op.takes_largest
+    return _direct_ns(correlation(plan, node), costs, first=INPUT in node.inputs)
+
+
+def _native_ns(node: Node, lowering: OneDnn, costs: _WholeCosts) -> float:
+    """Like `_whole_ns`, in C."""
+    if not node.op.convolves:
+        done = lowering.deferred.get(node.name) in lowering.pooled
+        return 0.0 if done else _whole_ns(lowering.plan, node, costs)
+    of, first = lowering.sizes(node), INPUT in node.inputs
+    if reader := lowering.pooled.get(node.name):
+        alone = 0.0 if first else _direct_ns(of, costs, first=False) / 3  # of three passes
+        return alone + pooled.pair_ns(of, window_of(reader)[0])
+    if isinstance(lowering, NativeWinograd) and winograd.pays(of):
+        return _values_ns(of, costs) + (2 if first else 3) * winograd.pass_ns(of)
+    return _direct_ns(of, costs, first=first)
+
+
+def _direct_ns(of: Correlation, costs: _WholeCosts, *, first: bool) -> float:
+    """Cost of a convolution without fewer products; of no products with groups or dilation."""
+    values = _values_ns(of, costs)
+    if of.groups > 1 or of.dilation != (1, 1):
         return values
-    of, (_, _, channels, filters) = geometry(plan, node), _kernel(plan, node)
+    multiply_adds = math.prod((*of.places, *of.kernel, of.channels, of.filters))
     if of.kernel == of.stride == (1, 1):
-        return values + costs.pointwise * node.layout.multiply_adds
-    per_product = costs.multiply_add + costs.few_channels / channels
-    if INPUT not in node.inputs:  # errors, with rows of zeros between them
-        per_product += of.stride[0] * (costs.multiply_add + costs.few_filters / filters)
-    return values + per_product * node.layout.multiply_adds
+        return values + costs.pointwise * multiply_adds
+    per_product = costs.multiply_add + costs.few_channels / of.channels
+    if not first:  # errors, with rows of zeros between them
+        per_product += of.stride[0] * (costs.multiply_add + costs.few_filters / of.filters)
+    return values + per_product * multiply_adds
 
 
-def _winograd_ns(plan: Plan, node: Node, costs: _WholeCosts) -> float:
-    """Cost of a convolution by Winograd's algorithm in C."""
-    passes = 2 if INPUT in node.inputs else 3
-    values = math.prod(node.layout.shape) + math.prod(node.in_shapes[0])
-    return costs.value * values + passes * pass_ns(correlation(plan, node))
+def _values_ns(of: Correlation, costs: _WholeCosts) -> float:
+    inputs, outputs = math.prod(of.size) * of.channels, math.prod(of.places) * of.filters
+    return costs.value * (inputs + outputs)
 
 
 def _other_ns(node: Node, norm: float, grouped: float | None) -> float:

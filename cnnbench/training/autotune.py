@@ -22,7 +22,7 @@ from cnnbench.executors.processes import leads, num_processes, shared
 from cnnbench.graph.geometry import geometry
 from cnnbench.graph.plan import Plan
 from cnnbench.graph.repeats import shortened
-from cnnbench.nn.lowering import unavailable, winograd_layers
+from cnnbench.nn.lowering import layers_in_c, unavailable, winograd_layers
 from cnnbench.nn.native import library
 from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.nn.step_cost import step_ns, xla_share
@@ -131,7 +131,7 @@ def advice(job: Job) -> str | None:
         return None
     shared_equally = job.batch_size % len(job.devices) == 0
     single = job.experiment.train.precision == "float32"
-    if not (job.plan and shared_equally and single and winograd_layers(job.plan)):
+    if not (job.plan and shared_equally and single and layers_in_c(job.plan)):
         return None
     reason = unavailable("winograd")
     return f"convolutions in C would be faster: {reason}" if reason else None
@@ -202,7 +202,7 @@ def promising(plan: Plan, found: Sequence[Strategy]) -> tuple[Strategy, ...]:
     kept = {strategy.form: strategy for strategy in found}
     if len(kept) > 1 and convolves(plan) and xla_share(plan) < MOST_XLA:
         kept.pop("plain", None)
-    if not winograd_layers(plan):
+    if not (layers_in_c(plan) if "onednn" not in kept else winograd_layers(plan)):
         kept.pop("winograd", None)
     wholes = [form for form in WHOLE if form in kept]
     for slower in wholes[1:]:
@@ -271,7 +271,7 @@ def _native(job: Job) -> tuple[EngineName, ...]:
         return tuple(form for form in NATIVE if form == job.engine)
     if job.num_processes > 1 or job.accelerator or job.plan is None or not convolves(job.plan):
         return ()
-    useful = NATIVE if winograd_layers(job.plan) else ("onednn",)
+    useful = NATIVE if layers_in_c(job.plan) else ("onednn",)
     return tuple(form for form in useful if unavailable(form) is None)
 
 

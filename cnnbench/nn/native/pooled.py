@@ -4,6 +4,7 @@ Outputs that are not the largest of their window are not stored, and add nothing
 the kernel.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -18,6 +19,8 @@ from cnnbench.system.arrays import Array, Pair
 MOST_CHANNELS = 7  # `winograd` computes convolutions of more
 MOST_LINE = 64  # values of a row of a kernel
 _SOURCE, _TARGET = "pooled.c", "cnnbench_pooled"  # the latter of XLA's custom calls
+# Nanoseconds on one core, per product of the convolution, and per row of the kernel and maximum.
+_PRODUCT, _ROW = 0.024, 0.7
 _Saved = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -32,6 +35,13 @@ def supports(of: Correlation, size: Pair, stride: Pair) -> bool:
     few = of.channels <= MOST_CHANNELS and of.kernel[1] * of.channels <= MOST_LINE
     plain = of.groups == 1 and of.dilation == (1, 1)
     return few and plain and size == stride and pool.supports(size)
+
+
+def pair_ns(of: Correlation, window: Pair) -> float:
+    """Estimated nanoseconds of maxima and gradient of the kernel per image, on one core."""
+    maxima = math.prod(_windows(of, window)) * of.filters
+    products = math.prod((*window, *of.kernel, of.channels))
+    return maxima * (_PRODUCT * products + _ROW * of.kernel[0])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
