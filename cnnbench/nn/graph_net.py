@@ -503,7 +503,7 @@ class GraphNet(nnx.Module):
             return y
         op = self.plan.by_name[source].op
         assert isinstance(op, Conv)
-        return _finish(y, op.activation, weights[source])
+        return self.lowering.keep(_finish(y, op.activation, weights[source]), costly=False)
 
 
 def _largest(x: jax.Array, axes: tuple[int, int]) -> jax.Array:

@@ -279,7 +279,7 @@ class OneDnn(Whole):
         by = engine or whole
         if folded:
             kernel = folded.conv.split(folded.fold(kernel))
-            return phases.joined(by.conv_transpose(x, kernel, of), folded.conv)
+            return whole.kept(phases.joined(by.conv_transpose(x, kernel, of), folded.conv))
         if isinstance(node.op, ConvTranspose):
             return by.conv_transpose(x, kernel, of)
         if reader := self.pooled.get(node.name):

@@ -122,25 +122,31 @@ static void forward(const Sizes *of, const float *x, const float *kernel, float 
 /* ---- Gradient of the kernel ---- */
 
 /* Adds the errors of a filter, times the patches of the largest cells, to `lines` lines of a vector
-   of taps. */
+   of taps. Sums of few lines are those of two windows in turn, so that they need not wait. */
 #define ADD_PATCHES(NAME, TYPE)                                                                  \
   INLINE void NAME##_each(const Sizes *of, const float *plane, const float *dy,                  \
                           const int8_t *places, const int64_t *cells, float *to, int lines) {    \
-    TYPE sums[MOST_LINES];                                                                       \
+    TYPE sums[2][MOST_LINES] = {0};                                                              \
     Windows windows = of->windows;                                                               \
-    int64_t width = padded(line_of(of)), row = plane_row(of);                                    \
+    int64_t width = padded(line_of(of)), row = plane_row(of), filters = of->filters;             \
     int64_t across = windows.wide * of->across * of->channels;                                   \
-    UNROLL for (int i = 0; i < lines; ++i) sums[i] = *(const TYPE *)(to + i * width);            \
+    int sets = lines <= MOST_LINES / 2 ? 2 : 1;                                                  \
     for (int64_t r = 0; r < windows.rows; ++r) {                                                 \
       const float *at = plane + r * windows.high * of->down * row;                               \
-      for (int64_t c = 0; c < windows.columns; ++c, at += across) {                              \
-        const float *patch = at + cells[*places];                                                \
+      int64_t c = 0;                                                                             \
+      for (; c + sets <= windows.columns; c += sets)                                             \
+        UNROLL for (int set = 0; set < sets; ++set) {                                            \
+          const float *patch = at + (c + set) * across + cells[places[set * filters]];           \
+          UNROLL for (int i = 0; i < lines; ++i)                                                 \
+            sums[set][i] += dy[set * filters] * *(const TYPE *)(patch + i * row);                \
+          if (set == sets - 1) dy += sets * filters, places += sets * filters;                   \
+        }                                                                                        \
+      for (; c < windows.columns; ++c, dy += filters, places += filters)                         \
         UNROLL for (int i = 0; i < lines; ++i)                                                   \
-          sums[i] += *dy * *(const TYPE *)(patch + i * row);                                     \
-        dy += of->filters, places += of->filters;                                                \
-      }                                                                                          \
+          sums[0][i] += *dy * *(const TYPE *)(at + c * across + cells[*places] + i * row);       \
     }                                                                                            \
-    UNROLL for (int i = 0; i < lines; ++i) *(TYPE *)(to + i * width) = sums[i];                  \
+    UNROLL for (int i = 0; i < lines; ++i)                                                       \
+      *(TYPE *)(to + i * width) += sums[0][i] + sums[1][i];                                      \
   }                                                                                              \
   static void NAME(const Sizes *of, const float *plane, const float *dy, const int8_t *places,   \
                    const int64_t *cells, float *to, int64_t lines) {                             \

@@ -115,7 +115,8 @@ def test_seeds_in_parallel_equal_each_alone() -> None:
             y = pooled.conv(x, kernel, correlation(of.case), of.window, whole.conv)
             return (y**2).sum()
 
-        return jax.grad(loss)(kernel)
+        found: jax.Array = jax.grad(loss)(kernel)
+        return found
 
     xs, kernels = (np.stack([each[i] for each in data]) for i in (0, 1))
     got = jax.jit(jax.vmap(gradient))(xs, kernels)
