@@ -1,12 +1,12 @@
 """Lowers the image operations of a plan to XLA operations, or to fused ones for CPUs.
 
-`Plain` computes layers one by one; `Whole` does so with gradients that are fast on CPUs, `OneDnn`
-with convolutions by oneDNN, and `NativeWinograd` with Winograd's in C where it is faster. `Fused`
-applies these optimizations to any network:
+`Plain` computes layers one by one, and `Whole` does so with gradients that are fast on CPUs.
+`OneDnn`, with convolutions by oneDNN, `NativeWinograd`, with Winograd's in C where it is faster,
+and `Fused` apply these optimizations to any network:
 
 - A bias and a monotone activation commute with a maximum. If only max pools read a convolution,
   they are deferred until after the pool, where they apply to fewer values.
-- Rows and columns of a convolution that no pooling window reaches are not computed.
+- Rows and columns of a convolution that no pooling window reaches are not computed by `Fused`.
 - An upscale that only one convolution reads becomes the stride of that convolution (repeated
   pixels are multiplied by sums of taps).
 
@@ -38,7 +38,7 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.correlation import ConvGeometry
-from cnnbench.nn.native import library, onednn, phases, pool, pooled, winograd
+from cnnbench.nn.native import few, library, onednn, phases, pool, pooled, winograd
 from cnnbench.nn.native.compiler import obstacle
 from cnnbench.nn.native.correlation import Convolve, Correlation
 from cnnbench.nn.native.sums import NATIVE_SUMS
@@ -249,24 +249,26 @@ class OneDnn(Whole):
         return {name: conv for name, conv in found.items() if conv.box != ONE}
 
     @cached_property
+    def absorbed(self) -> frozenset[str]:
+        """Upscales that are computed with a convolution."""
+        return frozenset(self.plan.by_name[name].inputs[0] for name in self.folded)
+
+    @cached_property
     def pooled(self) -> Mapping[str, Node]:
         """Max pools that are computed with a convolution, by its name."""
         nodes, counts = self.plan.by_name, Counter(self.deferred.values())
         return {
-            name: nodes[pool]
-            for pool, name in self.deferred.items()
-            if counts[name] == 1 and name not in self.folded and not _extends(nodes[pool])
-            if pooled.supports(correlation(self.plan, nodes[name]), *window_of(nodes[pool]))
+            name: nodes[reader]
+            for reader, name in self.deferred.items()
+            if counts[name] == 1 and name not in self.folded and not _extends(nodes[reader])
+            if pooled.supports(correlation(self.plan, nodes[name]), *window_of(nodes[reader]))
         }
 
     def key(self, node: Node) -> Hashable:
-        """The fused upscale; the name of a layer that uses the weights of another one."""
+        """The fused upscale, and the name of a deferred layer or its pool."""
         deferred = node.name in {*self.deferred, *self.deferred.values()}
-        return node.name if deferred else (self.folded.get(node.name), self._absorbs(node))
-
-    def _absorbs(self, node: Node) -> bool:
-        """True for an upscale that is computed with a convolution."""
-        return any(self.plan.by_name[name].inputs[0] == node.name for name in self.folded)
+        name = node.name if deferred else None
+        return name, self.folded.get(node.name), node.name in self.absorbed
 
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Convolution in C, with the layers that are computed with it."""
@@ -289,9 +291,7 @@ class OneDnn(Whole):
     def sizes(self, node: Node) -> Correlation:
         """Sizes of the convolution that is computed in C, or of its adjoint."""
         if folded := self.folded.get(node.name):
-            shape = jax.ShapeDtypeStruct(_kernel(self.plan, node), jnp.float32)
-            *_, channels, filters = jax.eval_shape(folded.fold, shape).shape
-            return phases.correlation(folded.conv, channels, filters)
+            return phases.correlation(folded.conv, *folded.channels(kernel_shape(self.plan, node)))
         return correlation(self.plan, node)
 
     def _engine(self, of: Correlation, images: int) -> Engine | None:
@@ -300,7 +300,7 @@ class OneDnn(Whole):
 
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
         """Repeats rows and columns, unless fused into the next layer."""
-        fused = x.dtype == jnp.float32 and self._absorbs(node)
+        fused = x.dtype == jnp.float32 and node.name in self.absorbed
         return x if fused else super().upscale(node, x)
 
     def max_pool(self, node: Node, x: jax.Array) -> jax.Array:
@@ -313,13 +313,15 @@ class OneDnn(Whole):
 
 @dataclass(frozen=True)
 class NativeWinograd(OneDnn):
-    """Like `OneDnn`, which may be missing, with Winograd's algorithm where it is faster."""
+    """Like `OneDnn`, with Winograd's algorithm where it is faster; works without oneDNN."""
 
     def _engine(self, of: Correlation, images: int) -> Engine | None:
-        """Winograd's algorithm where it pays."""
+        """Winograd's algorithm where it pays, otherwise oneDNN if it is installed."""
         if winograd.pays(of):
             return winograd
-        return None if unavailable("onednn") else super()._engine(of, images)
+        if unavailable("onednn"):
+            return few if few.pays(of) else None
+        return super()._engine(of, images)
 
 
 def winograd_layers(plan: Plan) -> frozenset[str]:
@@ -338,7 +340,7 @@ def correlation(plan: Plan, node: Node) -> Correlation:
     of, op = geometry(plan, node), node.op
     dilation = op.dilation if isinstance(op, Conv) else ONE
     groups = op.num_groups(node.in_shapes[0][2]) if isinstance(op, Conv) else 1
-    high, wide, channels, filters = _kernel(plan, node)
+    high, wide, channels, filters = kernel_shape(plan, node)
     counts = groups * channels, filters, groups
     return Correlation(of.size, (high, wide), of.stride, dilation, of.pads, of.places, *counts)
 
@@ -381,8 +383,12 @@ class LoweredConv:
         Args:
           kernel: shape of the layer's kernel, (kh, kw, in, out).
         """
-        channels, filters = (kernel[3], kernel[2]) if self.rotated else (kernel[2], kernel[3])
+        channels, filters = self.channels(kernel)
         return self.conv.algorithm.cost(math.prod(self.conv.phases) * channels, filters)
+
+    def channels(self, kernel: tuple[int, ...]) -> Pair:
+        """Input and output channels of `conv`, of a layer with a kernel of this shape."""
+        return (kernel[3], kernel[2]) if self.rotated else (kernel[2], kernel[3])
 
     def __call__(self, x: jax.Array, prepared: jax.Array) -> jax.Array:
         """Images (h, w, n, in) to (oh, ow, n, out)."""
@@ -515,7 +521,7 @@ class Fused:
     ) -> LoweredConv:
         of = geometry(plan, node)
         low = of.pads[0][0], of.pads[1][0]
-        shape = _kernel(plan, node)
+        shape = kernel_shape(plan, node)
         above = plan.by_name.get(node.inputs[0])
         box: Pair = ONE
         if above and isinstance(above.op, Upscale) and above.name in self.absorbed:
@@ -539,7 +545,7 @@ class Fused:
         )
 
 
-def _kernel(plan: Plan, node: Node) -> tuple[int, ...]:
+def kernel_shape(plan: Plan, node: Node) -> tuple[int, ...]:
     """Shape of the kernel of a layer, which may be that of another one."""
     return plan.by_name[node.kernel_owner].layout.params["kernel"]
 

@@ -17,6 +17,7 @@ from cnnbench.nn.lowering import (
     NativeWinograd,
     OneDnn,
     correlation,
+    kernel_shape,
     window_of,
 )
 from cnnbench.nn.native import pooled, winograd
@@ -111,7 +112,7 @@ def step_ns(plan: Plan, form: EngineName, row: int, others: EngineName = "whole"
         if whole:
             total += _native_ns(node, lowering, whole) if lowering else _whole_ns(plan, node, whole)
         elif conv:
-            total += _conv_ns(conv, _kernel(plan, node), row)
+            total += _conv_ns(conv, kernel_shape(plan, node), row)
         shifts = grouped is not None and form != "onednn" and _shifts(plan, node, grouped)
         of_group = _SHIFTED if shifts else (whole or _FUSED).grouped
         total += _other_ns(node, (whole or _FUSED).norm, of_group if grouped else None)
@@ -127,12 +128,7 @@ def xla_share(plan: Plan) -> float:
 
 
 def _shifts(plan: Plan, node: Node, conv: GroupedConv) -> bool:
-    return conv.shifts(node.in_shapes[0][2], _kernel(plan, node))
-
-
-def _kernel(plan: Plan, node: Node) -> tuple[int, ...]:
-    """Shape of the kernel of a layer, which may be that of another one."""
-    return plan.by_name[node.kernel_owner].layout.params["kernel"]
+    return conv.shifts(node.in_shapes[0][2], kernel_shape(plan, node))
 
 
 @cache

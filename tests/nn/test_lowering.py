@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from cnnbench.graph.plan import Plan
+from cnnbench.nn import graph_net
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.nn.lowering import MONOTONE, Fused, Plain, lower
 from cnnbench.nn.native import winograd
@@ -137,6 +138,14 @@ POOLED: Mapping[str, Layers] = {
         "head": HEAD,
     },
     "no bias": {"first": conv(3, use_bias=False), "pool": pool(), "head": HEAD},
+    "padded windows": {"first": conv(3), "pool": pool(3, padding="same"), "head": HEAD},
+    "overlapping windows": {"first": conv(2), "pool": pool(3, stride=2), "head": HEAD},
+    "not the first": {
+        "start": conv(3, padding="same"),
+        "first": conv(3, activation="relu"),
+        "pool": pool(),
+        "head": HEAD,
+    },
 }
 EVERY = {**UPSCALED, **POOLED}
 
@@ -328,6 +337,36 @@ def test_a_result_that_is_the_output_is_whole() -> None:
     alone = {"last": up()}
     found = fused(alone, out=(12, 14, 2))
     assert found.absorbed == set()
+
+
+@pytest.mark.parametrize("form", USABLE)
+def test_fused_layers_in_loops(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_net, "LEAST_SAVED", 1)
+    block = {
+        "pool": pool(3, stride=1, padding="same"),
+        "small": {"op": "avg_pool", "size": 2},
+        "up": up(),
+        "conv": conv(3, padding="same", activation="linear"),
+        "act": {"op": "activation", "activation": "tanh"},  # or `conv` would wait for the next pool
+    }
+    blocks = {f"{i}.{name}": op for i in range(4) for name, op in block.items()}
+    plan = plan_of({**blocks, "head": HEAD}, (6, 8, 4))
+    assert len(GraphNet(plan, form=form, rngs=nnx.Rngs(0)).loops) == 1
+    check(measured(plan, form, np.float32), measured(plan, "plain", np.float32), 1e-4)
+
+
+@pytest.mark.parametrize("form", USABLE)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_an_upscale_is_fused_in_float32_only(form: Any, dtype: Any) -> None:
+    plan = plan_of({"up": up(), "last": conv(3), "head": HEAD})
+    rng, (above, node) = np.random.default_rng(0), plan.nodes[:2]
+    x, kernel = (jnp.asarray(rng.normal(size=s), dtype) for s in ((2, *SIZE), (3, 3, 2, 4)))
+    fusing, plain = lower(plan, form), lower(plan, "plain")
+    between = fusing.upscale(above, x)
+    assert (between is x) == (dtype == jnp.float32)
+    got = fusing.convolve(node, between, kernel).astype(jnp.float32)
+    want = plain.convolve(node, plain.upscale(above, x), kernel).astype(jnp.float32)
+    np.testing.assert_allclose(got, want, rtol=0, atol=0.05 if dtype == jnp.bfloat16 else 1e-4)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

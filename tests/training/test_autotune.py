@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cnnbench.nn.lowering import layers_in_c, winograd_layers
 from cnnbench.nn.native import library
 from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.runs.records import EngineRecord
@@ -272,6 +273,20 @@ def test_networks_that_compile_or_step_for_long_are_not_measured(
         found = candidates(plan, 32, 10, 2, accelerator=False, native=native)
         measured |= {path.stem} if len(promising(plan, found)) > 1 else set()
     assert measured == {"vq_vae"} | (set() if native else {"airbench94", "lenet5", "unet"})
+
+
+def test_a_convolution_with_its_max_pool_is_in_c_without_onednn_too() -> None:
+    """In LeNet-5, no convolution gains from Winograd's algorithm."""
+    plan = load_experiment(EXPERIMENTS / "zoo/lenet5.yaml").plan
+    assert plan is not None
+    assert not winograd_layers(plan)
+    assert layers_in_c(plan) == {"conv1", "conv2"}
+    usable: tuple[tuple[EngineName, ...], ...] = ((), ("winograd",), NATIVE)
+    chosen = []
+    for native in usable:
+        found = candidates(plan, 128, 10, 2, accelerator=False, native=native)
+        chosen.append([strategy.form for strategy in promising(plan, found)])
+    assert chosen == [["fast", "whole"], ["winograd"], ["onednn"]]
 
 
 def test_the_only_engine_that_fits_in_memory_is_never_ruled_out() -> None:

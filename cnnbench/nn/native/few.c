@@ -31,10 +31,10 @@ int64_t workspace_bytes(const Sizes *of) {
 }
 
 static void place(const Sizes *of, const float *dy, float *plane) {
-  int64_t top = of->high - 1 - of->top, left = of->wide - 1 - of->left;
-  for (int64_t i = larger(0, -top); i < smaller(of->rows, of->height + of->top); ++i)
-    for (int64_t j = larger(0, -left); j < smaller(of->columns, of->width + of->left); ++j)
-      memcpy(plane + (top + i) * plane_row(of) + (left + j) * pixel(of),
+  int64_t above = of->high - 1 - of->top, before = of->wide - 1 - of->left;
+  for (int64_t i = larger(0, -above); i < smaller(of->rows, of->height + of->top); ++i)
+    for (int64_t j = larger(0, -before); j < smaller(of->columns, of->width + of->left); ++j)
+      memcpy(plane + (above + i) * plane_row(of) + (before + j) * pixel(of),
              dy + (i * of->columns + j) * of->filters, of->filters * sizeof(float));
 }
 

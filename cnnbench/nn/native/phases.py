@@ -28,8 +28,8 @@ def correlation(of: Convolution, channels: int, filters: int) -> Correlation:
 
 def joined(x: jax.Array, of: Convolution) -> jax.Array:
     """The images, (n, *size, channels), of phases as channels, (n, rows, columns, phases)."""
-    (down, across), (n, rows, columns, _) = of.stride, x.shape
-    split = x.reshape(n, rows, columns, down, -1).transpose(0, 1, 3, 2, 4)
-    x = split.reshape(n, rows * down, columns * across, -1)
+    (down, across), (n, rows, columns, values) = of.stride, x.shape
+    split = x.reshape(n, rows, columns, down, values // down).transpose(0, 1, 3, 2, 4)
+    x = split.reshape(n, rows * down, columns * across, values // (down * across))
     edges = [(-of.low[i], of.low[i] + of.size[i] - x.shape[1 + i], 0) for i in (0, 1)]
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])

@@ -1,7 +1,9 @@
 /* Maxima of windows of images (h, w, c), and their places: the number of the largest cell of each
-   window, row by row. In ties, the first one is taken. */
+   window, row by row. Of equal cells, it is the first one; of several NaN, the last. */
 
 #include "vectors.h"
+
+enum { MOST_CELLS = 127 }; /* of a window */
 
 typedef struct {
   int64_t high, wide;    /* cells of a window */
@@ -25,9 +27,9 @@ INLINE void find_largest(Windows of, const float *from, int64_t row, int64_t col
   for (int64_t i = 0, cell = 0; i < of.high; ++i)
     for (int64_t j = 0; j < of.wide; ++j, ++cell) {
       Vector value = load(from + i * row + j * column, lanes);
-      Integers larger = (value > most) | (value != value);
-      found = (found & ~larger) | ((int32_t)cell & larger);
-      most = where(larger, value, most);
+      Integers wins = (value > most) | (value != value);
+      found = (found & ~wins) | ((int32_t)cell & wins);
+      most = where(wins, value, most);
     }
   store(largest, most, lanes);
   Bytes narrow = __builtin_convertvector(found, Bytes);

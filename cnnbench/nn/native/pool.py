@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ from cnnbench.system.arrays import Pair
 
 MOST_CELLS = 127  # of a window, whose numbers are int8
 _TARGET = "cnnbench_pool"  # of XLA's custom calls
-_Saved: TypeAlias = tuple[jax.Array, Pair]
 
 
 def supports(size: Pair) -> bool:
@@ -27,7 +26,6 @@ def maxima(shape: Sequence[int]) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeSt
     return jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, jnp.int8)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
     """Maximum over windows; in ties, the first one gets the gradient.
 
@@ -39,21 +37,28 @@ def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
     Returns:
       (n, oh, ow, c) with oh = (h - size) // stride + 1, and ow by the same formula.
     """
-    return _forward(x, size, stride)[0]
+    return _max_pool(x, (x.shape[1], x.shape[2]), size, stride)
 
 
-def _forward(x: jax.Array, size: Pair, stride: Pair) -> tuple[jax.Array, _Saved]:
-    n, h, w, c = x.shape
-    windows = [(length - size[i]) // stride[i] + 1 for i, length in enumerate((h, w))]
-    y, cells = _call((x,), x.shape, (size, stride, windows), maxima((n, *windows, c)))
-    return y, (cells, (h, w))
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: jax.Array, image: Pair, size: Pair, stride: Pair) -> jax.Array:
+    return _forward(x, image, size, stride)[0]
 
 
-def _backward(size: Pair, stride: Pair, saved: _Saved, dy: jax.Array) -> tuple[jax.Array]:
-    return (errors(dy, *saved, size, stride),)
+def _forward(x: jax.Array, image: Pair, size: Pair, stride: Pair) -> tuple[jax.Array, jax.Array]:
+    windows = [(length - size[i]) // stride[i] + 1 for i, length in enumerate(image)]
+    results = maxima((len(x), *windows, x.shape[3]))
+    y, cells = _call((x,), x.shape, (size, stride, windows), results)
+    return y, cells
 
 
-max_pool.defvjp(_forward, _backward)
+def _backward(
+    image: Pair, size: Pair, stride: Pair, cells: jax.Array, dy: jax.Array
+) -> tuple[jax.Array]:
+    return (errors(dy, cells, image, size, stride),)
+
+
+_max_pool.defvjp(_forward, _backward)
 
 
 def errors(dy: jax.Array, cells: jax.Array, image: Pair, size: Pair, stride: Pair) -> jax.Array:

@@ -2,7 +2,7 @@
 
    The outputs of a row of windows stay in the first-level cache, where the largest are found; no
    others are stored. The gradient of the kernel is the sum, over windows, of the error of each
-   filter times the patch of its largest cell: a tenth of the products for windows of 3x3.
+   filter times the patch of its largest cell: a ninth of the products for windows of 3x3.
 
    Images are (n, h, w, c), kernels (kh, kw, c, filters). */
 
@@ -15,7 +15,7 @@ enum { MOST_LINES = 12 }; /* of a kernel, with sums in registers */
 typedef struct {
   int64_t gradient;
   int64_t images, height, width, channels, filters;
-  int64_t top, left;    /* rows and columns of zeros before an image */
+  int64_t top, left;    /* rows and columns of zeros before an image, not negative */
   int64_t high, wide;   /* taps of the kernel */
   int64_t down, across; /* stride of the convolution */
   Windows windows;      /* of outputs */
@@ -27,7 +27,7 @@ INLINE int64_t line_of(const Sizes *of) { return of->wide * of->channels; }
 INLINE int64_t places_down(const Sizes *of) { return of->windows.rows * of->windows.high; }
 INLINE int64_t places_across(const Sizes *of) { return of->windows.columns * of->windows.wide; }
 INLINE int64_t plane_rows(const Sizes *of) { return (places_down(of) - 1) * of->down + of->high; }
-INLINE int64_t plane_row(const Sizes *of) { 
+INLINE int64_t plane_row(const Sizes *of) {
   return ((places_across(of) - 1) * of->across + of->wide) * of->channels;
 }
 
@@ -91,7 +91,7 @@ INLINE int64_t kernel_values(const Sizes *of) {
   return of->high * width * padded(of->filters);
 }
 INLINE int64_t outputs(const Sizes *of) {
-  return of->windows.high * places_across(of) * padded(of->filters);
+  return of->gradient ? 0 : of->windows.high * places_across(of) * padded(of->filters);
 }
 
 int64_t workspace_bytes(const Sizes *of) {
@@ -120,6 +120,9 @@ static void forward(const Sizes *of, const float *x, const float *kernel, float 
 }
 
 /* ---- Gradient of the kernel ---- */
+
+#define LINES(NAME, COUNT) \
+  case COUNT: NAME##_each(of, plane, dy, places, cells, to, COUNT); break;
 
 /* Adds the errors of a filter, times the patches of the largest cells, to `lines` lines of a vector
    of taps. Sums of few lines are those of two windows in turn, so that they need not wait. */
@@ -151,21 +154,13 @@ static void forward(const Sizes *of, const float *x, const float *kernel, float 
   static void NAME(const Sizes *of, const float *plane, const float *dy, const int8_t *places,   \
                    const int64_t *cells, float *to, int64_t lines) {                             \
     switch (lines) {                                                                             \
-      case 1: NAME##_each(of, plane, dy, places, cells, to, 1); break;                           \
-      case 2: NAME##_each(of, plane, dy, places, cells, to, 2); break;                           \
-      case 3: NAME##_each(of, plane, dy, places, cells, to, 3); break;                           \
-      case 4: NAME##_each(of, plane, dy, places, cells, to, 4); break;                           \
-      case 5: NAME##_each(of, plane, dy, places, cells, to, 5); break;                           \
-      case 6: NAME##_each(of, plane, dy, places, cells, to, 6); break;                           \
-      case 7: NAME##_each(of, plane, dy, places, cells, to, 7); break;                           \
-      case 8: NAME##_each(of, plane, dy, places, cells, to, 8); break;                           \
-      case 9: NAME##_each(of, plane, dy, places, cells, to, 9); break;                           \
-      case 10: NAME##_each(of, plane, dy, places, cells, to, 10); break;                         \
-      case 11: NAME##_each(of, plane, dy, places, cells, to, 11); break;                         \
-      case 12: NAME##_each(of, plane, dy, places, cells, to, 12); break;                         \
+      LINES(NAME, 1) LINES(NAME, 2) LINES(NAME, 3) LINES(NAME, 4) LINES(NAME, 5) LINES(NAME, 6)  \
+      LINES(NAME, 7) LINES(NAME, 8) LINES(NAME, 9) LINES(NAME, 10) LINES(NAME, 11)               \
+      LINES(NAME, 12)                                                                            \
     }                                                                                            \
   }
 
+/* Enough for rows of up to half a vector of taps. */
 typedef float Half __attribute__((vector_size(2 * LANES), aligned(4), may_alias));
 ADD_PATCHES(add_patches, Vector)
 ADD_PATCHES(add_narrow_patches, Half)
@@ -189,7 +184,7 @@ static void add_image(const Sizes *of, const float *plane, const float *dy, cons
 static void gradient(const Sizes *of, const float *x, const float *dy, const int8_t *places,
                      float *kernel, float *plane) {
   float *sums = plane + plane_values(of);
-  int64_t cells[128], width = padded(line_of(of));
+  int64_t cells[MOST_CELLS], width = padded(line_of(of));
   Windows windows = of->windows;
   for (int64_t cell = 0; cell < windows.high * windows.wide; ++cell)
     cells[cell] = cell / windows.wide * of->down * plane_row(of) +

@@ -13,11 +13,10 @@ import numpy as np
 from cnnbench.nn.native import pool
 from cnnbench.nn.native.compiler import call_with_workspace
 from cnnbench.nn.native.correlation import Convolve, Correlation
+from cnnbench.nn.native.few import MOST_CHANNELS
 from cnnbench.nn.ops.convolution import Two
 from cnnbench.system.arrays import Array, Pair
 
-MOST_CHANNELS = 7  # `winograd` computes convolutions of more
-MOST_LINE = 64  # values of a row of a kernel
 _SOURCE, _TARGET = "pooled.c", "cnnbench_pooled"  # the latter of XLA's custom calls
 # Nanoseconds on one core, per product of the convolution, and per row of the kernel and maximum.
 _PRODUCT, _ROW = 0.024, 0.7
@@ -32,7 +31,7 @@ def supports(of: Correlation, size: Pair, stride: Pair) -> bool:
       size: height and width of a window.
       stride: vertical and horizontal stride of windows.
     """
-    few = of.channels <= MOST_CHANNELS and of.kernel[1] * of.channels <= MOST_LINE
+    few = of.channels <= MOST_CHANNELS and min(of.pads[0][0], of.pads[1][0]) >= 0
     plain = of.groups == 1 and of.dilation == (1, 1)
     return few and plain and size == stride and pool.supports(size)
 

@@ -1,6 +1,7 @@
 """What all convolutions in C have in common, whatever their algorithm."""
 
 import os
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 
 from cnnbench.layers.correlation import ConvGeometry
 from cnnbench.nn.lowering import unavailable
-from cnnbench.nn.native import onednn, winograd
+from cnnbench.nn.native import few, onednn, winograd
 from cnnbench.nn.native.correlation import Correlation
 from cnnbench.system.arrays import Pair
 from tests.nn.ops.test_convolution import Case, Products, Sample, sample
@@ -29,6 +30,7 @@ CASES = (
 )
 WITHOUT_ONEDNN, WITHOUT_WINOGRAD = unavailable("onednn"), unavailable("winograd")
 SKIPS = {
+    few: pytest.mark.skipif(WITHOUT_WINOGRAD is not None, reason=str(WITHOUT_WINOGRAD)),
     onednn: pytest.mark.skipif(WITHOUT_ONEDNN is not None, reason=str(WITHOUT_ONEDNN)),
     winograd: pytest.mark.skipif(WITHOUT_WINOGRAD is not None, reason=str(WITHOUT_WINOGRAD)),
 }
@@ -103,7 +105,10 @@ CHECKED = ("winograd", "pool", "pooled", "few", "depthwise")
 
 
 @pytest.mark.skipif(WITHOUT_WINOGRAD is not None, reason=str(WITHOUT_WINOGRAD))
-@pytest.mark.skipif(sys.platform != "linux", reason="the options are those of GCC on x86-64")
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"),
+    reason="the options are those of GCC on x86-64",
+)
 @pytest.mark.parametrize("options", ["-mno-avx512f", "-mno-avx"])
 def test_shorter_vectors_compute_the_same(options: str, tmp_path: Path) -> None:
     code = "\n".join(

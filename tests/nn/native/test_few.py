@@ -5,12 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from cnnbench.nn.lowering import unavailable
 from cnnbench.nn.native import few, onednn
-from tests.nn.native.test_calls import correlation
+from tests.nn.native.test_calls import both_directions, correlation
+from tests.nn.native.test_onednn import check as check_products
 from tests.nn.ops.test_convolution import Case, sample, torch_products
 from tests.support.engines import needs_onednn
 
@@ -30,10 +30,8 @@ CASES = (
 
 def check(number: int) -> None:
     case, data = CASES[number], sample(CASES[number], number)
-    of, want = correlation(case), torch_products(case, data).dx
-    dy, kernel = (jnp.asarray(v, jnp.float32) for v in (data.y, data.kernel))
-    got = np.asarray(jax.jit(lambda dy, kernel: few.input_gradient(dy, kernel, of))(dy, kernel))
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * np.abs(want).max())
+    for got in both_directions(few, correlation(case), data):
+        check_products(got, torch_products(case, data))
 
 
 def check_all() -> None:
@@ -42,7 +40,7 @@ def check_all() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))
-def test_the_gradient_is_that_of_pytorch(number: int) -> None:
+def test_conv_and_its_adjoint_equal_pytorch(number: int) -> None:
     check(number)
 
 

@@ -141,7 +141,6 @@ def plan_of(conv: Mapping[str, Any], pool: Mapping[str, Any], **more: Any) -> Pl
         ({"stride": 2, "padding": "same"}, {"size": [2, 3]}, True),
         ({"activation": "gelu"}, {}, False),
         ({"dilation": 2}, {}, False),
-        ({"groups": 1, "filters": 6}, {}, True),
         ({"groups": 3, "filters": 6}, {}, False),
         ({}, {"stride": 1}, False),
         ({}, {"padding": "same", "size": 3}, False),
