@@ -66,7 +66,7 @@ KINKED = frozenset({"relu", "leaky_relu", "relu6", "selu"})  # the derivative ju
 ONE = (1, 1)
 
 
-class Engine(Protocol):
+class Convolutions(Protocol):
     """A module with convolutions and their adjoints, of images (n, h, w, c)."""
 
     @property
@@ -294,7 +294,7 @@ class OneDnn(Whole):
             return phases.correlation(folded.conv, *folded.channels(kernel_shape(self.plan, node)))
         return correlation(self.plan, node)
 
-    def _engine(self, of: Correlation, images: int) -> Engine | None:
+    def _engine(self, of: Correlation, images: int) -> Convolutions | None:
         """OneDNN if it supports a convolution."""
         return onednn if onednn.supports(of, images) else None
 
@@ -315,7 +315,7 @@ class OneDnn(Whole):
 class NativeWinograd(OneDnn):
     """Like `OneDnn`, with Winograd's algorithm where it is faster; works without oneDNN."""
 
-    def _engine(self, of: Correlation, images: int) -> Engine | None:
+    def _engine(self, of: Correlation, images: int) -> Convolutions | None:
         """Winograd's algorithm where it pays, otherwise oneDNN if it is installed."""
         if winograd.pays(of):
             return winograd

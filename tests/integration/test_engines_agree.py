@@ -19,10 +19,10 @@ from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.dataset import Dataset
 from cnnbench.data.published.mnist_5k import load_embedded
 from cnnbench.data.splits import Split
-from cnnbench.graph.plan import Plan
+from cnnbench.graph.plan import Node, Plan
 from cnnbench.nn import graph_net
 from cnnbench.nn.graph_net import GraphNet
-from cnnbench.nn.lowering import Plain
+from cnnbench.nn.lowering import Plain, window_of
 from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.native import winograd
 from cnnbench.nn.ops import convolution, xla
@@ -197,15 +197,16 @@ def recorded(patch: pytest.MonkeyPatch) -> list[jax.Array]:
         result: jax.Array = activation(z)
         return result
 
-    def max_pool(x: jax.Array, size: Any, stride: Any) -> jax.Array:
-        windows = jnp.stack(_views(x.transpose(1, 2, 0, 3), size, stride))
+    def max_pool(_plain: Plain, node: Node, x: jax.Array) -> jax.Array:
+        window = window_of(node)
+        windows = jnp.stack(_views(x.transpose(1, 2, 0, 3), *window))
         note((windows.max(0) - windows) / jnp.abs(x).max(), 3)
-        return xla.max_pool(x, size, stride)
+        return xla.max_pool(x, *window)
 
     for name in ("relu", "leaky_relu"):
         usual = graph_net.ACTIVATIONS[name]
         patch.setitem(graph_net.ACTIVATIONS, name, functools.partial(kinked, usual))
-    patch.setattr(Plain, "max_pool", staticmethod(max_pool))
+    patch.setattr(Plain, "max_pool", max_pool)
     return found
 
 
