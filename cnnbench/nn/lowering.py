@@ -275,10 +275,9 @@ class OneDnn(Whole):
         if x.dtype != jnp.float32:
             return super().convolve(node, x, kernel)
         of, folded = self.sizes(node), self.folded.get(node.name)
-        engine = self._engine(of, len(x))
-        if engine is None and _grouped(self.plan, node):
+        by = self._engine(of, len(x))
+        if by is whole and _grouped(self.plan, node):
             return super().convolve(node, x, kernel)
-        by = engine or whole
         if folded:
             kernel = folded.conv.split(folded.fold(kernel))
             return whole.kept(phases.joined(by.conv_transpose(x, kernel, of), folded.conv))
@@ -294,9 +293,9 @@ class OneDnn(Whole):
             return phases.correlation(folded.conv, *folded.channels(kernel_shape(self.plan, node)))
         return correlation(self.plan, node)
 
-    def _engine(self, of: Correlation, images: int) -> Convolutions | None:
-        """OneDNN if it supports a convolution."""
-        return onednn if onednn.supports(of, images) else None
+    def _engine(self, of: Correlation, images: int) -> Convolutions:
+        """OneDNN if it supports a convolution, otherwise XLA."""
+        return onednn if onednn.supports(of, images) else whole
 
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
         """Repeats rows and columns, unless fused into the next layer."""
@@ -315,12 +314,12 @@ class OneDnn(Whole):
 class NativeWinograd(OneDnn):
     """Like `OneDnn`, with Winograd's algorithm where it is faster; works without oneDNN."""
 
-    def _engine(self, of: Correlation, images: int) -> Convolutions | None:
+    def _engine(self, of: Correlation, images: int) -> Convolutions:
         """Winograd's algorithm where it pays, otherwise oneDNN if it is installed."""
         if winograd.pays(of):
             return winograd
         if unavailable("onednn"):
-            return few if few.pays(of) else None
+            return few if few.pays(of) else whole
         return super()._engine(of, images)
 
 

@@ -202,7 +202,8 @@ def promising(plan: Plan, found: Sequence[Strategy]) -> tuple[Strategy, ...]:
     kept = {strategy.form: strategy for strategy in found}
     if len(kept) > 1 and convolves(plan) and xla_share(plan) < MOST_XLA:
         kept.pop("plain", None)
-    if not (layers_in_c(plan) if "onednn" not in kept else winograd_layers(plan)):
+    layers = winograd_layers if "onednn" in kept else layers_in_c
+    if not layers(plan):
         kept.pop("winograd", None)
     wholes = [form for form in WHOLE if form in kept]
     for slower in wholes[1:]:

@@ -468,47 +468,34 @@ int64_t workspace_bytes(const Sizes *of) {
   return (work.zeros + work.kernel + block) * sizeof(float);
 }
 
-INLINE void convolve(const Sizes *of, int side, const float *x, const float *kernel, float *y,
+/* From images to outputs, or by the transposed steps from errors to the gradient of images: as a
+   convolution of the errors with the rotated kernel, there would be more tiles. */
+INLINE void convolve(const Sizes *of, int side, const float *from, const float *kernel, float *to,
                      float *memory) {
   Workspace work = workspace(of);
   float *zeros = memory, *taps = zeros + work.zeros, *inputs = taps + work.kernel;
-  float *products = inputs + num_points(of) * work.inputs;
-  uint64_t *blanks = (uint64_t *)(products + num_points(of) * work.outputs);
-  int64_t channels = padded(of->channels), filters = padded(of->filters);
+  float *outputs = inputs + num_points(of) * work.inputs;
+  uint64_t *blanks = (uint64_t *)(outputs + num_points(of) * work.outputs);
+  int64_t channels = of->channels, filters = of->filters;
+  int backward = of->pass == INPUT_GRADIENT;
+  int64_t matrix = backward ? filters * padded(channels) : channels * padded(filters);
   memset(zeros, 0, work.zeros * sizeof(float));
   transform_kernel(of, side, kernel, taps);
   for (int64_t first = 0, count; first < num_tiles(of); first += count) {
     count = smaller(work.tiles, num_tiles(of) - first);
-    transform_inputs(of, side, x, zeros, first, count, inputs, work.inputs, blanks);
+    if (backward)
+      transform_errors(of, side, from, zeros, first, count, outputs, work.outputs, blanks);
+    else transform_inputs(of, side, from, zeros, first, count, inputs, work.inputs, blanks);
     for (int p = 0; p < num_points(of); ++p) {
-      const float *left = inputs + p * work.inputs, *right = taps + p * of->channels * filters;
-      float *to = products + p * work.outputs;
-      multiply_all((Product){left, right, to, channels, 1, of->channels, filters, 0}, count);
+      float *in = inputs + p * work.inputs, *out = outputs + p * work.outputs;
+      const float *right = taps + p * matrix;
+      Product of_point = {in, right, out, padded(channels), 1, channels, padded(filters), 0};
+      if (backward)
+        of_point = (Product){out, right, in, padded(filters), 1, filters, padded(channels), 0};
+      multiply_all(of_point, count);
     }
-    transform_products(of, side, products, work.outputs, first, count, y, blanks);
-  }
-}
-
-/* The transpose of `convolve`, step by step: as a convolution with the rotated kernel, there would be
-   more tiles. */
-INLINE void convolve_t(const Sizes *of, int side, const float *dy, const float *kernel, float *x,
-                       float *memory) {
-  Workspace work = workspace(of);
-  float *zeros = memory, *taps = zeros + work.zeros, *products = taps + work.kernel;
-  float *errors = products + num_points(of) * work.inputs;
-  uint64_t *blanks = (uint64_t *)(errors + num_points(of) * work.outputs);
-  int64_t channels = padded(of->channels), filters = padded(of->filters);
-  memset(zeros, 0, work.zeros * sizeof(float));
-  transform_kernel(of, side, kernel, taps);
-  for (int64_t first = 0, count; first < num_tiles(of); first += count) {
-    count = smaller(work.tiles, num_tiles(of) - first);
-    transform_errors(of, side, dy, zeros, first, count, errors, work.outputs, blanks);
-    for (int p = 0; p < num_points(of); ++p) {
-      const float *left = errors + p * work.outputs, *right = taps + p * of->filters * channels;
-      float *to = products + p * work.inputs;
-      multiply_all((Product){left, right, to, filters, 1, of->filters, channels, 0}, count);
-    }
-    add_products(of, side, products, work.inputs, first, count, x, blanks);
+    if (backward) add_products(of, side, inputs, work.inputs, first, count, to, blanks);
+    else transform_products(of, side, outputs, work.outputs, first, count, to, blanks);
   }
 }
 
@@ -535,7 +522,6 @@ INLINE void kernel_gradient(const Sizes *of, int side, const float *x, const flo
 INLINE void run(const Sizes *of, int side, const float *first, const float *second, float *result,
                 float *memory) {
   if (of->pass == KERNEL_GRADIENT) kernel_gradient(of, side, first, second, result, memory);
-  else if (of->pass == INPUT_GRADIENT) convolve_t(of, side, first, second, result, memory);
   else convolve(of, side, first, second, result, memory);
 }
 
