@@ -1,7 +1,7 @@
 /* Maxima of windows of images (h, w, c), and their places: the number of the largest cell of each
    window, row by row. Of equal cells, it is the first one; of several NaN, the last. */
 
-#include "vectors.h"
+#include "functions.h"
 
 enum { MOST_CELLS = 127 }; /* of a window */
 
@@ -11,12 +11,7 @@ typedef struct {
   int64_t rows, columns; /* windows */
 } Windows;
 
-typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
 typedef int8_t Bytes __attribute__((vector_size(LANES)));
-
-INLINE Vector where(Integers chosen, Vector yes, Vector no) {
-  return (Vector)(((Integers)yes & chosen) | ((Integers)no & ~chosen));
-}
 
 /* The largest of the cells of a window, or NaN if there is one. Rows and columns of cells are `row`
    and `column` values apart. */
