@@ -373,10 +373,10 @@ class GraphNet(nnx.Module):
                 if node.name in lowering.deferred.values():
                     return z
                 repeat = layout.each_channel if _is_product(op) else layout.repeat_channels
-                return _finish(z, op.activation, weights[node.name], repeat)
+                return self._finished(z, op.activation, weights[node.name], repeat)
             case Dense():
                 z = dense.multiply(self._vectors(node, x), weights[node.name])
-                return _finish(z, op.activation, weights[node.name])
+                return self._finished(z, op.activation, weights[node.name])
             case MaxPool():
                 y = lowering.max_pool(node, self._extended(node, op, x, -jnp.inf))
                 return self._finish_pooled(node, y, weights)
@@ -390,7 +390,7 @@ class GraphNet(nnx.Module):
             case Multiply():
                 return self._product(node, inputs)
             case Activate():
-                y = layout.elementwise(ACTIVATIONS[op.activation], x)
+                y = self._finished(x, op.activation, {})
                 return lowering.keep(y, costly=op.activation in COSTLY)
             case Attention() | PositionEmbedding() | ClassToken():
                 y = transformer.of_images(op, lowering.from_layout(x), weights[node.name])
@@ -429,14 +429,16 @@ class GraphNet(nnx.Module):
             case BatchNorm():  # frozen
                 return batch_norm.normalize(self.summation, x, **weights)
             case LayerNorm():
-                return _scaled(norm.standardized(x, (x.ndim - 1,), op.epsilon), weights)
+                return self.lowering.layer_norm(x, weights, op.epsilon)
             case GroupNorm():
                 places = self.lowering.axes
-                return _scaled(norm.standardized_groups(x, op.groups, places, op.epsilon), weights)
+                return norm.scaled(
+                    norm.standardized_groups(x, op.groups, places, op.epsilon), weights
+                )
             case Scale():
                 if op.per == "all":
                     return x * weights["scale"]
-                return _scaled(x, weights) if op.trainable else x * op.value
+                return norm.scaled(x, weights) if op.trainable else x * op.value
             case _:
                 assert_never(op)
 
@@ -503,7 +505,24 @@ class GraphNet(nnx.Module):
             return y
         op = self.plan.by_name[source].op
         assert isinstance(op, Conv)
-        return self.lowering.keep(_finish(y, op.activation, weights[source]), costly=False)
+        finished = self._finished(y, op.activation, weights[source])
+        return self.lowering.keep(finished, costly=False)
+
+    def _finished(
+        self,
+        z: jax.Array,
+        activation: str,
+        weights: Mapping[str, jax.Array],
+        repeat: Callable[[jax.Array, jax.Array], jax.Array] = layout.repeat_channels,
+    ) -> jax.Array:
+        """Adds the bias, if there is one, and applies an activation."""
+        in_c = self.lowering.in_c.get(activation)
+        if in_c and z.dtype == jnp.float32 and (activation != "linear" or "bias" in weights):
+            return in_c(z, weights.get("bias", jnp.zeros(z.shape[-1])))
+        values = layout.fold_channels(z)
+        if "bias" in weights:
+            values = values + repeat(weights["bias"], z)
+        return ACTIVATIONS[activation](values).reshape(z.shape)
 
 
 def _largest(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
@@ -524,28 +543,6 @@ def _multiplied(*factors: jax.Array) -> jax.Array:
 def _is_product(op: Conv | ConvTranspose) -> bool:
     """True if the gradient of the outputs is computed before its sum, for a matrix product."""
     return isinstance(op, Conv) and op.kernel == op.stride == (1, 1)
-
-
-def _finish(
-    z: jax.Array,
-    activation: str,
-    weights: Mapping[str, jax.Array],
-    repeat: Callable[[jax.Array, jax.Array], jax.Array] = layout.repeat_channels,
-) -> jax.Array:
-    values = layout.fold_channels(z)
-    if "bias" in weights:
-        values = values + repeat(weights["bias"], z)
-    return ACTIVATIONS[activation](values).reshape(z.shape)
-
-
-def _scaled(x: jax.Array, weights: Mapping[str, jax.Array]) -> jax.Array:
-    """Applies a scale and a bias per channel, if there are any."""
-    values = layout.fold_channels(x)
-    if "scale" in weights:
-        values = values * layout.each_channel(weights["scale"], x)
-    if "bias" in weights:
-        values = values + layout.each_channel(weights["bias"], x)
-    return values.reshape(x.shape)
 
 
 def _sloped(x: jax.Array, slopes: jax.Array) -> jax.Array:

@@ -38,11 +38,12 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.correlation import ConvGeometry
-from cnnbench.nn.native import few, library, onednn, phases, pool, pooled, winograd
+from cnnbench.nn.native import activation, few, library, onednn, phases, pool, pooled, winograd
+from cnnbench.nn.native import norm as native_norm
 from cnnbench.nn.native.compiler import obstacle
 from cnnbench.nn.native.correlation import Convolve, Correlation
 from cnnbench.nn.native.sums import NATIVE_SUMS
-from cnnbench.nn.ops import convolution, layout, pooling, whole, xla
+from cnnbench.nn.ops import convolution, layout, norm, pooling, whole, xla
 from cnnbench.nn.ops.batch_norm import BY_XLA, Summation
 from cnnbench.nn.ops.im2col import rotated
 from cnnbench.nn.ops.shifted import depthwise, pays
@@ -93,6 +94,10 @@ class Lowering(Protocol):
     def deferred(self) -> Mapping[str, str]:
         """Convolutions whose bias and activation are deferred, by name of the pool."""
 
+    @property
+    def in_c(self) -> Mapping[str, activation.Activation]:
+        """Activations in C of float32, with the bias before them, by name."""
+
     def key(self, node: Node) -> Hashable:
         """Returns what the lowering of a layer depends on besides its operation and shapes."""
 
@@ -113,6 +118,11 @@ class Lowering(Protocol):
 
     def avg_pool(self, x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
         """Mean over windows."""
+
+    def layer_norm(
+        self, x: jax.Array, weights: Mapping[str, jax.Array], epsilon: float
+    ) -> jax.Array:
+        """Layer norm over the channels."""
 
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
         """Repeats rows and columns."""
@@ -156,7 +166,9 @@ class Plain:
 
     axes = (1, 2)
     summation: ClassVar[Summation] = BY_XLA
+    in_c: ClassVar[Mapping[str, activation.Activation]] = MappingProxyType({})
     avg_pool = staticmethod(xla.avg_pool)
+    layer_norm = staticmethod(norm.layer_norm)
 
     @property
     def deferred(self) -> Mapping[str, str]:
@@ -236,6 +248,8 @@ class OneDnn(Whole):
     """
 
     summation = NATIVE_SUMS
+    in_c = activation.IN_C
+    layer_norm = staticmethod(native_norm.layer_norm)
 
     @cached_property
     def deferred(self) -> Mapping[str, str]:
@@ -454,6 +468,8 @@ class Fused:
     summation = BY_XLA
     materialize = staticmethod(layout.materialized)
     avg_pool = staticmethod(pooling.avg_pool)
+    layer_norm = staticmethod(norm.layer_norm)
+    in_c: ClassVar[Mapping[str, activation.Activation]] = MappingProxyType({})
 
     def __init__(self, plan: Plan, form: convolution.EngineName) -> None:
         readers = _readers(plan)

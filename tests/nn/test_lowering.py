@@ -13,7 +13,7 @@ from cnnbench.graph.plan import Plan
 from cnnbench.nn import graph_net
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.nn.lowering import MONOTONE, Fused, Plain, lower
-from cnnbench.nn.native import winograd
+from cnnbench.nn.native import activation, norm, winograd
 from cnnbench.nn.ops import convolution
 from tests.support import oracles
 from tests.support.engines import USABLE
@@ -50,6 +50,15 @@ def pool(size: Any = 2, **more: Any) -> dict[str, Any]:
 
 HEAD = {"op": "dense", "units": 3}
 TIED = {"op": "conv_transpose", "tie": "first", "activation": "tanh"}
+
+TRANSFORMING: Layers = {
+    "first": {"op": "layer_norm"},
+    "wide": conv(1, 24, activation="gelu"),
+    "narrow": conv(1, 5, activation="linear"),
+    "second": {"op": "layer_norm", "scale": False},
+    "act": {"op": "activation", "activation": "silu"},
+    "head": HEAD,
+}
 
 UPSCALED: Mapping[str, Layers] = {
     f"conv {kernel} {padding} after {size}": {
@@ -147,7 +156,7 @@ POOLED: Mapping[str, Layers] = {
         "head": HEAD,
     },
 }
-EVERY = {**UPSCALED, **POOLED}
+EVERY = {**UPSCALED, **POOLED, "norms and activations": TRANSFORMING}
 
 
 def plan_of(layers: Layers, size: tuple[int, ...] = SIZE, out: tuple[int, ...] = (3,)) -> Plan:
@@ -384,3 +393,15 @@ def test_the_plain_form_takes_nothing_together() -> None:
     found = lower(plan_of(POOLED["a border"]), "plain")
     assert isinstance(found, Plain)
     assert found.deferred == {}
+
+
+@pytest.mark.parametrize("form", ["plain", *USABLE])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_engines_in_c_compute_norms_and_activations_in_c(form: Any, dtype: Any) -> None:
+    net = GraphNet(plan_of(TRANSFORMING), form=form, rngs=nnx.Rngs(0))
+    prepared = jax.tree.map(lambda v: v.astype(dtype), net.prepare())
+    call = jax.jit(lambda x: net.result(x, prepared).output)
+    program = call.lower(jnp.zeros((NUM_IMAGES, *SIZE), dtype)).as_text()
+    in_c = form in {"onednn", "winograd"} and dtype == jnp.float32
+    for target in (activation.TARGET, norm.TARGET):
+        assert program.count(f"@{target}(") == (2 if in_c else 0)

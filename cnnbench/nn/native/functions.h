@@ -9,12 +9,12 @@ INLINE Vector where(Integers chosen, Vector yes, Vector no) {
 }
 INLINE Vector filled(float value) { return (Vector){0} + value; }
 
-/* e^x for x <= 0, or NaN, within two units in the last place; below the smallest normal number, it is
-   that number. Cephes (Moshier 1992), expf: 2^n e^r with |r| <= log(2) / 2. */
+/* e^x for x <= 0, or NaN, within two units in the last place; 0 instead of subnormal numbers. Cephes
+   (Moshier 1992), expf: 2^n e^r with |r| <= log(2) / 2. */
 INLINE Vector exponential(Vector x) {
   const float to_integer = 12582912; /* 1.5 * 2^23: the last bit of a sum is a one */
-  Vector least = filled(-87.33654f);
-  x = where(x < least, least, x);
+  Integers vanishes = x < -87.33654f;
+  x = where(vanishes, (Vector){0}, x);
   Vector shifted = x * 1.44269504f + to_integer, n = shifted - to_integer;
   Vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
   Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -23,5 +23,5 @@ INLINE Vector exponential(Vector x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   Integers power = ((Integers)shifted - (Integers)filled(to_integer) + 127) << 23;
-  return (p * r * r + r + 1) * (Vector)power;
+  return where(vanishes, (Vector){0}, (p * r * r + r + 1) * (Vector)power);
 }

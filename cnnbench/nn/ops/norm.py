@@ -1,12 +1,36 @@
 """Normalization of each image by itself."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnbench.nn.ops import layout
+
 Axes = tuple[int, ...]
+
+
+def layer_norm(x: jax.Array, weights: Mapping[str, jax.Array], epsilon: float) -> jax.Array:
+    """Layer norm (Ba, Kiros & Hinton 2016, 1607.06450) over the last axis.
+
+    Args:
+      x: values, (..., c).
+      weights: `scale` and `bias`, (c,), or none of them.
+      epsilon: term added to the variance.
+    """
+    return scaled(standardized(x, (x.ndim - 1,), epsilon), weights)
+
+
+def scaled(x: jax.Array, weights: Mapping[str, jax.Array]) -> jax.Array:
+    """Applies a scale and a bias per channel, if there are any."""
+    values = layout.fold_channels(x)
+    if "scale" in weights:
+        values = values * layout.each_channel(weights["scale"], x)
+    if "bias" in weights:
+        values = values + layout.each_channel(weights["bias"], x)
+    return values.reshape(x.shape)
 
 
 def standardized(x: jax.Array, axes: Axes, epsilon: float) -> jax.Array:

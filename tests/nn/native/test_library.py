@@ -128,7 +128,7 @@ assert os.sched_getaffinity(0) == before
 @needs_onednn
 def test_what_the_compiler_says_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", f"{sys.executable} -c 'raise SystemExit(\"no room\")'")
-    assert library.lacking() == (f"{compiler._compiler()} cannot compile depthwise.c: no room")
+    assert library.lacking() == (f"{compiler._compiler()} cannot compile activation.c: no room")
 
 
 @needs_onednn
