@@ -117,6 +117,25 @@ def test_large_layers_with_batch_norm_take_small_rows() -> None:
     assert rows == {29: ROW, 30: SMALL_ROW}
 
 
+@pytest.mark.parametrize(
+    ("layers", "batch_size", "row"),
+    [
+        ({"norm": {"op": "layer_norm"}}, 100, 10),  # of the 50 images of a device, 15 fit
+        ({"norm": {"op": "layer_norm"}}, 94, 47),  # prime
+        ({"norm": {"op": "batch_norm"}}, 100, 50),
+        ({"norm": {"op": "layer_norm"}, "other": {"op": "batch_norm"}}, 100, 50),
+        ({}, 100, 50),
+    ],
+)
+def test_layer_norms_in_c_read_rows_from_a_cache(layers: Any, batch_size: int, row: int) -> None:
+    first = {"conv": {"op": "conv", "filters": 64, "kernel": 1}}
+    plan = make_plan({**first, **layers, "head": {"op": "dense", "units": 3}}, (28, 28, 1), (3,))
+    found = candidates(plan, batch_size, 1, 2, accelerator=False, native=("onednn",))
+    rows = {strategy.form: strategy.row for strategy in found}
+    assert rows["onednn"] == row
+    assert rows["whole"] == batch_size // 2
+
+
 def test_winograd_is_excluded_for_bfloat16() -> None:
     plan = make_plan(CONV, SHAPE, (CLASSES,))
     found = candidates(plan, 500, 100, 2, accelerator=False, precision="bfloat16")
