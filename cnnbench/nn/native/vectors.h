@@ -60,3 +60,26 @@ INLINE int any_nonzero(Vector values) {
   return any;
 }
 #endif
+
+typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+
+#if defined(__clang__)
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICK(a, b, ...) \
+  __builtin_shuffle(a, b, (int32_t __attribute__((vector_size(16)))){__VA_ARGS__})
+#endif
+
+/* Transposes 4 x 4 values, whose rows have distances. */
+INLINE void transpose_four(const float *from, int64_t row, float scale, float *to, int64_t to_row) {
+  Four rows[4], pairs[4];
+  UNROLL for (int i = 0; i < 4; ++i) rows[i] = scale * *(const Four *)(from + i * row);
+  UNROLL for (int i = 0; i < 2; ++i) {
+    pairs[i] = PICK(rows[i], rows[i + 2], 0, 4, 1, 5);
+    pairs[i + 2] = PICK(rows[i], rows[i + 2], 2, 6, 3, 7);
+  }
+  UNROLL for (int i = 0; i < 4; i += 2) {
+    *(Four *)(to + i * to_row) = PICK(pairs[i], pairs[i + 1], 0, 4, 1, 5);
+    *(Four *)(to + (i + 1) * to_row) = PICK(pairs[i], pairs[i + 1], 2, 6, 3, 7);
+  }
+}

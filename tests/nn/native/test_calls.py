@@ -101,7 +101,8 @@ def test_a_compiled_program_can_be_stored(native: ModuleType, case: Case) -> Non
     np.testing.assert_array_equal(again(data.x, data.kernel), program(data.x, data.kernel))
 
 
-CHECKED = ("winograd", "pool", "pooled", "few", "depthwise", "activation", "norm")
+CONVS = "winograd", "pooled", "few", "depthwise"
+CHECKED = (*CONVS, "pool", "activation", "norm", "attention")
 
 
 @pytest.mark.skipif(WITHOUT_WINOGRAD is not None, reason=str(WITHOUT_WINOGRAD))
