@@ -393,7 +393,8 @@ class GraphNet(nnx.Module):
                 y = self._finished(x, op.activation, {})
                 return lowering.keep(y, costly=op.activation in COSTLY)
             case Attention() | PositionEmbedding() | ClassToken():
-                y = transformer.of_images(op, lowering.from_layout(x), weights[node.name])
+                images, own = lowering.from_layout(x), weights[node.name]
+                y = transformer.of_images(op, images, own, lowering.attention)
                 return lowering.to_layout(y)
             case PReLU():
                 return _sloped(x, weights[node.name]["slope"])

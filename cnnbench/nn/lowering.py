@@ -38,7 +38,9 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.correlation import ConvGeometry
+from cnnbench.nn import transformer
 from cnnbench.nn.native import activation, few, library, onednn, phases, pool, pooled, winograd
+from cnnbench.nn.native import attention as native_attention
 from cnnbench.nn.native import norm as native_norm
 from cnnbench.nn.native.compiler import obstacle
 from cnnbench.nn.native.correlation import Convolve, Correlation
@@ -93,6 +95,10 @@ class Lowering(Protocol):
     @property
     def deferred(self) -> Mapping[str, str]:
         """Convolutions whose bias and activation are deferred, by name of the pool."""
+
+    @property
+    def attention(self) -> transformer.Steps:
+        """How attention is computed."""
 
     @property
     def in_c(self) -> Mapping[str, activation.Activation]:
@@ -175,6 +181,11 @@ class Plain:
         """Nothing is deferred."""
         return MappingProxyType({})
 
+    @property
+    def attention(self) -> transformer.Steps:
+        """Attention by XLA."""
+        return transformer.BY_XLA
+
     def key(self, _node: Node) -> Hashable:
         """Returns None: it depends on nothing else."""
         return None
@@ -255,6 +266,19 @@ class OneDnn(Whole):
     def deferred(self) -> Mapping[str, str]:
         """Convolutions whose bias and activation are deferred, by name of the pool."""
         return _deferred(self.plan, _readers(self.plan))
+
+    @cached_property
+    def attention(self) -> transformer.Steps:
+        """Projections as convolutions, and the rest in C."""
+        return transformer.Steps(self._project, native_attention.attend)
+
+    def _project(self, x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+        if x.dtype != jnp.float32:
+            return transformer.project(x, kernel, bias)
+        size, pads = (x.shape[1], 1), ((0, 0), (0, 0))
+        of = Correlation(size, ONE, ONE, ONE, pads, size, *kernel.shape)
+        y = self._engine(of, len(x)).conv(x[:, :, None], kernel[None, None], of)[:, :, 0]
+        return y if bias is None else activation.shifted(y, bias)
 
     @cached_property
     def folded(self) -> "Mapping[str, LoweredConv]":
@@ -470,6 +494,7 @@ class Fused:
     avg_pool = staticmethod(pooling.avg_pool)
     layer_norm = staticmethod(norm.layer_norm)
     in_c: ClassVar[Mapping[str, activation.Activation]] = MappingProxyType({})
+    attention: ClassVar[transformer.Steps] = transformer.BY_XLA
 
     def __init__(self, plan: Plan, form: convolution.EngineName) -> None:
         readers = _readers(plan)

@@ -1,6 +1,7 @@
 """Layers of transformers on images in the layout (n, h, w, c), and self-attention."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,10 @@ import jax.numpy as jnp
 from cnnbench.layers import Attention, ClassToken, PositionEmbedding
 from cnnbench.layers.attention import sincos2d
 
-Attend = Callable[[jax.Array, int], jax.Array]  # of joined queries, keys and values, and heads
+
+def project(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """Multiplies sequences, (n, tokens, c), by a kernel, (c, units), and adds a bias."""
+    return x @ kernel + (0 if bias is None else bias)
 
 
 def attend(projected: jax.Array, heads: int) -> jax.Array:
@@ -31,11 +35,27 @@ def attend(projected: jax.Array, heads: int) -> jax.Array:
     return jnp.einsum("nhqk,nkhd->nqhd", shares, v).reshape(n, tokens, joined // 3)
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How attention is computed.
+
+    Args:
+      project: as `project`.
+      attend: as `attend`.
+    """
+
+    project: Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
+    attend: Callable[[jax.Array, int], jax.Array]
+
+
+BY_XLA = Steps(project, attend)
+
+
 def of_images(
     op: Attention | PositionEmbedding | ClassToken,
     images: jax.Array,
     weights: Mapping[str, jax.Array],
-    attend: Attend = attend,
+    steps: Steps = BY_XLA,
 ) -> jax.Array:
     """Computes a layer of a transformer.
 
@@ -43,13 +63,13 @@ def of_images(
       op: the layer.
       images: sequences of pixels, (n, h, w, c).
       weights: its parameters, by name.
-      attend: computes what is between the projections of attention, as `attend` does.
+      steps: how attention is computed.
     """
     n, *shape, channels = images.shape
     match op:
         case Attention():
             sequences = images.reshape(n, -1, channels)
-            return attention(sequences, weights, op.heads, attend).reshape(images.shape)
+            return attention(sequences, weights, op.heads, steps).reshape(images.shape)
         case PositionEmbedding():
             fixed = op.kind == "sincos2d"
             added = sincos2d((*shape, channels)) if fixed else weights["embedding"]
@@ -60,7 +80,7 @@ def of_images(
 
 
 def attention(
-    x: jax.Array, weights: Mapping[str, jax.Array], heads: int, attend: Attend = attend
+    x: jax.Array, weights: Mapping[str, jax.Array], heads: int, steps: Steps = BY_XLA
 ) -> jax.Array:
     """Scaled dot-product attention with projections of inputs and outputs.
 
@@ -68,10 +88,11 @@ def attention(
       x: sequences, (n, tokens, c).
       weights: `kernel` (c, 3c), `out_kernel` (c, c), and optionally `bias` and `out_bias`.
       heads: number of heads; each has contiguous channels.
-      attend: computes what is between the projections, as `attend` does.
+      steps: how it is computed.
 
     Returns:
       (n, tokens, c).
     """
-    projected = x @ weights["kernel"] + weights.get("bias", 0)
-    return attend(projected, heads) @ weights["out_kernel"] + weights.get("out_bias", 0)
+    projected = steps.project(x, weights["kernel"], weights.get("bias"))
+    mixed = steps.attend(projected, heads)
+    return steps.project(mixed, weights["out_kernel"], weights.get("out_bias"))

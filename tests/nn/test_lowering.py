@@ -13,7 +13,7 @@ from cnnbench.graph.plan import Plan
 from cnnbench.nn import graph_net
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.nn.lowering import MONOTONE, Fused, Plain, lower
-from cnnbench.nn.native import activation, norm, winograd
+from cnnbench.nn.native import activation, attention, norm, winograd
 from cnnbench.nn.ops import convolution
 from tests.support import oracles
 from tests.support.engines import USABLE
@@ -53,6 +53,7 @@ TIED = {"op": "conv_transpose", "tie": "first", "activation": "tanh"}
 
 TRANSFORMING: Layers = {
     "first": {"op": "layer_norm"},
+    "mixed": {"op": "attention", "heads": 2},
     "wide": conv(1, 24, activation="gelu"),
     "narrow": conv(1, 5, activation="linear"),
     "second": {"op": "layer_norm", "scale": False},
@@ -397,11 +398,11 @@ def test_the_plain_form_takes_nothing_together() -> None:
 
 @pytest.mark.parametrize("form", ["plain", *USABLE])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_engines_in_c_compute_norms_and_activations_in_c(form: Any, dtype: Any) -> None:
+def test_what_transformers_are_made_of_is_in_c(form: Any, dtype: Any) -> None:
     net = GraphNet(plan_of(TRANSFORMING), form=form, rngs=nnx.Rngs(0))
     prepared = jax.tree.map(lambda v: v.astype(dtype), net.prepare())
     call = jax.jit(lambda x: net.result(x, prepared).output)
     program = call.lower(jnp.zeros((NUM_IMAGES, *SIZE), dtype)).as_text()
     in_c = form in {"onednn", "winograd"} and dtype == jnp.float32
-    for target in (activation.TARGET, norm.TARGET):
-        assert program.count(f"@{target}(") == (2 if in_c else 0)
+    for target, count in ((activation.TARGET, 2), (norm.TARGET, 2), (attention.TARGET, 1)):
+        assert program.count(f"@{target}(") == (count if in_c else 0)

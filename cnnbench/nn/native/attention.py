@@ -6,34 +6,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnbench.nn import transformer
 from cnnbench.nn.native.compiler import call_with_workspace
 
 TARGET = "cnnbench_attention"  # of XLA's custom calls
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def attend(projected: jax.Array, heads: int) -> jax.Array:
-    """Values mixed by softmax(q k^T / sqrt(size)), separately for each head.
+    """`transformer.attend` of queries, keys and values, (n, tokens, 3c)."""
+    in_c = projected.dtype == jnp.float32
+    return _attend(projected, heads) if in_c else transformer.attend(projected, heads)
 
-    Args:
-      projected: queries, keys and values of sequences, (n, tokens, 3c) in float32.
-      heads: number of heads; each has contiguous channels.
 
-    Returns:
-      (n, tokens, c).
-    """
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _attend(projected: jax.Array, heads: int) -> jax.Array:
     return _call(heads, projected)
 
 
 def _forward(projected: jax.Array, heads: int) -> tuple[jax.Array, jax.Array]:
-    return attend(projected, heads), projected
+    return _attend(projected, heads), projected
 
 
 def _backward(heads: int, projected: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     return (_call(heads, projected, dy),)
 
 
-attend.defvjp(_forward, _backward)
+_attend.defvjp(_forward, _backward)
 
 
 def _call(heads: int, projected: jax.Array, *dy: jax.Array) -> jax.Array:

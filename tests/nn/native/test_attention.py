@@ -1,16 +1,15 @@
 """Attention in C, as PyTorch computes it in float64."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnbench.layers import Attention
 from cnnbench.nn import transformer
 from cnnbench.nn.lowering import unavailable
-from cnnbench.nn.native.attention import TARGET, attend
+from cnnbench.nn.native.attention import attend
 from tests.support.oracles import Array
 
 pytestmark = pytest.mark.skipif(
@@ -105,15 +104,3 @@ def test_seeds_in_parallel_equal_each_alone() -> None:
 
     got = jax.jit(jax.vmap(jax.grad(loss)))(x)
     np.testing.assert_array_equal(got, jnp.stack([jax.jit(jax.grad(loss))(each) for each in x]))
-
-
-def test_a_layer_takes_it_instead_of_xla() -> None:
-    rng, op = np.random.default_rng(0), Attention(op="attention", heads=2, use_bias=False)
-    weights = {name: rng.normal(size=(6, n)) for name, n in (("kernel", 18), ("out_kernel", 6))}
-    args = jax.tree.map(
-        lambda v: jnp.asarray(v, jnp.float32), (rng.normal(size=(2, 3, 4, 6)), weights)
-    )
-    call: Any = jax.jit(lambda x, weights: transformer.of_images(op, x, weights, attend))
-    assert f"@{TARGET}" in call.lower(*args).as_text()
-    want = transformer.of_images(op, *args)
-    np.testing.assert_allclose(call(*args), want, rtol=1e-4, atol=1e-4)
