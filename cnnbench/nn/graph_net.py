@@ -61,7 +61,7 @@ from cnnbench.nn.lowering import Lowering, Plain, lower
 from cnnbench.nn.microbatch import Head, Microbatching, stages, sum_in_rows
 from cnnbench.nn.noise import RandomLayer, apply_noise, divergence
 from cnnbench.nn.ops import batch_norm, convolution, dense, layout, norm, quantizer
-from cnnbench.nn.ops.activation import gelu, relu6, softplus
+from cnnbench.nn.ops.activation import Relu, gelu, relu6, softplus
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 from cnnbench.nn.scopes import layer_scope
@@ -137,6 +137,11 @@ class GraphNet(nnx.Module):
     def summation(self) -> batch_norm.Summation:
         """Sums of batch norms."""
         return self.lowering.summation
+
+    @property
+    def activated(self) -> Mapping[str, Relu]:
+        """Relus that are computed with a batch norm, by its name."""
+        return self.lowering.activated
 
     def prepare(self) -> LayerParams:
         """Transformed kernels and biases by layer, which many calls can share.
@@ -317,8 +322,9 @@ class GraphNet(nnx.Module):
         if isinstance(part, RandomLayer):
             return self._apply_noise(node, part, inputs, numbers)
         if part:
+            relu = self.activated.get(node.name)
             # Running statistics are float32, but must not promote a bfloat16 network.
-            normalized: jax.Array = part(*inputs).astype(inputs[0].dtype)
+            normalized: jax.Array = part(*inputs, relu=relu).astype(inputs[0].dtype)
             return normalized
         return self.apply(node, inputs, weights)
 
@@ -390,7 +396,8 @@ class GraphNet(nnx.Module):
             case Multiply():
                 return self._product(node, inputs)
             case Activate():
-                y = self._finished(x, op.activation, {})
+                done = node.inputs[0] in self.activated
+                y = x if done else self._finished(x, op.activation, {})
                 return lowering.keep(y, costly=op.activation in COSTLY)
             case Attention() | PositionEmbedding() | ClassToken():
                 images, own = lowering.from_layout(x), weights[node.name]
@@ -428,7 +435,7 @@ class GraphNet(nnx.Module):
     ) -> jax.Array:
         match op:
             case BatchNorm():  # frozen
-                return batch_norm.normalize(self.summation, x, **weights)
+                return batch_norm.normalize(self.summation, x, **weights, relu=None)
             case LayerNorm():
                 return self.lowering.layer_norm(x, weights, op.epsilon)
             case GroupNorm():

@@ -9,6 +9,7 @@ and `Fused` apply these optimizations to any network:
 - Rows and columns of a convolution that no pooling window reaches are not computed by `Fused`.
 - An upscale that only one convolution reads becomes the stride of that convolution (repeated
   pixels are multiplied by sums of taps).
+- A relu that alone reads a batch norm is computed with it, except by `Fused`.
 
 Zeros before a kink stay exactly zero: in the first step all biases are zero, and on a blank
 background, rounding errors would determine the side of the kink.
@@ -30,6 +31,7 @@ from cnnbench.errors import UsageError
 from cnnbench.graph.geometry import activation_of, geometry
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
+    Activate,
     AvgPool,
     Conv,
     ConvTranspose,
@@ -46,6 +48,7 @@ from cnnbench.nn.native.compiler import obstacle
 from cnnbench.nn.native.correlation import Convolve, Correlation
 from cnnbench.nn.native.sums import NATIVE_SUMS
 from cnnbench.nn.ops import convolution, layout, norm, pooling, whole, xla
+from cnnbench.nn.ops.activation import RELUS, Relu
 from cnnbench.nn.ops.batch_norm import BY_XLA, Summation
 from cnnbench.nn.ops.im2col import rotated
 from cnnbench.nn.ops.shifted import depthwise, pays
@@ -103,6 +106,10 @@ class Lowering(Protocol):
     @property
     def in_c(self) -> Mapping[str, activation.Activation]:
         """Activations in C of float32, with the bias before them, by name."""
+
+    @property
+    def activated(self) -> Mapping[str, Relu]:
+        """Relus that are computed with a batch norm in training, by its name."""
 
     def key(self, node: Node) -> Hashable:
         """Returns what the lowering of a layer depends on besides its operation and shapes."""
@@ -185,6 +192,11 @@ class Plain:
     def attention(self) -> transformer.Steps:
         """Attention by XLA."""
         return transformer.BY_XLA
+
+    @property
+    def activated(self) -> Mapping[str, Relu]:
+        """No relu is computed with a batch norm."""
+        return MappingProxyType({})
 
     def key(self, _node: Node) -> Hashable:
         """Returns None: it depends on nothing else."""
@@ -302,11 +314,23 @@ class OneDnn(Whole):
             if pooled.supports(correlation(self.plan, nodes[name]), *window_of(nodes[reader]))
         }
 
+    @cached_property
+    def activated(self) -> Mapping[str, Relu]:
+        """Relus that are computed with a batch norm in training, by its name."""
+        readers, nodes = _readers(self.plan), self.plan.by_name
+        return {
+            node.inputs[0]: RELUS[node.op.activation]
+            for node in self.plan.nodes
+            if isinstance(node.op, Activate) and node.op.activation in RELUS
+            if readers.get(node.inputs[0]) == [node] and nodes[node.inputs[0]].op.uses_batch
+        }
+
     def key(self, node: Node) -> Hashable:
-        """The fused upscale, and the name of a deferred layer or its pool."""
+        """The layers that are fused with it, and the name of a deferred layer or its pool."""
         deferred = node.name in {*self.deferred, *self.deferred.values()}
         name = node.name if deferred else None
-        return name, self.folded.get(node.name), node.name in self.absorbed
+        relus = self.activated.get(node.name), node.inputs[0] in self.activated
+        return name, self.folded.get(node.name), node.name in self.absorbed, relus
 
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Convolution in C, with the layers that are computed with it."""
@@ -490,6 +514,7 @@ class Fused:
 
     axes = (0, 1)
     summation = BY_XLA
+    activated: ClassVar[Mapping[str, Relu]] = MappingProxyType({})
     materialize = staticmethod(layout.materialized)
     avg_pool = staticmethod(pooling.avg_pool)
     layer_norm = staticmethod(norm.layer_norm)

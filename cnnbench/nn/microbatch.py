@@ -25,6 +25,7 @@ from cnnbench.layers.base import INPUT
 from cnnbench.nn.looping import repeat
 from cnnbench.nn.noise import Random, apply_noise
 from cnnbench.nn.ops import dense
+from cnnbench.nn.ops.activation import Relu
 from cnnbench.nn.ops.batch_norm import (
     FACTOR,
     Summation,
@@ -78,6 +79,10 @@ class Layers(Protocol):
     @property
     def summation(self) -> Summation:
         """Sums of batch norms."""
+
+    @property
+    def activated(self) -> Mapping[str, Relu]:
+        """Relus that are computed with a batch norm, by its name."""
 
     def to_layout(self, x: jax.Array) -> jax.Array:
         """Converts images to the layout of the operations."""
@@ -324,7 +329,8 @@ def _output(
     net: Layers, node: Node, inputs: Sequence[jax.Array], fixed: _Fixed, weights: LayerParams
 ) -> jax.Array:
     if node.op.uses_batch:
-        return normalize(net.summation, inputs[0], **weights[node.name])
+        relu = net.activated.get(node.name)
+        return normalize(net.summation, inputs[0], **weights[node.name], relu=relu)
     if not isinstance(node.op, Random):
         return net.apply(node, inputs, weights)
     if not node.op.draws:

@@ -1,5 +1,6 @@
 /* Sums over the rows of an array of float32, in double precision: of values and their squares, or of
-   errors and their products with centered values. They are limited only by memory bandwidth. */
+   errors and their products with centered values. They are limited only by memory bandwidth. Errors
+   before a relu are not stored, but computed here from those after it. */
 
 #include "handler.h"
 #include "vectors.h"
@@ -10,46 +11,74 @@ enum { MOST_ROWS = 16 };    /* summed before they are added to others: rounding 
                                number of terms */
 
 typedef float Floats __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+typedef int32_t Choices __attribute__((vector_size(4 * WIDTH)));
 typedef double Doubles __attribute__((vector_size(8 * WIDTH), aligned(8), may_alias));
 
-/* Rows of `width` values, a multiple of WIDTH. */
+/* Rows of `width` values, a multiple of WIDTH. Pointers may be NULL, except `values`. */
 typedef struct {
-  const float *values, *others, *middle; /* `others` may be NULL */
+  const float *values, *others;
+  const float *middle, *factor, *bias; /* of each column */
+  float limit;                         /* of a relu of (others - middle) * factor + bias */
   int64_t rows, width;
   double *first, *second; /* sums, (width,) */
 } Rows;
 
-INLINE void add_columns(Rows of, int64_t at, int vectors) {
+INLINE Floats at(const float *values, int64_t place) { return *(const Floats *)(values + place); }
+
+/* In double precision. GCC 12 computes `__builtin_convertvector` by halves. */
+INLINE Doubles widened(Floats values) {
+#if defined(__AVX512F__)
+  return (Doubles)_mm512_cvtps_pd((__m256)values);
+#elif defined(__AVX__)
+  return (Doubles)_mm256_cvtps_pd((__m128)values);
+#else
+  return __builtin_convertvector(values, Doubles);
+#endif
+}
+
+/* Errors before a relu of `x`. */
+INLINE Floats passed(Floats error, Floats x, Floats limit) {
+  Choices slopes = (x > (Floats){0}) & (x < limit);
+  return (Floats)((Choices)error & slopes);
+}
+
+INLINE void add_columns(Rows of, int64_t column, int vectors) {
   Doubles first[VECTORS], second[VECTORS];
+  Floats limit = (Floats){0} + of.limit;
   UNROLL for (int v = 0; v < vectors; ++v) first[v] = second[v] = (Doubles){0};
   for (int64_t row = 0; row < of.rows; ++row)
     UNROLL for (int v = 0; v < vectors; ++v) {
-      int64_t place = row * of.width + at + v * WIDTH;
-      Floats value = *(const Floats *)(of.values + place);
-      Doubles wide = __builtin_convertvector(value, Doubles);
+      int64_t here = column + v * WIDTH, place = row * of.width + here;
+      Floats value = at(of.values, place), other = value;
+      if (of.others) other = at(of.others, place) - at(of.middle, here);
+      if (of.factor)
+        value = passed(value, other * at(of.factor, here) + at(of.bias, here), limit);
+      Doubles wide = widened(value);
       first[v] += wide;
-      if (of.others) {
-        Floats other = *(const Floats *)(of.others + place);
-        Floats product = value * (other - *(const Floats *)(of.middle + at + v * WIDTH));
-        second[v] += __builtin_convertvector(product, Doubles);
-      } else {
-        second[v] += wide * wide;
-      }
+      second[v] += wide * widened(other);
     }
   UNROLL for (int v = 0; v < vectors; ++v) {
-    *(Doubles *)(of.first + at + v * WIDTH) += first[v];
-    *(Doubles *)(of.second + at + v * WIDTH) += second[v];
+    *(Doubles *)(of.first + column + v * WIDTH) += first[v];
+    *(Doubles *)(of.second + column + v * WIDTH) += second[v];
   }
 }
 
 static void add_block(Rows of) {
-  int64_t at = 0;
-  for (; at + VECTORS * WIDTH <= of.width; at += VECTORS * WIDTH) add_columns(of, at, VECTORS);
-  for (; at < of.width; at += WIDTH) add_columns(of, at, 1);
+  int64_t column = 0;
+  for (; column + VECTORS * WIDTH <= of.width; column += VECTORS * WIDTH)
+    add_columns(of, column, VECTORS);
+  for (; column < of.width; column += WIDTH) add_columns(of, column, 1);
 }
 
-/* Operands: values, (rows, channels), and for the second kind of sums also others, (rows, channels),
-   and their middle, (channels,). Results: both sums, (2, channels), and working memory.
+/* A value for each of `width` columns, from one for each channel. */
+static float *repeated(const float *values, int64_t channels, float *to, int64_t width) {
+  for (int64_t i = 0; i < width; ++i) to[i] = values[i % channels];
+  return to;
+}
+
+/* Operands: values, (rows, channels). For the second kind of sums also others, (rows, channels), and
+   their middle, (channels,); for errors after a relu, also its factor and bias, (channels,), and its
+   limit as an attribute. Results: both sums, (2, channels), and working memory.
 
    Short rows are added as a longer one whose width is a multiple of WIDTH. */
 XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
@@ -61,17 +90,18 @@ XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
   while (channels * together < VECTORS * WIDTH) together *= 2;
   int64_t width = channels * together;
   double *sums = data(frame->rets.rets[0]), *work = data(frame->rets.rets[1]);
-  float *middle = (float *)(work + 2 * width);
-  Rows of = {values->data, NULL, middle, 0, width, work, work + width};
+  Rows of = {.values = values->data, .width = width, .first = work, .second = work + width};
   memset(sums, 0, 2 * channels * sizeof(double));
   memset(work, 0, 2 * width * sizeof(double));
-  if (frame->args.size > 1) {
-    of.others = data(frame->args.args[1]);
-    for (int64_t i = 0; i < width; ++i)
-      middle[i] = ((const float *)data(frame->args.args[2]))[i % channels];
-  }
+  const float *columns[3] = {NULL};
+  for (int64_t i = 2; i < frame->args.size; ++i)
+    columns[i - 2] = repeated(data(frame->args.args[i]), channels,
+                              (float *)(work + 2 * width) + (i - 2) * width, width);
+  of.middle = columns[0], of.factor = columns[1], of.bias = columns[2];
+  if (of.middle) of.others = data(frame->args.args[1]);
+  if (of.factor) of.limit = *(const float *)((const XLA_FFI_Scalar *)frame->attrs.attrs[0])->value;
   for (int64_t left = rows / together; left > 0; left -= of.rows) {
-    of.rows = left < MOST_ROWS ? left : MOST_ROWS;
+    of.rows = smaller(left, MOST_ROWS);
     add_block(of);
     of.values += of.rows * width;
     if (of.others) of.others += of.rows * width;
@@ -81,10 +111,11 @@ XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
     sums[channels + i % channels] += of.second[i];
   }
   for (int64_t i = 0; i < rows % together * channels; ++i) {
-    double value = of.values[i];
+    float value = of.values[i], other = of.others ? of.others[i] - of.middle[i] : value;
+    float y = of.factor ? other * of.factor[i] + of.bias[i] : 0;
+    if (of.factor && !(y > 0 && y < of.limit)) value = 0;
     sums[i % channels] += value;
-    sums[channels + i % channels] +=
-        of.others ? (double)(of.values[i] * (of.others[i] - middle[i % channels])) : value * value;
+    sums[channels + i % channels] += (double)value * other;
   }
   return NULL;
 }

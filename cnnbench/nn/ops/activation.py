@@ -1,6 +1,8 @@
 """Activations that JAX computes slowly, or whose derivatives lose digits or differ at a kink."""
 
 import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,25 @@ from jax import lax
 def relu6(x: jax.Array) -> jax.Array:
     """min(max(x, 0), 6), with derivative 0 at both ends, as in PyTorch; JAX has 0.5 at 0."""
     return jnp.where(x < 6, jax.nn.relu(x), 6)
+
+
+class Relu(NamedTuple):
+    """An activation with slope 1 between 0 and a limit, and 0 elsewhere and at both.
+
+    Args:
+      apply: the activation.
+      limit: its largest value.
+    """
+
+    apply: Callable[[jax.Array], jax.Array]
+    limit: float
+
+    def errors(self, dy: jax.Array, x: jax.Array) -> jax.Array:
+        """Errors before the activation, of `x`."""
+        return jnp.where((x > 0) & (x < self.limit), dy, 0)
+
+
+RELUS: Mapping[str, Relu] = {"relu": Relu(jax.nn.relu, math.inf), "relu6": Relu(relu6, 6.0)}
 
 
 def gelu(x: jax.Array) -> jax.Array:

@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from cnnbench.nn.ops.activation import Relu
 from cnnbench.nn.ops.layout import (
     fold_channels,
     largest_divisor,
@@ -40,12 +41,12 @@ class Summation:
 
     Args:
       of_values: sums of values, and of their squares.
-      of_errors: sums of errors, and of their products with `x - middle`, from the errors, `x` and
-        `middle`, (c,).
+      of_errors: sums of errors before a relu, and of their products with `x - mean`. Arguments:
+        the relu or None, errors after it, and arguments of `normalize`.
     """
 
     of_values: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-    of_errors: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+    of_errors: Callable[..., tuple[jax.Array, jax.Array]]
 
 
 class Sums(NamedTuple):
@@ -75,15 +76,24 @@ class StableBatchNorm(nnx.BatchNorm):
         super().__init__(channels, **options)
         self.summation = nnx.static(summation)
 
-    def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        """Normalizes over all axes but the last, with running statistics in evaluation."""
+    def __call__(
+        self, x: jax.Array, *args: Any, relu: Relu | None = None, **kwargs: Any
+    ) -> jax.Array:
+        """Normalizes over all axes but the last, with running statistics in evaluation.
+
+        Args:
+          x: images or vectors.
+          *args: those of `nnx.BatchNorm`, for evaluation.
+          relu: applied to the result.
+          **kwargs: those of `nnx.BatchNorm`, for evaluation.
+        """
         if self.use_running_average:
             evaluated: jax.Array = super().__call__(x, *args, **kwargs)
-            return evaluated
+            return relu.apply(evaluated) if relu else evaluated
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         by: Summation = self.summation
         known = statistics(self, batch_sums(wide, by), x.size // x.shape[-1])
-        return normalize(by, wide, **known).astype(x.dtype)
+        return normalize(by, wide, **known, relu=relu).astype(x.dtype)
 
 
 def initial(channels: int, params: Collection[str]) -> dict[str, Array]:
@@ -139,44 +149,64 @@ def channel_sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return first, second
 
 
-def _error_sums(dy: jax.Array, x: jax.Array, middle: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _error_sums(
+    relu: Relu | None, dy: jax.Array, x: jax.Array, mean: jax.Array, *others: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Sums of errors, and of their products with centered values, in float64."""
-    repeated = _repeated(middle, x)
-    return _totals(lambda dy, x: (_wide(dy), _wide(dy * (x - repeated))), dy, x)
+    repeated, errors = _repeated(mean, x), _errors(relu, dy, x, mean, *others).reshape(x.shape)
+    return _totals(lambda dy, x: (_wide(dy), _wide(dy * (x - repeated))), errors, x)
 
 
 BY_XLA = Summation(channel_sums, _error_sums)
 
 
-@traced_once(0)
+@traced_once(0, 5)
 def normalize(
-    summation: Summation, x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array
+    summation: Summation,
+    x: jax.Array,
+    mean: jax.Array,
+    factor: jax.Array,
+    bias: jax.Array,
+    relu: Relu | None = None,
 ) -> jax.Array:
-    """(x - mean) * factor + bias, per channel; `x` is (..., c)."""
-    return _normalize(x, mean, factor, bias, summation)
+    """(x - mean) * factor + bias, per channel; `x` is (..., c).
+
+    With a relu, errors before it are not stored: they are computed again wherever they are read.
+    """
+    return _normalize((summation, relu), x, mean, factor, bias)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _normalize(
-    x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array, _summation: Summation
-) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _normalize(static: tuple[Summation, Relu | None], x: jax.Array, *given: jax.Array) -> jax.Array:
+    y, relu = _affine(x, *given).astype(x.dtype), static[1]
+    return (relu.apply(y) if relu else y).reshape(x.shape)
+
+
+def _affine(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
     middle, slope, shift = (_repeated(v, x) for v in (mean, factor, bias))
-    return ((fold_channels(x) - middle) * slope + shift).astype(x.dtype).reshape(x.shape)
+    return (fold_channels(x) - middle) * slope + shift
+
+
+def _errors(relu: Relu | None, dy: jax.Array, *given: jax.Array) -> jax.Array:
+    """Errors before a relu, if there is one, from those after it and arguments of `normalize`."""
+    folded = fold_channels(dy)
+    return relu.errors(folded, _affine(*given)) if relu else folded
 
 
 def _normalize_forward(
-    x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array, summation: Summation
+    static: tuple[Summation, Relu | None], *given: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return _normalize(x, mean, factor, bias, summation), (x, mean, factor, bias)
+    return _normalize(static, *given), given
 
 
 def _normalize_backward(
-    summation: Summation, saved: tuple[jax.Array, ...], dy: jax.Array
+    static: tuple[Summation, Relu | None], saved: tuple[jax.Array, ...], dy: jax.Array
 ) -> tuple[jax.Array, ...]:
+    summation, relu = static
     x, mean, factor, bias = saved
-    sums = summation.of_errors(dy, x, mean)
+    sums = summation.of_errors(relu, dy, *saved)
     shift, slope = (each.astype(mean.dtype) for each in sums)
-    dx = (fold_channels(dy) * _repeated(factor, x)).reshape(x.shape)
+    dx = (_errors(relu, dy, *saved) * _repeated(factor, x)).reshape(x.shape)
     changes = (dx, -factor * shift, slope, shift)
     return tuple(c.astype(v.dtype) for c, v in zip(changes, (x, mean, factor, bias), strict=True))
 

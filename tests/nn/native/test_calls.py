@@ -102,7 +102,7 @@ def test_a_compiled_program_can_be_stored(native: ModuleType, case: Case) -> Non
 
 
 CONVS = "winograd", "pooled", "few", "depthwise"
-CHECKED = (*CONVS, "pool", "activation", "norm", "attention")
+CHECKED = (*CONVS, "pool", "sums", "activation", "norm", "attention")
 
 
 @pytest.mark.skipif(WITHOUT_WINOGRAD is not None, reason=str(WITHOUT_WINOGRAD))
