@@ -396,9 +396,7 @@ class GraphNet(nnx.Module):
             case Multiply():
                 return self._product(node, inputs)
             case Activate():
-                done = node.inputs[0] in self.activated
-                y = x if done else self._finished(x, op.activation, {})
-                return lowering.keep(y, costly=op.activation in COSTLY)
+                return self._activated(node, op, x)
             case Attention() | PositionEmbedding() | ClassToken():
                 images, own = lowering.from_layout(x), weights[node.name]
                 y = transformer.of_images(op, images, own, lowering.attention)
@@ -426,6 +424,11 @@ class GraphNet(nnx.Module):
                 raise AssertionError(f"{op.op} is one of the parts")
             case _:
                 assert_never(op)
+
+    def _activated(self, node: Node, op: Activate, x: jax.Array) -> jax.Array:
+        done = node.inputs[0] in self.activated
+        y = x if done else self._finished(x, op.activation, {})
+        return self.lowering.keep(y, costly=op.activation in COSTLY)
 
     def _normalized(
         self,

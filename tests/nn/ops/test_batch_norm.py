@@ -127,7 +127,7 @@ def in_rows(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
     found = jax.lax.map(batch_norm.channel_sums, rows)
     sums = batch_norm.about_mean(found[0], found[1], size, jnp.float32)
     known = batch_norm.statistics(layer, sums, size)
-    y = jax.vmap(lambda row: batch_norm.normalize(batch_norm.BY_XLA, row, **known))(rows)
+    y = jax.vmap(lambda row: batch_norm.normalize(batch_norm.BY_XLA, row, **known, relu=None))(rows)
     return (y.transpose(0, 3, 1, 2, 4) if x.ndim == 4 else y).reshape(x.shape)
 
 
