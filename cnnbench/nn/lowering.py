@@ -41,17 +41,26 @@ from cnnbench.layers import (
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.correlation import ConvGeometry
 from cnnbench.nn import transformer
-from cnnbench.nn.native import activation, few, library, onednn, phases, pool, pooled, winograd
+from cnnbench.nn.native import (
+    activation,
+    depthwise,
+    few,
+    library,
+    onednn,
+    phases,
+    pool,
+    pooled,
+    winograd,
+)
 from cnnbench.nn.native import attention as native_attention
 from cnnbench.nn.native import norm as native_norm
 from cnnbench.nn.native.compiler import obstacle
 from cnnbench.nn.native.correlation import Convolve, Correlation
 from cnnbench.nn.native.sums import NATIVE_SUMS
-from cnnbench.nn.ops import convolution, layout, norm, pooling, whole, xla
+from cnnbench.nn.ops import convolution, layout, norm, pooling, shifted, whole, xla
 from cnnbench.nn.ops.activation import RELUS, Relu
 from cnnbench.nn.ops.batch_norm import BY_XLA, Summation
 from cnnbench.nn.ops.im2col import rotated
-from cnnbench.nn.ops.shifted import depthwise, pays
 from cnnbench.system.arrays import Pair
 
 MONOTONE = frozenset(
@@ -356,7 +365,9 @@ class OneDnn(Whole):
         return correlation(self.plan, node)
 
     def _engine(self, of: Correlation, images: int) -> Convolutions:
-        """OneDNN if it supports a convolution, otherwise XLA."""
+        """C for depthwise ones, oneDNN if it supports others, otherwise XLA."""
+        if depthwise.pays(of):
+            return depthwise
         return onednn if onednn.supports(of, images) else whole
 
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
@@ -380,7 +391,7 @@ class NativeWinograd(OneDnn):
         """Winograd's algorithm where it pays, otherwise oneDNN if it is installed."""
         if winograd.pays(of):
             return winograd
-        if unavailable("onednn"):
+        if unavailable("onednn") and not depthwise.pays(of):
             return few if few.pays(of) else whole
         return super()._engine(of, images)
 
@@ -480,7 +491,7 @@ class GroupedConv:
           channels: channels of the images.
           kernel: shape (kh, kw, in / groups, out).
         """
-        return self.groups == channels and pays(channels, math.prod(kernel[:2]))
+        return self.groups == channels and shifted.pays(channels, math.prod(kernel[:2]))
 
     def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Images (n, h, w, in) to (n, oh, ow, out)."""
@@ -492,7 +503,7 @@ class GroupedConv:
             self.of.pads,
             groups=self.groups,
             dilation=self.dilation,
-            general=depthwise if shifts else lax.conv_general_dilated,
+            general=shifted.depthwise if shifts else lax.conv_general_dilated,
         )
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnbench.nn.native import depthwise, few
+from cnnbench.nn.native import few
 from cnnbench.nn.native.correlation import PASSES, Correlation, Pass, differentiable
 from cnnbench.nn.native.primitives import TARGET, operation
 from cnnbench.system.host import num_cpus
@@ -16,8 +16,6 @@ def supports(of: Correlation, images: int) -> bool:
 
 
 def _call(which: Pass, first: jax.Array, second: jax.Array, of: Correlation) -> jax.Array:
-    if which == "kernel_gradient" and depthwise.pays(of):
-        return depthwise.kernel_gradient(first, second, of)
     if which == "input_gradient" and few.pays(of):
         return few.input_gradient(first, second, of)
     found = operation(which, of, len(first), _threads())

@@ -1,20 +1,20 @@
-"""Gradients of depthwise kernels in C, as XLA computes them in float64."""
-
-from typing import Any
+"""Depthwise convolutions in C and their gradients, as XLA computes them in float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnbench.nn.lowering import unavailable
-from cnnbench.nn.native import depthwise, onednn
+from cnnbench.nn.lowering import lower, unavailable
+from cnnbench.nn.native import depthwise
 from cnnbench.nn.native.depthwise import TARGET
 from cnnbench.system.arrays import Pair
-from tests.nn.native.test_calls import correlation
-from tests.nn.native.test_onednn import check, xla_products
-from tests.nn.ops.test_convolution import Case, Products, Sample
-from tests.support.engines import needs_onednn
+from tests.nn.native.test_calls import both_directions, correlation
+from tests.nn.native.test_onednn import check as check_products
+from tests.nn.native.test_onednn import xla_products
+from tests.nn.ops.test_convolution import Case, Sample
+from tests.support.engines import USABLE
+from tests.support.oracles import make_plan
 
 pytestmark = pytest.mark.skipif(
     unavailable("winograd") is not None, reason=str(unavailable("winograd"))
@@ -22,61 +22,55 @@ pytestmark = pytest.mark.skipif(
 
 CASES = (
     Case((12, 14), (7, 7, 1, 24), (1, 1), ((3, 3), (3, 3))),
+    Case((9, 21), (3, 3, 1, 16), (1, 1), ((1, 1), (1, 1))),
+    Case((10, 13), (3, 3, 1, 33), (2, 2), ((0, 1), (1, 0))),
     Case((9, 10), (5, 3, 1, 16), (2, 1), ((2, 2), (1, 1))),
     Case((11, 8), (4, 9, 1, 19), (3, 2), ((1, 2), (4, 4))),  # more taps than registers
     Case((2, 2), (3, 3, 1, 40), (1, 1), ((1, 1), (1, 1))),
     Case((13, 9), (6, 2, 1, 3), (4, 5)),  # pixels that no output reads
+    Case((9, 9), (1, 1, 1, 5), (3, 4)),
     Case((3, 4), (4, 5, 1, 8), (1, 1), ((5, 4), (6, 5))),  # outputs that read no pixel
+    Case((3, 2), (2, 2, 1, 4), (2, 3), ((7, 3), (8, 1))),
 )
 
 
-def data_of(case: Case) -> Sample:
+def check(case: Case) -> None:
     of, rng = correlation(case, case.kernel[3]), np.random.default_rng(0)
     shapes = (3, *of.size, of.channels), case.kernel, (3, *of.places, of.filters)
-    return Sample(*(rng.normal(size=shape) for shape in shapes))
+    data = Sample(*(rng.normal(size=shape) for shape in shapes))
+    for got in both_directions(depthwise, of, data):
+        check_products(got, xla_products(of, data))
 
 
 def check_all() -> None:
     for case in CASES:
-        check_case(case)
-
-
-def check_case(case: Case) -> None:
-    of, data = correlation(case, case.kernel[3]), data_of(case)
-    x, dy = (jnp.asarray(v, jnp.float32) for v in (data.x, data.y))
-    got = np.asarray(jax.jit(lambda x, dy: depthwise.kernel_gradient(x, dy, of))(x, dy))
-    want = xla_products(of, data)
-    check(Products(got, got, got), want._replace(out=want.dkernel, dx=want.dkernel))
+        check(case)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_gradient_is_that_of_xla(case: Case) -> None:
-    check_case(case)
+def test_conv_and_its_adjoint_equal_xla(case: Case) -> None:
+    check(case)
 
 
-@needs_onednn
 @pytest.mark.parametrize(
-    ("keys", "expected"),
-    [
-        ({}, True),
-        ({"kernel": (3, 3, 1, 24)}, False),
-        ({"kernel": (3, 3, 1, 24), "size": (2, 9)}, True),
-        ({"kernel": (7, 7, 2, 24)}, False),  # grouped, but not depthwise
-    ],
+    ("groups", "dilation", "expected"), [(24, 1, True), (12, 1, False), (24, 2, False)]
 )
-def test_onednn_leaves_slow_gradients_to_it(keys: dict[str, Any], expected: bool) -> None:
-    case = CASES[0]._replace(**keys)
-    of = correlation(case, 24 // case.kernel[2])
+@pytest.mark.parametrize("form", USABLE)
+def test_engines_in_c_compute_depthwise_convolutions(
+    form: str, groups: int, dilation: int, expected: bool
+) -> None:
+    conv = {"op": "conv", "filters": 24, "kernel": 3, "groups": groups, "dilation": dilation}
+    plan = make_plan({"conv": conv}, (9, 8, 24), (9 - 2 * dilation, 8 - 2 * dilation, 24))
+    lowering = lower(plan, form)  # type: ignore[arg-type]  # one of the engines
+    x, kernel = jnp.ones((2, 9, 8, 24)), jnp.ones((3, 3, 24 // groups, 24))
+    program = jax.jit(lambda x, kernel: lowering.convolve(plan.nodes[0], x, kernel))
+    in_c = expected and form in {"onednn", "winograd"}
+    assert (f"@{TARGET}(" in program.lower(x, kernel).as_text()) == in_c
 
-    def gradient(x: jax.Array, kernel: jax.Array) -> Any:
-        return jax.grad(lambda kernel: onednn.conv(x, kernel, of).sum())(kernel)
 
-    x, kernel = jnp.ones((2, *case.size, 24)), jnp.ones(case.kernel)
-    program = jax.jit(gradient).lower(x, kernel).as_text()
-    assert (f"@{TARGET}" in program) == expected
-
-
-def test_dilated_kernels_are_left_to_others() -> None:
+def test_groups_and_dilation_are_left_to_others() -> None:
     dilation: Pair = (2, 1)
     assert depthwise.pays(correlation(CASES[0], 24))
     assert not depthwise.pays(correlation(CASES[0], 24, dilation))
+    assert not depthwise.pays(correlation(CASES[0]._replace(kernel=(7, 7, 2, 24)), 12))
+    assert not depthwise.pays(correlation(Case((3, 3), (3, 3, 1, 1))))
