@@ -1,6 +1,6 @@
 """`nnx.Module` of a `Plan`."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import partial, reduce
 from typing import Any, assert_never
 
@@ -142,6 +142,11 @@ class GraphNet(nnx.Module):
     def activated(self) -> Mapping[str, Relu]:
         """Relus that are computed with a batch norm, by its name."""
         return self.lowering.activated
+
+    @property
+    def pending(self) -> Collection[str]:
+        """Batch norms that the next convolution computes in training, with their relus."""
+        return self.lowering.pending
 
     def prepare(self) -> LayerParams:
         """Transformed kernels and biases by layer, which many calls can share.
@@ -425,7 +430,9 @@ class GraphNet(nnx.Module):
             case _:
                 assert_never(op)
 
-    def _activated(self, node: Node, op: Activate, x: jax.Array) -> jax.Array:
+    def _activated(self, node: Node, op: Activate, x: Any) -> jax.Array:
+        if isinstance(x, batch_norm.Pending):
+            return x  # type: ignore[return-value]  # read by a convolution only
         done = node.inputs[0] in self.activated
         y = x if done else self._finished(x, op.activation, {})
         return self.lowering.keep(y, costly=op.activation in COSTLY)

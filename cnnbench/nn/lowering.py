@@ -17,11 +17,11 @@ background, rounding errors would determine the side of the kink.
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ from cnnbench.nn.native.correlation import Convolve, Correlation
 from cnnbench.nn.native.sums import NATIVE_SUMS
 from cnnbench.nn.ops import convolution, layout, norm, pooling, shifted, whole, xla
 from cnnbench.nn.ops.activation import RELUS, Relu
-from cnnbench.nn.ops.batch_norm import BY_XLA, Summation
+from cnnbench.nn.ops.batch_norm import BY_XLA, Pending, Summation
 from cnnbench.nn.ops.im2col import rotated
 from cnnbench.system.arrays import Pair
 
@@ -119,6 +119,10 @@ class Lowering(Protocol):
     @property
     def activated(self) -> Mapping[str, Relu]:
         """Relus that are computed with a batch norm in training, by its name."""
+
+    @property
+    def pending(self) -> Collection[str]:
+        """Batch norms that the next convolution computes in training, with their relus."""
 
     def key(self, node: Node) -> Hashable:
         """Returns what the lowering of a layer depends on besides its operation and shapes."""
@@ -206,6 +210,11 @@ class Plain:
     def activated(self) -> Mapping[str, Relu]:
         """No relu is computed with a batch norm."""
         return MappingProxyType({})
+
+    @property
+    def pending(self) -> Collection[str]:
+        """No batch norm is computed with a convolution."""
+        return ()
 
     def key(self, _node: Node) -> Hashable:
         """Returns None: it depends on nothing else."""
@@ -334,15 +343,30 @@ class OneDnn(Whole):
             if readers.get(node.inputs[0]) == [node] and nodes[node.inputs[0]].op.uses_batch
         }
 
+    @cached_property
+    def pending(self) -> Collection[str]:
+        """Batch norms that a depthwise convolution computes in training, with their relus."""
+        readers = _readers(self.plan)
+        followed = {name: readers.get(readers[name][0].name, ()) for name in self.activated}
+        return frozenset(
+            name
+            for name, nodes in followed.items()
+            if len(nodes) == 1 and isinstance(nodes[0].op, Conv)
+            if depthwise.takes_norm(correlation(self.plan, nodes[0]))
+        )
+
     def key(self, node: Node) -> Hashable:
         """The layers that are fused with it, and the name of a deferred layer or its pool."""
         deferred = node.name in {*self.deferred, *self.deferred.values()}
         name = node.name if deferred else None
         relus = self.activated.get(node.name), node.inputs[0] in self.activated
-        return name, self.folded.get(node.name), node.name in self.absorbed, relus
+        fused = node.name in self.absorbed, node.name in self.pending
+        return name, self.folded.get(node.name), fused, relus
 
-    def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def convolve(self, node: Node, x: Any, kernel: jax.Array) -> jax.Array:
         """Convolution in C, with the layers that are computed with it."""
+        if isinstance(x, Pending):
+            return depthwise.conv_of_norm(x, kernel, self.sizes(node))
         if x.dtype != jnp.float32:
             return super().convolve(node, x, kernel)
         of, folded = self.sizes(node), self.folded.get(node.name)
@@ -526,6 +550,7 @@ class Fused:
     axes = (0, 1)
     summation = BY_XLA
     activated: ClassVar[Mapping[str, Relu]] = MappingProxyType({})
+    pending: ClassVar[Collection[str]] = ()
     materialize = staticmethod(layout.materialized)
     avg_pool = staticmethod(pooling.avg_pool)
     layer_norm = staticmethod(norm.layer_norm)

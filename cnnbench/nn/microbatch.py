@@ -7,7 +7,7 @@ is in the cache. The gradient visits the others in reverse order and recomputes 
 (rematerialization), which is faster than storing and loading it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +28,7 @@ from cnnbench.nn.ops import dense
 from cnnbench.nn.ops.activation import Relu
 from cnnbench.nn.ops.batch_norm import (
     FACTOR,
+    Pending,
     Summation,
     Sums,
     about_mean,
@@ -83,6 +84,10 @@ class Layers(Protocol):
     @property
     def activated(self) -> Mapping[str, Relu]:
         """Relus that are computed with a batch norm, by its name."""
+
+    @property
+    def pending(self) -> Collection[str]:
+        """Batch norms that the next convolution computes in training, with their relus."""
 
     def to_layout(self, x: jax.Array) -> jax.Array:
         """Converts images to the layout of the operations."""
@@ -326,11 +331,14 @@ def _run(
 
 
 def _output(
-    net: Layers, node: Node, inputs: Sequence[jax.Array], fixed: _Fixed, weights: LayerParams
-) -> jax.Array:
+    net: Layers, node: Node, inputs: Sequence[Any], fixed: _Fixed, weights: LayerParams
+) -> Any:
+    """The output of a layer; `Pending` for a batch norm that the next layer computes."""
     if node.op.uses_batch:
-        relu = net.activated.get(node.name)
-        return normalize(net.summation, inputs[0], **weights[node.name], relu=relu)
+        x, given, relu = inputs[0], weights[node.name], net.activated.get(node.name)
+        if relu and node.name in net.pending and x.dtype == jnp.float32:
+            return Pending(x, **given, relu=relu)
+        return normalize(net.summation, x, **given, relu=relu)
     if not isinstance(node.op, Random):
         return net.apply(node, inputs, weights)
     if not node.op.draws:

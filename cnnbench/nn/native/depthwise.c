@@ -1,16 +1,19 @@
 /* Depthwise convolutions, which filter each channel separately, and their gradients.
 
    They take as long as reading and writing memory, which is fastest in its order: rows of images are
-   copied to a ring of rows with zeros around them, and outputs are computed pixel by pixel. Images
-   are (n, h, w, c), kernels (kh, kw, 1, c). */
+   copied to a ring of rows with zeros around them, and outputs are computed pixel by pixel. A batch
+   norm and a relu before them are computed in the ring, and the sums for their gradient with the
+   errors that they need. Images are (n, h, w, c), kernels (kh, kw, 1, c). */
 
 #include "handler.h"
-#include "vectors.h"
+#include "functions.h"
+#include "sums.h"
 
 enum { FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT }; /* passes */
 enum { POSITIONS = REGISTERS < 32 ? 4 : 8 };       /* of a row, with sums in registers */
 enum { MOST_TAPS = 7 };                            /* of a row, with sums in registers */
 enum { SQUARE = 3 };                               /* taps of kernels with all sums in registers */
+enum { CACHE_LINE = 16 };                          /* values */
 
 typedef struct {
   int64_t pass;
@@ -42,13 +45,19 @@ INLINE Plane plane_of(const Sizes *of) {
                  of->high,   columns,   of->channels, pixel,    NULL};
 }
 
+/* Computed before a convolution: a relu of (x - mean) * factor + bias. */
+typedef struct {
+  const float *mean, *factor, *bias; /* padded like a pixel; NULL if there is none */
+  float limit;
+} Norm;
+
 INLINE int64_t ring_values(const Plane *of) { return of->ring * of->columns * of->pixel; }
 INLINE int64_t kernel_values(const Sizes *of) { return of->high * of->wide * padded(of->channels); }
 
 int64_t workspace_bytes(const Sizes *of) {
   Plane plane = plane_of(of);
-  int64_t errors = of->columns * plane.pixel;
-  return (ring_values(&plane) + kernel_values(of) + errors) * sizeof(float);
+  int64_t errors = of->columns * plane.pixel, norm = 3 * plane.pixel;
+  return (ring_values(&plane) + kernel_values(of) + errors + norm) * sizeof(float);
 }
 
 /* ---- Rows ---- */
@@ -65,6 +74,17 @@ static void copy_pixels(const float *from, int64_t count, int64_t channels, floa
     for (int64_t c = 0; c < pixel; c += LANES) *(Vector *)(to + c) = load(from + c, channels - c);
 }
 
+static void normalize(const Norm *by, int64_t pixel, float *x, int64_t count) {
+  Vector zero = {0}, most = filled(by->limit);
+  for (; count > 0; --count, x += pixel)
+    for (int64_t c = 0; c < pixel; c += LANES) {
+      Vector y = *(Vector *)(x + c) - *(const Vector *)(by->mean + c);
+      y = y * *(const Vector *)(by->factor + c) + *(const Vector *)(by->bias + c);
+      y = where(y < zero, zero, y); /* keeps NaN */
+      *(Vector *)(x + c) = where(y > most, most, y);
+    }
+}
+
 /* A row of a plane; NULL if it is zero. */
 INLINE float *row_at(const Plane *of, int64_t row) {
   int64_t i = row - of->top;
@@ -73,14 +93,15 @@ INLINE float *row_at(const Plane *of, int64_t row) {
 }
 
 /* Reads a row from an image, as far as it is in the plane. */
-static void read_row(const Plane *of, const float *image, int64_t row) {
+static void read_row(const Plane *of, const Norm *norm, const float *image, int64_t row) {
   float *to = row_at(of, row);
   int64_t before = larger(0, (-of->left + of->across - 1) / of->across);
   int64_t after = smaller(of->width, (of->columns - of->left + of->across - 1) / of->across);
   if (!to || after <= before) return;
   const float *from = image + ((row - of->top) / of->down * of->width + before) * of->channels;
-  copy_pixels(from, after - before, of->channels,
-              to + (of->left + before * of->across) * of->pixel, of->across);
+  to += (of->left + before * of->across) * of->pixel;
+  copy_pixels(from, after - before, of->channels, to, of->across);
+  if (norm->mean) normalize(norm, of->pixel, to, after - before);
 }
 
 /* The kernel with padded pixels, rotated for the gradient of images. */
@@ -183,48 +204,118 @@ static void correlate(Window of, const float *dy, int64_t columns, float *to) {
 
 /* ---- Passes ---- */
 
-/* Computes an image, or adds to the gradient of the kernel. */
-static void pass_image(const Sizes *of, const Plane *plane, const float *from, const float *dy,
-                       float *errors, float *kernel, float *to) {
-  int inputs = of->pass == INPUT_GRADIENT;
-  int64_t rows = inputs ? of->height : of->rows, columns = inputs ? of->width : of->columns;
-  int64_t down = inputs ? 1 : of->down, read = 0;
+/* What a call computes with. Pointers may be NULL where a pass does not need them. */
+typedef struct {
+  const Sizes *of;
+  Plane plane;
+  Norm norm;    /* of inputs that are read */
+  Rows sums;    /* of errors before a norm */
+  float *kernel, *errors;
+} Work;
+
+static void read_rows(const Work *work, const float *from, int64_t first, int64_t *read,
+                      const float **window) {
+  int64_t high = work->of->high;
+  for (*read = larger(*read, first); *read < first + high; ++*read)
+    read_row(&work->plane, &work->norm, from, *read);
+  for (int64_t k = 0; k < high; ++k) window[k] = row_at(&work->plane, first + k);
+}
+
+/* Reads memory ahead. */
+INLINE void fetch(const float *values, int64_t count) {
+  for (int64_t i = 0; i < count; i += CACHE_LINE) __builtin_prefetch(values + i);
+}
+
+/* Outputs of an image; or errors of its inputs, and sums of those of inputs `x` of a norm. */
+static void convolve_image(const Work *work, const float *from, float *to, const float *x) {
+  const Sizes *of = work->of;
+  int backward = of->pass == INPUT_GRADIENT;
+  int64_t rows = backward ? of->height : of->rows, columns = backward ? of->width : of->columns;
+  int64_t down = backward ? 1 : of->down, across = backward ? 1 : of->across, read = 0;
   const float *window[of->high];
-  Window row = {window, kernel, of->high, of->wide, plane->pixel, inputs ? 1 : of->across};
-  for (int64_t i = 0; i < rows; ++i) {
-    int64_t first = i * down, last = first + of->high;
-    for (read = larger(read, first); read < last; ++read) read_row(plane, from, read);
-    for (int64_t k = 0; k < of->high; ++k) window[k] = row_at(plane, first + k);
-    if (of->pass != KERNEL_GRADIENT) {
-      filter(row, columns, of->channels, to + i * columns * of->channels);
-      continue;
-    }
-    copy_pixels(dy + i * columns * of->channels, columns, of->channels, errors, 1);
-    correlate(row, errors, columns, kernel);
+  for (int64_t i = 0; i < rows; ++i, to += columns * of->channels) {
+    Rows sums = work->sums;
+    read_rows(work, from, i * down, &read, window);
+    if (x) fetch(x, columns * of->channels);
+    filter((Window){window, work->kernel, of->high, of->wide, work->plane.pixel, across}, columns,
+           of->channels, to);
+    if (!x) continue;
+    sums.values = to, sums.others = x, sums.rows = columns;
+    add_rows(sums);
+    x += columns * of->channels;
   }
 }
 
-/* Operands: images and kernel, errors and kernel, or images and errors. */
+/* Adds to the gradient of the kernel. */
+static void correlate_image(const Work *work, const float *from, const float *dy) {
+  const Sizes *of = work->of;
+  int64_t read = 0;
+  const float *window[of->high];
+  Window row = {window, NULL, of->high, of->wide, work->plane.pixel, of->across};
+  for (int64_t i = 0; i < of->rows; ++i, dy += of->columns * of->channels) {
+    read_rows(work, from, i * of->down, &read, window);
+    copy_pixels(dy, of->columns, of->channels, work->errors, 1);
+    correlate(row, work->errors, of->columns, work->kernel);
+  }
+}
+
+static Norm norm_of(XLA_FFI_CallFrame *frame, int64_t channels, float *memory) {
+  int64_t pixel = padded(channels);
+  for (int64_t k = 0; k < 3; ++k)
+    copy_pixels(data(frame->args.args[2 + k]), 1, channels, memory + k * pixel, 1);
+  float limit = *(const float *)data(frame->args.args[5]);
+  return (Norm){memory, memory + pixel, memory + 2 * pixel, limit};
+}
+
+static Rows sums_of(XLA_FFI_CallFrame *frame, int64_t channels) {
+  double *sums = data(frame->rets.rets[1]);
+  memset(sums, 0, 2 * channels * sizeof(double));
+  return (Rows){.middle = data(frame->args.args[2]),
+                .factor = data(frame->args.args[3]),
+                .bias = data(frame->args.args[4]),
+                .limit = *(const float *)data(frame->args.args[5]),
+                .width = channels,
+                .first = sums,
+                .second = sums + channels};
+}
+
+static Work prepare(XLA_FFI_CallFrame *frame, const Sizes *of) {
+  Work work = {.of = of, .plane = plane_of(of)};
+  float *memory = data(frame->rets.rets[frame->rets.size - 1]);
+  work.plane.values = memory;
+  work.kernel = memory + ring_values(&work.plane);
+  work.errors = work.kernel + kernel_values(of);
+  memset(memory, 0, (ring_values(&work.plane) + kernel_values(of)) * sizeof(float));
+  if (frame->args.size < 3) return work;
+  if (of->pass == INPUT_GRADIENT) work.sums = sums_of(frame, of->channels);
+  else work.norm = norm_of(frame, of->channels, work.errors + of->columns * work.plane.pixel);
+  return work;
+}
+
+/* Operands: images and kernel, errors and kernel, or images and errors. Also mean, factor and bias of
+   a norm, and the limit of its relu; for errors of a norm, its inputs, too. Results: outputs, or a
+   gradient; for errors of a norm, sums, (2, channels), too. */
 XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
   if (!executes(frame)) return NULL;
   const Sizes *of = ((const XLA_FFI_Array *)frame->attrs.attrs[0])->data;
-  const float *from = data(frame->args.args[0]), *other = data(frame->args.args[1]);
+  const float *from = data(frame->args.args[0]), *other = data(frame->args.args[1]), *x = NULL;
   float *to = data(frame->rets.rets[0]);
-  int64_t images = of->height * of->width * of->channels;
-  int64_t outputs = of->rows * of->columns * of->channels, backward = of->pass == INPUT_GRADIENT;
-  Plane plane = plane_of(of);
-  plane.values = data(frame->rets.rets[1]);
-  float *kernel = plane.values + ring_values(&plane), *errors = kernel + kernel_values(of);
-  memset(plane.values, 0, (ring_values(&plane) + kernel_values(of)) * sizeof(float));
-  if (of->pass != KERNEL_GRADIENT) pack(of, other, kernel);
-  for (int64_t n = 0; n < of->images; ++n) {
-    pass_image(of, &plane, from, other, errors, kernel, to);
-    from += backward ? outputs : images;
-    if (of->pass == KERNEL_GRADIENT) other += outputs;
-    else to += backward ? images : outputs;
-  }
-  if (of->pass == KERNEL_GRADIENT)
+  int64_t inputs = of->height * of->width * of->channels;
+  int64_t outputs = of->rows * of->columns * of->channels;
+  Work work = prepare(frame, of);
+  if (of->pass == KERNEL_GRADIENT) {
+    for (int64_t n = 0; n < of->images; ++n)
+      correlate_image(&work, from + n * inputs, other + n * outputs);
     for (int64_t tap = 0; tap < of->high * of->wide; ++tap)
-      memcpy(to + tap * of->channels, kernel + tap * plane.pixel, of->channels * sizeof(float));
+      memcpy(to + tap * of->channels, work.kernel + tap * work.plane.pixel,
+             of->channels * sizeof(float));
+    return NULL;
+  }
+  pack(of, other, work.kernel);
+  int64_t step = of->pass == INPUT_GRADIENT ? outputs : inputs;
+  if (work.sums.factor) x = data(frame->args.args[6]);
+  for (int64_t n = 0; n < of->images; ++n)
+    convolve_image(&work, from + n * step, to + n * (inputs + outputs - step),
+                   x ? x + n * inputs : NULL);
   return NULL;
 }

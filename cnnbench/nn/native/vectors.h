@@ -1,5 +1,7 @@
 /* Vectors of float32, an extension of GCC and Clang. Loops over registers are unrolled. */
 
+#pragma once
+
 #include <stdint.h>
 #include <string.h>
 #if defined(__AVX__)

@@ -203,15 +203,51 @@ def _normalize_backward(
     static: tuple[Summation, Relu | None], saved: tuple[jax.Array, ...], dy: jax.Array
 ) -> tuple[jax.Array, ...]:
     summation, relu = static
-    x, mean, factor, bias = saved
-    sums = summation.of_errors(relu, dy, *saved)
-    shift, slope = (each.astype(mean.dtype) for each in sums)
-    dx = (_errors(relu, dy, *saved) * _repeated(factor, x)).reshape(x.shape)
-    changes = (dx, -factor * shift, slope, shift)
-    return tuple(c.astype(v.dtype) for c, v in zip(changes, (x, mean, factor, bias), strict=True))
+    return normalize_gradient(summation.of_errors(relu, dy, *saved), relu, dy, *saved)
 
 
 _normalize.defvjp(_normalize_forward, _normalize_backward)
+
+
+def normalize_gradient(
+    sums: tuple[jax.Array, jax.Array],
+    relu: Relu | None,
+    dy: jax.Array,
+    x: jax.Array,
+    *given: jax.Array,
+) -> tuple[jax.Array, ...]:
+    """Gradients of the arguments of `normalize`.
+
+    Args:
+      sums: as `Summation.of_errors`.
+      relu: the relu, if there is one.
+      dy: errors of the outputs.
+      x: values.
+      *given: mean, factor and bias.
+    """
+    mean, factor, _ = given
+    shift, slope = (each.astype(mean.dtype) for each in sums)
+    dx = (_errors(relu, dy, x, *given) * _repeated(factor, x)).reshape(x.shape)
+    changes = (dx, -factor * shift, slope, shift)
+    return tuple(c.astype(v.dtype) for c, v in zip(changes, (x, *given), strict=True))
+
+
+class Pending(NamedTuple):
+    """A batch norm and its relu, which the next layer computes.
+
+    Args:
+      x: values, (n, h, w, c).
+      mean: argument of `normalize`, (c,).
+      factor: argument of `normalize`, (c,).
+      bias: argument of `normalize`, (c,).
+      relu: the relu.
+    """
+
+    x: jax.Array
+    mean: jax.Array
+    factor: jax.Array
+    bias: jax.Array
+    relu: Relu
 
 
 def about_mean(first: jax.Array, second: jax.Array, size: int, dtype: Any) -> Sums:

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional
 
 from cnnbench.nn.lowering import unavailable
 from cnnbench.nn.native.activation import IN_C
 from tests.support.oracles import Array
 
+torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
+functional = torch.nn.functional
 pytestmark = pytest.mark.skipif(
     unavailable("winograd") is not None, reason=str(unavailable("winograd"))
 )

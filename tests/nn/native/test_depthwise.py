@@ -1,5 +1,8 @@
 """Depthwise convolutions in C and their gradients, as XLA computes them in float64."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,9 @@ import pytest
 from cnnbench.nn.lowering import lower, unavailable
 from cnnbench.nn.native import depthwise
 from cnnbench.nn.native.depthwise import TARGET
+from cnnbench.nn.native.sums import NATIVE_SUMS
+from cnnbench.nn.ops.activation import RELUS
+from cnnbench.nn.ops.batch_norm import Pending, normalize
 from cnnbench.system.arrays import Pair
 from tests.nn.native.test_calls import both_directions, correlation
 from tests.nn.native.test_onednn import check as check_products
@@ -19,6 +25,8 @@ from tests.support.oracles import make_plan
 pytestmark = pytest.mark.skipif(
     unavailable("winograd") is not None, reason=str(unavailable("winograd"))
 )
+
+Layers = Mapping[str, Mapping[str, Any]]
 
 CASES = (
     Case((12, 14), (7, 7, 1, 24), (1, 1), ((3, 3), (3, 3))),
@@ -74,3 +82,66 @@ def test_groups_and_dilation_are_left_to_others() -> None:
     assert not depthwise.pays(correlation(CASES[0], 24, dilation))
     assert not depthwise.pays(correlation(CASES[0]._replace(kernel=(7, 7, 2, 24)), 12))
     assert not depthwise.pays(correlation(Case((3, 3), (3, 3, 1, 1))))
+
+
+NORMED = (
+    (Case((8, 9), (3, 3, 1, 16), (1, 1), ((1, 1), (1, 1))), "relu6"),
+    (Case((9, 7), (3, 3, 1, 24), (2, 2), ((1, 1), (0, 1))), "relu"),
+    (Case((6, 35), (5, 2, 1, 40), (1, 1), ((2, 2), (0, 1))), "relu6"),
+    (Case((4, 4), (3, 3, 1, 320), (1, 1), ((1, 1), (1, 1))), "relu6"),  # long rows
+)
+
+
+@pytest.mark.parametrize(("case", "relu"), NORMED)
+def test_a_batch_norm_before_it_is_computed_with_it(case: Case, relu: str) -> None:
+    """Exactly as one after the other; padding stays zero."""
+    of, rng, channels = correlation(case, case.kernel[3]), np.random.default_rng(0), case.kernel[3]
+    shapes = case.kernel, (3, *of.size, channels), *[(channels,)] * 3, (3, *of.places, channels)
+    *given, dy = (jnp.asarray(rng.normal(0, 2, size), jnp.float32) for size in shapes)
+
+    def fused(kernel: jax.Array, x: jax.Array, *given: jax.Array) -> jax.Array:
+        mean, factor, bias = given
+        return depthwise.conv_of_norm(Pending(x, mean, factor, bias, RELUS[relu]), kernel, of)
+
+    def apart(kernel: jax.Array, x: jax.Array, *given: jax.Array) -> jax.Array:
+        mean, factor, bias = given
+        y = normalize(NATIVE_SUMS, x, mean, factor, bias, RELUS[relu])
+        return depthwise.conv(y, kernel, of)
+
+    products = [jax.vjp(jax.jit(each), *given) for each in (fused, apart)]
+    for got, want in zip(*([y, *pull(dy)] for y, pull in products), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * float(jnp.abs(want).max()))
+
+
+FIRST = {"op": "conv", "filters": 8, "kernel": 1}
+MOBILE: Layers = {
+    "norm": {"op": "batch_norm"},
+    "act": {"op": "activation", "activation": "relu6"},
+    "conv": {"op": "conv", "filters": 8, "kernel": 3, "groups": "depthwise"},
+    "head": {"op": "dense", "units": 3},
+}
+READ_TWICE: Layers = {
+    "crop": {"op": "crop", "cropping": 1, "inputs": ["act"]},
+    "both": {"op": "concat", "inputs": ["conv", "crop"]},
+    "head": {"op": "dense", "units": 3, "inputs": ["both"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, {"norm"}),
+        ({"act": {"op": "activation", "activation": "tanh"}}, set()),
+        ({"conv": {"op": "conv", "filters": 8, "kernel": 3}}, set()),
+        ({"conv": {"op": "max_pool", "size": 2}}, set()),
+        (READ_TWICE, set()),
+    ],
+)
+def test_the_batch_norms_that_wait_for_it(changed: Layers, expected: set[str]) -> None:
+    plan = make_plan({"first": FIRST, **MOBILE, **changed}, (6, 6, 2), (3,))
+    assert lower(plan, "winograd").pending == expected
+    assert not lower(plan, "whole").pending
+
+
+def test_batch_norms_of_other_channels_are_computed_before_it() -> None:
+    assert not depthwise.takes_norm(correlation(CASES[6], 3))

@@ -1,17 +1,18 @@
 """Layer norms in C, as PyTorch computes them in float64."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch.nn import functional
 
 from cnnbench.nn.lowering import unavailable
 from cnnbench.nn.native.norm import TARGET, layer_norm
 from tests.nn.native.test_activation import check_gradients
 
+torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
 pytestmark = pytest.mark.skipif(
     unavailable("winograd") is not None, reason=str(unavailable("winograd"))
 )
@@ -26,7 +27,7 @@ def check(shape: Sequence[int], mean: float = 0.5) -> None:
     values = [rng.normal(middle, 1, size).astype(np.float32) for middle, size in sizes]
     check_gradients(
         lambda x, scale, bias: layer_norm(x, {"scale": scale, "bias": bias}, EPSILON),
-        lambda x, scale, bias: functional.layer_norm(x, (channels,), scale, bias, EPSILON),
+        lambda x, scale, bias: torch.nn.functional.layer_norm(x, (channels,), scale, bias, EPSILON),
         *values,
     )
 
