@@ -536,7 +536,7 @@ class GraphNet(nnx.Module):
         """Adds the bias, if there is one, and applies an activation."""
         in_c = self.lowering.in_c.get(activation)
         if in_c and z.dtype == jnp.float32 and (activation != "linear" or "bias" in weights):
-            return in_c(z, weights.get("bias", jnp.zeros(z.shape[-1])))
+            return in_c(z, weights.get("bias", jnp.zeros(z.shape[-1], z.dtype)))
         values = layout.fold_channels(z)
         if "bias" in weights:
             values = values + repeat(weights["bias"], z)

@@ -113,12 +113,12 @@ class Lowering(Protocol):
         """How attention is computed."""
 
     @property
-    def in_c(self) -> Mapping[str, activation.Activation]:
+    def in_c(self) -> Mapping[str, activation.Biased]:
         """Activations in C of float32, with the bias before them, by name."""
 
     @property
     def activated(self) -> Mapping[str, Relu]:
-        """Relus that are computed with a batch norm in training, by its name."""
+        """Relus that are computed with a batch norm, by its name."""
 
     @property
     def pending(self) -> Collection[str]:
@@ -192,7 +192,7 @@ class Plain:
 
     axes = (1, 2)
     summation: ClassVar[Summation] = BY_XLA
-    in_c: ClassVar[Mapping[str, activation.Activation]] = MappingProxyType({})
+    in_c: ClassVar[Mapping[str, activation.Biased]] = MappingProxyType({})
     avg_pool = staticmethod(xla.avg_pool)
     layer_norm = staticmethod(norm.layer_norm)
 
@@ -334,7 +334,7 @@ class OneDnn(Whole):
 
     @cached_property
     def activated(self) -> Mapping[str, Relu]:
-        """Relus that are computed with a batch norm in training, by its name."""
+        """Relus that are computed with a batch norm, by its name."""
         readers, nodes = _readers(self.plan), self.plan.by_name
         return {
             node.inputs[0]: RELUS[node.op.activation]
@@ -427,7 +427,7 @@ def winograd_layers(plan: Plan) -> frozenset[str]:
 
 
 def layers_in_c(plan: Plan) -> frozenset[str]:
-    """Convolutions that `NativeWinograd` computes in C without oneDNN."""
+    """Convolutions by Winograd's algorithm in C, and those computed with a max pool."""
     return winograd_layers(plan) | NativeWinograd(plan).pooled.keys()
 
 
@@ -554,7 +554,7 @@ class Fused:
     materialize = staticmethod(layout.materialized)
     avg_pool = staticmethod(pooling.avg_pool)
     layer_norm = staticmethod(norm.layer_norm)
-    in_c: ClassVar[Mapping[str, activation.Activation]] = MappingProxyType({})
+    in_c: ClassVar[Mapping[str, activation.Biased]] = MappingProxyType({})
     attention: ClassVar[transformer.Steps] = transformer.BY_XLA
 
     def __init__(self, plan: Plan, form: convolution.EngineName) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,8 @@ def candidates(
     """The strategies to choose from.
 
     On an accelerator, whole batches, with a whole epoch in one program. On a CPU, micro-batches
-    that fit into the caches, sharded over the cores, or equal shares of a batch (`WHOLE`); whole
+    that fit into the caches, sharded over the cores, or equal shares of a batch (`WHOLE`), in a few
+    rows for some networks; whole
     batches for Python models, which cannot be split. The reference (`plain`) is always included.
     Winograd's algorithm is excluded for the low precision of bfloat16, and of TF32
     on accelerators, which its sums would cancel. On accelerators, `direct` is excluded where it has
@@ -106,7 +108,9 @@ def candidates(
     whole = Strategy("whole", share, -(-batch_size // share), 1)
     # Each device calls C code with one thread, so that it needs all of them.
     usable = native if whole.num_devices == num_devices else ()
-    rows = {form: _row(plan, batch_size, num_devices, form) for form in usable}
+    # Without oneDNN, XLA computes most products, slowly in loops over rows.
+    row_of = partial(_row, plan, batch_size, num_devices)
+    rows = {form: row_of(form if "onednn" in native else "whole") for form in usable}
     others = (replace(whole, form=form, row=rows[form]) for form in usable)
     return (fast, direct, *others, whole, plain)
 
@@ -168,8 +172,8 @@ def _cached_row(plan: Plan, share: int) -> int:
     """A divisor of the share of a device; the share itself if there is no suitable one."""
     if has_batch_statistics(plan) or not any(isinstance(n.op, LayerNorm) for n in plan.nodes):
         return share
-    most = max(1, CACHED_VALUES // max(math.prod(node.layout.shape) for node in plan.nodes))
-    row = max(n for n in range(1, min(most, share) + 1) if share % n == 0)
+    most = CACHED_VALUES // max(math.prod(node.layout.shape) for node in plan.nodes)
+    row = max((n for n in range(1, min(most, share) + 1) if share % n == 0), default=share)
     return row if 2 * row > most else share
 
 

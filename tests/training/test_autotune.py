@@ -49,6 +49,7 @@ NORM: dict[str, dict[str, Any]] = {"norm": {"op": "batch_norm"}}
 WIDE: Any = {
     f"conv{i}": {"op": "conv", "filters": 64, "kernel": 3, "padding": "same"} for i in range(2)
 }
+FIRST = {"op": "conv", "filters": 64, "kernel": 1}
 FOUND = (Strategy("fast", 5, 2, 1), Strategy("direct", 5, 2, 1), Strategy("plain", None, 1, 1))
 
 
@@ -122,14 +123,20 @@ def test_large_layers_with_batch_norm_take_small_rows() -> None:
     [
         ({"norm": {"op": "layer_norm"}}, 100, 10),  # of the 50 images of a device, 15 fit
         ({"norm": {"op": "layer_norm"}}, 94, 47),  # prime
+        (
+            {"norm": {"op": "layer_norm"}, "wide": FIRST | {"filters": 1024}},
+            100,
+            50,
+        ),  # no image fits
         ({"norm": {"op": "batch_norm"}}, 100, 50),
         ({"norm": {"op": "layer_norm"}, "other": {"op": "batch_norm"}}, 100, 50),
         ({}, 100, 50),
     ],
 )
 def test_layer_norms_in_c_read_rows_from_a_cache(layers: Any, batch_size: int, row: int) -> None:
-    first = {"conv": {"op": "conv", "filters": 64, "kernel": 1}}
-    plan = make_plan({**first, **layers, "head": {"op": "dense", "units": 3}}, (28, 28, 1), (3,))
+    plan = make_plan(
+        {"conv": FIRST, **layers, "head": {"op": "dense", "units": 3}}, (28, 28, 1), (3,)
+    )
     found = candidates(plan, batch_size, 1, 2, accelerator=False, native=("onednn",))
     rows = {strategy.form: strategy.row for strategy in found}
     assert rows["onednn"] == row

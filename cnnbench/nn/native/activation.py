@@ -64,8 +64,8 @@ shifted.defvjp(
     lambda _, dy: (dy, NATIVE_SUMS.of_values(dy)[0].astype(dy.dtype)),
 )
 
-Activation = Callable[[jax.Array, jax.Array], jax.Array]
+Biased = Callable[[jax.Array, jax.Array], jax.Array]
 
-IN_C: Mapping[str, Activation] = MappingProxyType(
+IN_C: Mapping[str, Biased] = MappingProxyType(
     {"linear": shifted, **{name: partial(activate, name=name) for name in _NUMBERS}}
 )

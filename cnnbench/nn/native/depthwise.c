@@ -2,8 +2,8 @@
 
    They take as long as reading and writing memory, which is fastest in its order: rows of images are
    copied to a ring of rows with zeros around them, and outputs are computed pixel by pixel. A batch
-   norm and a relu before them are computed in the ring, and the sums for their gradient with the
-   errors that they need. Images are (n, h, w, c), kernels (kh, kw, 1, c). */
+   norm and a relu before a convolution are computed in the ring; sums for the gradient of the norm
+   are computed together with the errors of its outputs. Images are (n, h, w, c), kernels (kh, kw, 1, c). */
 
 #include "handler.h"
 #include "functions.h"
@@ -14,6 +14,7 @@ enum { POSITIONS = REGISTERS < 32 ? 4 : 8 };       /* of a row, with sums in reg
 enum { MOST_TAPS = 7 };                            /* of a row, with sums in registers */
 enum { SQUARE = 3 };                               /* taps of kernels with all sums in registers */
 enum { CACHE_LINE = 16 };                          /* values */
+enum { IMAGES = 8 };                               /* summed in single precision */
 
 typedef struct {
   int64_t pass;
@@ -53,11 +54,15 @@ typedef struct {
 
 INLINE int64_t ring_values(const Plane *of) { return of->ring * of->columns * of->pixel; }
 INLINE int64_t kernel_values(const Sizes *of) { return of->high * of->wide * padded(of->channels); }
+INLINE int64_t total_values(const Sizes *of) {
+  return of->pass == KERNEL_GRADIENT ? kernel_values(of) : 0;
+}
 
 int64_t workspace_bytes(const Sizes *of) {
   Plane plane = plane_of(of);
   int64_t errors = of->columns * plane.pixel, norm = 3 * plane.pixel;
-  return (ring_values(&plane) + kernel_values(of) + errors + norm) * sizeof(float);
+  int64_t values = ring_values(&plane) + kernel_values(of) + errors + norm;
+  return total_values(of) * sizeof(double) + values * sizeof(float);
 }
 
 /* ---- Rows ---- */
@@ -210,6 +215,7 @@ typedef struct {
   Plane plane;
   Norm norm;    /* of inputs that are read */
   Rows sums;    /* of errors before a norm */
+  double *totals; /* of the gradient of the kernel */
   float *kernel, *errors;
 } Work;
 
@@ -241,7 +247,7 @@ static void convolve_image(const Work *work, const float *from, float *to, const
            of->channels, to);
     if (!x) continue;
     sums.values = to, sums.others = x, sums.rows = columns;
-    add_rows(sums);
+    add_block(sums);
     x += columns * of->channels;
   }
 }
@@ -257,6 +263,25 @@ static void correlate_image(const Work *work, const float *from, const float *dy
     copy_pixels(dy, of->columns, of->channels, work->errors, 1);
     correlate(row, work->errors, of->columns, work->kernel);
   }
+}
+
+/* Moves sums in single precision to those in double. */
+static void add_to_totals(const Work *work) {
+  int64_t count = kernel_values(work->of);
+  for (int64_t i = 0; i < count; ++i) work->totals[i] += work->kernel[i];
+  memset(work->kernel, 0, count * sizeof(float));
+}
+
+static void correlate_images(const Work *work, const float *x, const float *dy, float *to) {
+  const Sizes *of = work->of;
+  for (int64_t n = 0; n < of->images; ++n) {
+    correlate_image(work, x, dy);
+    if (n % IMAGES == IMAGES - 1 || n == of->images - 1) add_to_totals(work);
+    x += of->height * of->width * of->channels, dy += of->rows * of->columns * of->channels;
+  }
+  for (int64_t tap = 0; tap < of->high * of->wide; ++tap)
+    for (int64_t c = 0; c < of->channels; ++c)
+      *to++ = work->totals[tap * work->plane.pixel + c];
 }
 
 static Norm norm_of(XLA_FFI_CallFrame *frame, int64_t channels, float *memory) {
@@ -281,7 +306,9 @@ static Rows sums_of(XLA_FFI_CallFrame *frame, int64_t channels) {
 
 static Work prepare(XLA_FFI_CallFrame *frame, const Sizes *of) {
   Work work = {.of = of, .plane = plane_of(of)};
-  float *memory = data(frame->rets.rets[frame->rets.size - 1]);
+  work.totals = data(frame->rets.rets[frame->rets.size - 1]);
+  float *memory = (float *)(work.totals + total_values(of));
+  memset(work.totals, 0, total_values(of) * sizeof(double));
   work.plane.values = memory;
   work.kernel = memory + ring_values(&work.plane);
   work.errors = work.kernel + kernel_values(of);
@@ -304,11 +331,7 @@ XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
   int64_t outputs = of->rows * of->columns * of->channels;
   Work work = prepare(frame, of);
   if (of->pass == KERNEL_GRADIENT) {
-    for (int64_t n = 0; n < of->images; ++n)
-      correlate_image(&work, from + n * inputs, other + n * outputs);
-    for (int64_t tap = 0; tap < of->high * of->wide; ++tap)
-      memcpy(to + tap * of->channels, work.kernel + tap * work.plane.pixel,
-             of->channels * sizeof(float));
+    correlate_images(&work, from, other, to);
     return NULL;
   }
   pack(of, other, work.kernel);

@@ -1,5 +1,7 @@
 /* Elementary functions of vectors. */
 
+#pragma once
+
 #include "vectors.h"
 
 typedef int32_t Integers __attribute__((vector_size(4 * LANES)));

@@ -74,7 +74,7 @@ static void differentiate(Layer of, const float *x, const float *dy, float *dx) 
   Moments about = moments(x, channels, of.epsilon);
   Vector sum = {0}, along = {0};
   EACH_VECTOR {
-    Vector value = standardized(x + c, &about, lanes), error = load(dy + c, lanes);
+    Vector value = only(standardized(x + c, &about, lanes), lanes), error = load(dy + c, lanes);
     store(of.slopes + c, load(of.slopes + c, lanes) + error * value, lanes);
     store(of.shifts + c, load(of.shifts + c, lanes) + error, lanes);
     error *= load(of.scale + c, lanes);

@@ -20,8 +20,8 @@ def layer_norm(x: jax.Array, weights: Mapping[str, jax.Array], epsilon: float) -
     if x.dtype != jnp.float32:
         return norm.layer_norm(x, weights, epsilon)
     channels = x.shape[-1]
-    scale = weights.get("scale", jnp.ones(channels))
-    return _layer_norm(x, scale, weights.get("bias", jnp.zeros(channels)), epsilon)
+    scale = weights.get("scale", jnp.ones(channels, x.dtype))
+    return _layer_norm(x, scale, weights.get("bias", jnp.zeros(channels, x.dtype)), epsilon)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -1,7 +1,23 @@
-/* Sums of a batch norm; see sums.h. */
+/* Sums of a batch norm, limited only by memory bandwidth; see sums.h. */
 
 #include "handler.h"
 #include "sums.h"
+
+static void add_rows(Rows of) {
+  int64_t left = of.rows, most = of.width < LONG ? MOST_ROWS : 1;
+  for (; left > 0; left -= of.rows) {
+    of.rows = smaller(left, most);
+    add_block(of);
+    of.values += of.rows * of.width;
+    if (of.others) of.others += of.rows * of.width;
+  }
+}
+
+/* A value for each of `width` columns, from one for each channel. */
+static float *repeated(const float *values, int64_t channels, float *to, int64_t width) {
+  for (int64_t i = 0; i < width; ++i) to[i] = values[i % channels];
+  return to;
+}
 
 /* Operands: values, (rows, channels). For the second kind of sums also others, (rows, channels), and
    their middle, (channels,); for errors after a relu, also its factor and bias, (channels,), and its

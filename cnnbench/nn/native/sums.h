@@ -1,6 +1,8 @@
 /* Sums over the rows of an array of float32, in double precision: of values and their squares, or of
-   errors and their products with centered values. They are limited only by memory bandwidth. Errors
-   before a relu are not stored, but computed here from those after it. */
+   errors and their products with centered values. Errors before a relu are not stored, but computed
+   here from those after it. */
+
+#pragma once
 
 #include "vectors.h"
 
@@ -70,20 +72,4 @@ static void add_block(Rows of) {
     add_columns(of, column, VECTORS);
   for (; column + FEW * WIDTH <= of.width; column += FEW * WIDTH) add_columns(of, column, FEW);
   for (; column < of.width; column += WIDTH) add_columns(of, column, 1);
-}
-
-static void add_rows(Rows of) {
-  int64_t left = of.rows, most = of.width < LONG ? MOST_ROWS : 1;
-  for (; left > 0; left -= of.rows) {
-    of.rows = smaller(left, most);
-    add_block(of);
-    of.values += of.rows * of.width;
-    if (of.others) of.others += of.rows * of.width;
-  }
-}
-
-/* A value for each of `width` columns, from one for each channel. */
-static float *repeated(const float *values, int64_t channels, float *to, int64_t width) {
-  for (int64_t i = 0; i < width; ++i) to[i] = values[i % channels];
-  return to;
 }

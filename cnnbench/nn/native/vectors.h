@@ -72,7 +72,7 @@ typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
   __builtin_shuffle(a, b, (int32_t __attribute__((vector_size(16)))){__VA_ARGS__})
 #endif
 
-/* Transposes 4 x 4 values, whose rows have distances. */
+/* Transposes 4 x 4 values; rows are `row` values apart, and those of the result `to_row`. */
 INLINE void transpose_four(const float *from, int64_t row, float scale, float *to, int64_t to_row) {
   Four rows[4], pairs[4];
   UNROLL for (int i = 0; i < 4; ++i) rows[i] = scale * *(const Four *)(from + i * row);

@@ -11,7 +11,7 @@ from jax import lax
 
 def relu6(x: jax.Array) -> jax.Array:
     """min(max(x, 0), 6), with derivative 0 at both ends, as in PyTorch; JAX has 0.5 at 0."""
-    return jnp.where(x < 6, jax.nn.relu(x), 6)
+    return jnp.where(x >= 6, 6, jax.nn.relu(x))  # keeps NaN
 
 
 class Relu(NamedTuple):

@@ -113,6 +113,24 @@ def test_a_batch_norm_before_it_is_computed_with_it(case: Case, relu: str) -> No
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * float(jnp.abs(want).max()))
 
 
+def test_seeds_in_parallel_equal_each_alone() -> None:
+    case, rng = NORMED[0][0], np.random.default_rng(0)
+    of, channels = correlation(case, 16), 16
+    shapes = case.kernel, (3, *of.size, channels), *[(channels,)] * 3
+    given = [jnp.asarray(rng.normal(0, 2, (2, *size)), jnp.float32) for size in shapes]
+
+    def loss(kernel: jax.Array, x: jax.Array, *norm: jax.Array) -> jax.Array:
+        mean, factor, bias = norm
+        pending = Pending(x, mean, factor, bias, RELUS["relu6"])
+        return (depthwise.conv_of_norm(pending, kernel, of) ** 2).sum()
+
+    gradient = jax.jit(jax.grad(loss, range(5)))
+    for number, each in enumerate(zip(*given, strict=True)):
+        together = jax.jit(jax.vmap(jax.grad(loss, range(5))))(*given)
+        for one, other in zip(together, gradient(*each), strict=True):
+            np.testing.assert_allclose(one[number], other, rtol=1e-6)
+
+
 FIRST = {"op": "conv", "filters": 8, "kernel": 1}
 MOBILE: Layers = {
     "norm": {"op": "batch_norm"},

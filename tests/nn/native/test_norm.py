@@ -10,6 +10,7 @@ import pytest
 
 from cnnbench.nn.lowering import unavailable
 from cnnbench.nn.native.norm import TARGET, layer_norm
+from cnnbench.nn.ops import norm
 from tests.nn.native.test_activation import check_gradients
 
 torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
@@ -79,3 +80,20 @@ def test_seeds_in_parallel_equal_each_alone() -> None:
             got,
             jax.jit(gradient)(x[i], scale[i]),
         )
+
+
+@pytest.mark.parametrize("keys", [{"scale"}, {"bias"}, set()])
+def test_missing_parameters_with_64_bits(keys: set[str]) -> None:
+    """They are float32, as the others."""
+    x = np.random.default_rng(0).normal(size=(3, 18)).astype(np.float32)
+    weights = {name: jnp.linspace(0, 2, 18, dtype=jnp.float32) for name in keys}
+    want = norm.layer_norm(jnp.asarray(x), weights, EPSILON)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(layer_norm(jnp.asarray(x), weights, EPSILON), want, atol=1e-6)
+
+
+def test_huge_values() -> None:
+    """Unused lanes of a vector have no part in sums."""
+    x = jnp.full((2, 18), 2e36)
+    dx = jax.grad(lambda x: layer_norm(x, {}, 1e-5).sum())(x)
+    assert np.isfinite(dx).all()
