@@ -1,6 +1,6 @@
 """`nnx.Module` of a `Plan`."""
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial, reduce
 from typing import Any, assert_never
 
@@ -61,7 +61,7 @@ from cnnbench.nn.lowering import Lowering, Plain, lower
 from cnnbench.nn.microbatch import Head, Microbatching, stages, sum_in_rows
 from cnnbench.nn.noise import RandomLayer, apply_noise, divergence
 from cnnbench.nn.ops import batch_norm, convolution, dense, layout, norm, quantizer
-from cnnbench.nn.ops.activation import Relu, gelu, relu6, softplus
+from cnnbench.nn.ops.activation import gelu, relu6, softplus
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 from cnnbench.nn.scopes import layer_scope
@@ -132,21 +132,6 @@ class GraphNet(nnx.Module):
                 and (part := _part(node, rngs, self.lowering.summation)) is not None
             }
         )
-
-    @property
-    def summation(self) -> batch_norm.Summation:
-        """Sums of batch norms."""
-        return self.lowering.summation
-
-    @property
-    def activated(self) -> Mapping[str, Relu]:
-        """Relus that are computed with a batch norm, by its name."""
-        return self.lowering.activated
-
-    @property
-    def pending(self) -> Collection[str]:
-        """Batch norms that the next convolution computes in training, with their relus."""
-        return self.lowering.pending
 
     def prepare(self) -> LayerParams:
         """Transformed kernels and biases by layer, which many calls can share.
@@ -327,7 +312,7 @@ class GraphNet(nnx.Module):
         if isinstance(part, RandomLayer):
             return self._apply_noise(node, part, inputs, numbers)
         if part:
-            relu = self.activated.get(node.name)
+            relu = self.lowering.activated.get(node.name)
             # Running statistics are float32, but must not promote a bfloat16 network.
             normalized: jax.Array = part(*inputs, relu=relu).astype(inputs[0].dtype)
             return normalized
@@ -433,7 +418,7 @@ class GraphNet(nnx.Module):
     def _activated(self, node: Node, op: Activate, x: Any) -> jax.Array:
         if isinstance(x, batch_norm.Pending):
             return x  # type: ignore[return-value]  # read by a convolution only
-        done = node.inputs[0] in self.activated
+        done = node.inputs[0] in self.lowering.activated
         y = x if done else self._finished(x, op.activation, {})
         return self.lowering.keep(y, costly=op.activation in COSTLY)
 
@@ -445,7 +430,7 @@ class GraphNet(nnx.Module):
     ) -> jax.Array:
         match op:
             case BatchNorm():  # frozen
-                return batch_norm.normalize(self.summation, x, **weights, relu=None)
+                return batch_norm.normalize(self.lowering.summation, x, **weights, relu=None)
             case LayerNorm():
                 return self.lowering.layer_norm(x, weights, op.epsilon)
             case GroupNorm():

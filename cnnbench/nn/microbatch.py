@@ -7,7 +7,7 @@ is in the cache. The gradient visits the others in reverse order and recomputes 
 (rematerialization), which is faster than storing and loading it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -23,9 +23,9 @@ from cnnbench.graph.plan import Node, Plan
 from cnnbench.graph.repeats import Loop
 from cnnbench.layers.base import INPUT
 from cnnbench.nn.looping import repeat
+from cnnbench.nn.lowering import Lowering
 from cnnbench.nn.noise import Random, apply_noise
 from cnnbench.nn.ops import dense
-from cnnbench.nn.ops.activation import Relu
 from cnnbench.nn.ops.batch_norm import (
     FACTOR,
     Pending,
@@ -78,16 +78,8 @@ class Layers(Protocol):
         """Equal stages that run as loops."""
 
     @property
-    def summation(self) -> Summation:
-        """Sums of batch norms."""
-
-    @property
-    def activated(self) -> Mapping[str, Relu]:
-        """Relus that are computed with a batch norm, by its name."""
-
-    @property
-    def pending(self) -> Collection[str]:
-        """Batch norms that the next convolution computes in training, with their relus."""
+    def lowering(self) -> Lowering:
+        """What operations are lowered to."""
 
     def to_layout(self, x: jax.Array) -> jax.Array:
         """Converts images to the layout of the operations."""
@@ -247,7 +239,7 @@ class _Rows:
         """Runs stages, and adds their outputs."""
         for stage in stages:
             run = partial(_run, self.net, stage)
-            static = self.cut, stage.sums, self.net.summation
+            static = self.cut, stage.sums, self.net.lowering.summation
             found, more = _early(run, *static, *self.inputs(stage), self.fixed)
             self.values.update(found)
             self.sums.update(more)
@@ -297,7 +289,7 @@ class _Rows:
 
 def _sums_of_images(net: Layers, images: jax.Array) -> Sums:
     """Sums of images, without gradients."""
-    of_values = net.summation.of_values
+    of_values = net.lowering.summation.of_values
     found = lax.map(lambda row: of_values(net.to_layout(row)), images)
     return lax.stop_gradient(_sums(found, images))
 
@@ -335,10 +327,11 @@ def _output(
 ) -> Any:
     """The output of a layer; `Pending` for a batch norm that the next layer computes."""
     if node.op.uses_batch:
-        x, given, relu = inputs[0], weights[node.name], net.activated.get(node.name)
-        if relu and node.name in net.pending and x.dtype == jnp.float32:
+        by, x, given = net.lowering, inputs[0], weights[node.name]
+        relu = by.activated.get(node.name)
+        if relu and node.name in by.pending and x.dtype == jnp.float32:
             return Pending(x, **given, relu=relu)
-        return normalize(net.summation, x, **given, relu=relu)
+        return normalize(by.summation, x, **given, relu=relu)
     if not isinstance(node.op, Random):
         return net.apply(node, inputs, weights)
     if not node.op.draws:

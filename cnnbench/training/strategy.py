@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 ROW = 10  # images; docs/explanation/performance.md compares other sizes
 # Batch norm reads a row's values again in a second pass, so large layers need smaller rows.
 SMALL_ROW, MOST_VALUES = 5, 12_000  # images per row if a layer has more values per image
-# Layer norms, and activations between products, only read and write values: in rows of images whose
-# largest layer stays in a cache, they take half the time.
+# Layer norms, and activations between products, only read and write values, which is faster in rows
+# of images whose largest layer stays in a cache.
 CACHED_VALUES = 800_000
 MOST_PATCH_VALUES = 2**28  # 1 GiB in float32
 MOST_AT_ONCE = 8  # seeds per program; more compile longer and gain less
@@ -74,11 +74,11 @@ def candidates(
 
     On an accelerator, whole batches, with a whole epoch in one program. On a CPU, micro-batches
     that fit into the caches, sharded over the cores, or equal shares of a batch (`WHOLE`), in a few
-    rows for some networks; whole
-    batches for Python models, which cannot be split. The reference (`plain`) is always included.
-    Winograd's algorithm is excluded for the low precision of bfloat16, and of TF32
-    on accelerators, which its sums would cancel. On accelerators, `direct` is excluded where it has
-    not been measured: for batch statistics, and for images whose patches would fill the memory.
+    rows for some networks; whole batches for Python models, which cannot be split. The reference
+    (`plain`) is always included. Winograd's algorithm is excluded for the low precision of
+    bfloat16, and of TF32 on accelerators, which its sums would cancel. On accelerators, `direct` is
+    excluded where it has not been measured: for batch statistics, and for images whose patches
+    would fill the memory.
 
     Args:
       plan: the network; None for a Python model.

@@ -13,11 +13,8 @@ typedef struct {
   int64_t rows, channels;
 } Sizes;
 
-/* Short rows are joined to one whose width is a multiple of LANES. */
 INLINE int64_t width_of(const Sizes *of) {
-  int64_t together = LANES;
-  while (together > 1 && of->channels * together / 2 % LANES == 0) together /= 2;
-  return of->channels * together;
+  return of->channels * joined_rows(of->channels, LANES);
 }
 
 int64_t workspace_bytes(const Sizes *of) {
@@ -105,12 +102,11 @@ static void apply(int64_t activation, Rows of) {
 XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
   if (!executes(frame)) return NULL;
   const Sizes *of = ((const XLA_FFI_Array *)frame->attrs.attrs[0])->data;
-  const float *given = data(frame->args.args[1]);
   int64_t width = width_of(of), left = of->rows * of->channels, step = ROWS * width;
   double *totals = data(frame->rets.rets[frame->rets.size - 1]);
   float *bias = (float *)(totals + of->channels), *sums = bias + width;
   memset(totals, 0, of->channels * sizeof(double));
-  for (int64_t i = 0; i < width; ++i) bias[i] = given[i % of->channels];
+  repeated(data(frame->args.args[1]), of->channels, bias, width);
   Rows rows = {data(frame->args.args[0]), of->backward ? data(frame->args.args[2]) : NULL, bias,
                data(frame->rets.rets[0]), sums, width, 0};
   for (; left > 0; left -= step, rows.z += step, rows.out += step) {

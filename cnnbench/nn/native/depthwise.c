@@ -3,17 +3,17 @@
    They take as long as reading and writing memory, which is fastest in its order: rows of images are
    copied to a ring of rows with zeros around them, and outputs are computed pixel by pixel. A batch
    norm and a relu before a convolution are computed in the ring; sums for the gradient of the norm
-   are computed together with the errors of its outputs. Images are (n, h, w, c), kernels (kh, kw, 1, c). */
+   are computed together with the errors of its outputs. Images are (n, h, w, c), kernels (kh, kw, 1,
+   c). */
 
-#include "handler.h"
 #include "functions.h"
+#include "handler.h"
 #include "sums.h"
 
 enum { FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT }; /* passes */
 enum { POSITIONS = REGISTERS < 32 ? 4 : 8 };       /* of a row, with sums in registers */
 enum { MOST_TAPS = 7 };                            /* of a row, with sums in registers */
 enum { SQUARE = 3 };                               /* taps of kernels with all sums in registers */
-enum { CACHE_LINE = 16 };                          /* values */
 enum { IMAGES = 8 };                               /* summed in single precision */
 
 typedef struct {
@@ -149,8 +149,7 @@ INLINE void filter_each(Window of, int64_t first, float *to, int64_t channels, i
 #define POSITION(COUNT) \
   case COUNT: if (COUNT <= POSITIONS) filter_each(of, j, to, channels, COUNT, small); break;
 
-INLINE void filter_row(Window of, int64_t columns, int64_t channels, float *to,
-                       int small) {
+INLINE void filter_row(Window of, int64_t columns, int64_t channels, float *to, int small) {
   for (int64_t j = 0, count; j < columns; j += count, to += count * channels) {
     count = smaller(POSITIONS, columns - j);
     switch (count) {
@@ -213,8 +212,8 @@ static void correlate(Window of, const float *dy, int64_t columns, float *to) {
 typedef struct {
   const Sizes *of;
   Plane plane;
-  Norm norm;    /* of inputs that are read */
-  Rows sums;    /* of errors before a norm */
+  Norm norm;      /* of inputs that are read */
+  Rows sums;      /* of errors before a norm */
   double *totals; /* of the gradient of the kernel */
   float *kernel, *errors;
 } Work;
@@ -225,11 +224,6 @@ static void read_rows(const Work *work, const float *from, int64_t first, int64_
   for (*read = larger(*read, first); *read < first + high; ++*read)
     read_row(&work->plane, &work->norm, from, *read);
   for (int64_t k = 0; k < high; ++k) window[k] = row_at(&work->plane, first + k);
-}
-
-/* Reads memory ahead. */
-INLINE void fetch(const float *values, int64_t count) {
-  for (int64_t i = 0; i < count; i += CACHE_LINE) __builtin_prefetch(values + i);
 }
 
 /* Outputs of an image; or errors of its inputs, and sums of those of inputs `x` of a norm. */

@@ -35,7 +35,7 @@ INLINE Vector only(Vector values, int64_t lanes) {
 /* The "corrected two-pass algorithm" (Chan, Golub & LeVeque 1983), about the first value: the
    rounding error of the mean is removed, and equal values become exactly 0. */
 static Moments moments(const float *x, int64_t channels, float epsilon) {
-  Moments found = {x[0]};
+  Moments found = {.first = x[0]};
   Vector sum = {0}, rest = {0}, squares = {0};
   EACH_VECTOR sum += only(apart(x + c, &found, lanes), lanes);
   found.middle = sum_of(sum) / channels;

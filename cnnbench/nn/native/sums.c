@@ -13,12 +13,6 @@ static void add_rows(Rows of) {
   }
 }
 
-/* A value for each of `width` columns, from one for each channel. */
-static float *repeated(const float *values, int64_t channels, float *to, int64_t width) {
-  for (int64_t i = 0; i < width; ++i) to[i] = values[i % channels];
-  return to;
-}
-
 /* Operands: values, (rows, channels). For the second kind of sums also others, (rows, channels), and
    their middle, (channels,); for errors after a relu, also its factor and bias, (channels,), and its
    limit as an attribute. Results: both sums, (2, channels), and working memory.
@@ -28,8 +22,7 @@ XLA_FFI_Error *handle(XLA_FFI_CallFrame *frame) {
   if (!executes(frame)) return NULL;
   const XLA_FFI_Buffer *values = frame->args.args[0];
   int64_t rows = values->dims[0], channels = values->dims[1];
-  int64_t together = WIDTH;
-  while (together > 1 && channels * together / 2 % WIDTH == 0) together /= 2;
+  int64_t together = joined_rows(channels, WIDTH);
   while (channels * together < FEW * WIDTH) together *= 2;
   int64_t width = channels * together;
   double *sums = data(frame->rets.rets[0]), *work = data(frame->rets.rets[1]);

@@ -27,6 +27,26 @@ INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t padded(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
+enum { CACHE_LINE = 16 }; /* values */
+
+/* Reads memory ahead. */
+INLINE void fetch(const float *values, int64_t count) {
+  for (int64_t i = 0; i < count; i += CACHE_LINE) __builtin_prefetch(values + i);
+}
+
+/* Short rows that are processed as one, whose width is a multiple of `vector`, a power of two. */
+INLINE int64_t joined_rows(int64_t channels, int64_t vector) {
+  int64_t together = vector;
+  while (together > 1 && channels * together / 2 % vector == 0) together /= 2;
+  return together;
+}
+
+/* A value for each of `width` columns of joined rows, from one for each channel. */
+INLINE float *repeated(const float *values, int64_t channels, float *to, int64_t width) {
+  for (int64_t i = 0; i < width; ++i) to[i] = values[i % channels];
+  return to;
+}
+
 #if defined(__AVX512F__)
 INLINE __mmask16 mask(int64_t lanes) { return lanes < LANES ? (1 << lanes) - 1 : 0xffff; }
 INLINE Vector load(const float *from, int64_t lanes) {

@@ -15,7 +15,6 @@ enum { SMALL = 6, LARGE = 8, MOST_POINTS = LARGE * LARGE }; /* sides of tiles */
 enum { ROWS = 12, FEW_ROWS = 4 };       /* of a product whose sums stay in registers */
 enum { BLOCK_VALUES = 1 << 16 };        /* 256 KiB */
 enum { LEAST_TILES = 12, MOST_TILES = 60 }; /* of a block */
-enum { CACHE_LINE = 16 };               /* values */
 
 enum { FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT };
 
